@@ -1,0 +1,193 @@
+//! A request that is already valid: what the rest of the bridge works with.
+//!
+//! What was typed ([`Draft`]) and what is meant ([`Call`]) are two types, and only [`Call::parse`]
+//! leads from one to the other, so nothing unchecked can reach the upstream. That matters most for
+//! the thread id: the upstream pastes it into an inner URL unescaped.
+
+use http::HeaderMap;
+use secrecy::SecretString;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// The fields of a request as the caller sent them.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// What the farmer says.
+    pub message: String,
+    /// Who asks; empty counts as unset.
+    pub user_id: String,
+    /// The conversation to go on with; empty counts as unset.
+    pub thread_id: Option<String>,
+    /// The farm that the question is about.
+    pub farm_id: Option<String>,
+    /// The language of the answer.
+    pub language: Option<String>,
+    /// Takes the place of the assistant's system prompt.
+    pub system_prompt_override: Option<String>,
+    /// Facts about the farmer's situation.
+    pub scenario_context: Option<Map<String, Value>>,
+}
+
+/// The question in the upstream's own terms: it serializes to the JSON body, unset fields left out,
+/// because the upstream refuses `null`.
+#[derive(Debug, Serialize)]
+pub struct Question {
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    farm_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    language: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_prompt_override: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scenario_context: Option<Map<String, Value>>,
+}
+
+/// A valid request: the question, the headers that cross with it, and the caller's own key if the
+/// bridge passes that on.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub question: Question,
+    /// Headers for the upstream, already chosen by [`crate::headers`].
+    pub headers: HeaderMap,
+    /// The key to show to the upstream in place of the bridge's own.
+    pub caller_key: Option<SecretString>,
+}
+
+/// One field that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The field's name in the contract.
+    pub field: String,
+    /// What is wrong with it, and what would be right.
+    pub description: String,
+}
+
+impl Violation {
+    /// A violation of `field`.
+    pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+        let (field, description) = (field.into(), description.into());
+        Self { field, description }
+    }
+}
+
+/// A request that must not reach the upstream.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} invalid field(s)", violations.len())]
+pub struct Invalid {
+    /// Every field at fault, not only the first.
+    pub violations: Vec<Violation>,
+}
+
+impl Question {
+    /// Checks all fields at once.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`] when `message` is empty or `thread_id` is no UUID in its 8-4-4-4-12 form
+    ///   (RFC 9562, 4); it names every field at fault.
+    pub fn parse(draft: Draft) -> Result<Self, Invalid> {
+        let mut violations = Vec::new();
+        if draft.message.is_empty() {
+            violations.push(Violation::new(
+                "message",
+                "must hold at least one character",
+            ));
+        }
+        let thread_id = match draft.thread_id.as_deref() {
+            None | Some("") => None,
+            Some(text) => parse_thread_id(text).or_else(|| {
+                let rule = "must be a UUID such as 6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b, or unset";
+                violations.push(Violation::new("thread_id", rule));
+                None
+            }),
+        };
+        if !violations.is_empty() {
+            return Err(Invalid { violations });
+        }
+        Ok(Self {
+            message: draft.message,
+            user_id: Some(draft.user_id).filter(|id| !id.is_empty()),
+            thread_id,
+            farm_id: draft.farm_id,
+            language: draft.language,
+            system_prompt_override: draft.system_prompt_override,
+            scenario_context: draft.scenario_context,
+        })
+    }
+}
+
+/// The hyphenated form alone: the uuid crate also reads URNs, braces and bare hex.
+fn parse_thread_id(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text).ok().filter(|_| text.len() == 36)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(message: &str, thread_id: Option<&str>) -> Draft {
+        Draft {
+            message: message.into(),
+            thread_id: thread_id.map(Into::into),
+            ..Draft::default()
+        }
+    }
+
+    fn json(draft: Draft) -> String {
+        serde_json::to_string(&Question::parse(draft).expect("valid")).expect("JSON")
+    }
+
+    #[test]
+    fn unset_fields_and_an_empty_user_id_are_left_out_of_the_json() {
+        assert_eq!(json(draft("Salam", None)), r#"{"message":"Salam"}"#);
+        assert_eq!(json(draft("Salam", Some(""))), r#"{"message":"Salam"}"#);
+    }
+
+    #[test]
+    fn every_field_that_is_set_is_sent_even_when_empty() {
+        let full = Draft {
+            user_id: "u".into(),
+            farm_id: Some(String::new()),
+            language: Some("az".into()),
+            system_prompt_override: Some("p".into()),
+            scenario_context: Some(Map::new()),
+            ..draft("m", Some("6F1C2D3E-4B5A-4978-8A6B-0C1D2E3F4A5B"))
+        };
+        assert_eq!(
+            json(full),
+            r#"{"message":"m","user_id":"u","thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b","farm_id":"","language":"az","system_prompt_override":"p","scenario_context":{}}"#
+        );
+    }
+
+    #[test]
+    fn all_violations_are_told_at_once() {
+        let invalid = Question::parse(draft("", Some("../runs/stream?a="))).expect_err("invalid");
+        let fields: Vec<_> = invalid
+            .violations
+            .iter()
+            .map(|v| v.field.as_str())
+            .collect();
+        assert_eq!(fields, ["message", "thread_id"]);
+    }
+
+    #[test]
+    fn only_the_hyphenated_form_of_a_uuid_passes() {
+        for text in [
+            "6f1c2d3e4b5a49788a6b0c1d2e3f4a5b",
+            "{6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b}",
+            "urn:uuid:6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b",
+            "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b/",
+            "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5g",
+            " ",
+        ] {
+            assert!(Question::parse(draft("m", Some(text))).is_err(), "{text}");
+        }
+    }
+}

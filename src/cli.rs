@@ -1,0 +1,270 @@
+//! The command line: clap's commands, the settings' flags made from their table, and what was typed
+//! turned into what is meant.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use prost_types::Struct;
+use secrecy::SecretString;
+use url::Url;
+
+use crate::{
+    client::{Error, Target, ask::Output},
+    config::{PREFIX, SETTINGS, Strings},
+    emulator, json,
+    pb::StreamRequest,
+};
+
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 64 bad usage; invoke, stream and health \
+exit with 64 + the gRPC status code when the call fails, as grpcurl does.";
+
+/// All commands.
+pub fn command() -> Command {
+    Command::new("alim-bridge")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Typed gRPC in front of ALİM's REST and Server-Sent Events")
+        .after_help(EXIT_CODES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(serve())
+        .subcommand(
+            Command::new("demo")
+                .about("Start an embedded ALİM and a bridge, show two calls, go on serving"),
+        )
+        .subcommand(emulate())
+        .subcommand(question(
+            Command::new("invoke").about("Ask, and wait for the whole answer"),
+        ))
+        .subcommand(question(
+            Command::new("stream").about("Ask, and see the answer being typed"),
+        ))
+        .subcommand(health())
+}
+
+fn serve() -> Command {
+    let flags = SETTINGS.iter().map(|setting| {
+        let default = match setting.default {
+            "" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
+        Arg::new(setting.name)
+            .long(setting.flag())
+            .value_name("VALUE")
+            .allow_hyphen_values(true)
+            .help(format!(
+                "{}{default} [env: {PREFIX}{}]",
+                setting.help, setting.name
+            ))
+    });
+    Command::new("serve")
+        .about("Serve gRPC in front of ALİM")
+        .after_help(
+            "A flag goes before its environment variable. All settings at fault are told at once.",
+        )
+        .args(flags)
+}
+
+fn emulate() -> Command {
+    Command::new("emulate")
+        .about("Serve the embedded ALİM alone: deterministic answers, faults on demand")
+        .arg(
+            option("listen", "ADDRESS", "Where to serve it")
+                .default_value("127.0.0.1:8000")
+                .value_parser(value_parser!(SocketAddr)),
+        )
+        .arg(
+            option("token-delay", "DURATION", "Between two tokens")
+                .default_value("30ms")
+                .value_parser(humantime::parse_duration),
+        )
+        .arg(
+            option(
+                "api-key",
+                "KEY",
+                "The key that it accepts [default: the guide's]",
+            )
+            .env("ALIM_EMULATOR_API_KEY")
+            .hide_env_values(true),
+        )
+}
+
+fn target(command: Command) -> Command {
+    command
+        .arg(
+            option(
+                "address",
+                "ADDRESS",
+                "The bridge: host:port, or a URL with http or https",
+            )
+            .default_value("127.0.0.1:50051")
+            .env("ALIM_ADDRESS"),
+        )
+        .arg(
+            option(
+                "ca-file",
+                "PATH",
+                "PEM authorities that may vouch for the bridge",
+            )
+            .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
+            option(
+                "caller-key",
+                "KEY",
+                "Shown to the bridge as authorization: Bearer",
+            )
+            .env("ALIM_CALLER_KEY")
+            .hide_env_values(true),
+        )
+        .arg(
+            option(
+                "api-key",
+                "KEY",
+                "Passed on to ALİM as x-api-key, where the bridge wants the caller's",
+            )
+            .env("ALIM_API_KEY")
+            .hide_env_values(true),
+        )
+        .arg(
+            option("timeout", "DURATION", "The deadline that is sent along")
+                .value_parser(humantime::parse_duration),
+        )
+}
+
+fn question(command: Command) -> Command {
+    target(command)
+        .arg(
+            Arg::new("message")
+                .required(true)
+                .value_name("MESSAGE")
+                .help("What the farmer says; - reads it from standard input"),
+        )
+        .arg(option("user-id", "ID", "Who asks"))
+        .arg(option(
+            "thread-id",
+            "UUID",
+            "The conversation to go on with",
+        ))
+        .arg(option(
+            "farm-id",
+            "ID",
+            "The farm that the question is about",
+        ))
+        .arg(option("language", "CODE", "The language of the answer"))
+        .arg(option(
+            "system-prompt-override",
+            "TEXT",
+            "Takes the place of the system prompt",
+        ))
+        .arg(option(
+            "scenario-context",
+            "JSON",
+            "Facts about the farmer's situation, a JSON object",
+        ))
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print JSON, one object a line"),
+        )
+        .after_help(EXIT_CODES)
+}
+
+fn health() -> Command {
+    target(Command::new("health").about("Exit with 0 when a bridge serves"))
+        .arg(
+            option(
+                "service",
+                "NAME",
+                "The service to ask about; alim.v1.GraphService follows the upstream",
+            )
+            .default_value(""),
+        )
+        .arg(
+            option("http", "URL", "Ask this URL for a 200 instead")
+                .value_parser(value_parser!(Url)),
+        )
+        .after_help(EXIT_CODES)
+}
+
+fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// The settings that were given as flags.
+pub fn settings(matches: &ArgMatches) -> Strings {
+    let mut strings = Strings::default();
+    for setting in SETTINGS {
+        if let Some(value) = matches.get_one::<String>(setting.name) {
+            strings.flag(setting.name, value.clone());
+        }
+    }
+    strings
+}
+
+/// Where `emulate` listens, and how it answers.
+pub fn emulator(matches: &ArgMatches) -> (SocketAddr, emulator::Settings) {
+    let mut settings = emulator::Settings::default();
+    if let Some(delay) = matches.get_one::<Duration>("token-delay") {
+        settings.token_delay = *delay;
+    }
+    if let Some(key) = text(matches, "api-key") {
+        settings.api_key = SecretString::from(key);
+    }
+    let listen = matches
+        .get_one::<SocketAddr>("listen")
+        .expect("it has a default");
+    (*listen, settings)
+}
+
+/// The bridge to call.
+pub fn called(matches: &ArgMatches) -> Target {
+    Target {
+        address: text(matches, "address").expect("it has a default"),
+        ca_file: matches.get_one::<PathBuf>("ca-file").cloned(),
+        caller_key: text(matches, "caller-key").map(SecretString::from),
+        api_key: text(matches, "api-key").map(SecretString::from),
+        timeout: matches.get_one::<Duration>("timeout").copied(),
+    }
+}
+
+/// The question to ask, and how to show the answer.
+///
+/// # Errors
+///
+/// - [`Error::Usage`] when the scenario context is no JSON object, [`Error::Io`] when standard input
+///   can't be read.
+pub fn asked(matches: &ArgMatches) -> Result<(StreamRequest, Output), Error> {
+    let message = match text(matches, "message").unwrap_or_default() {
+        dash if dash == "-" => std::io::read_to_string(std::io::stdin())?,
+        message => message,
+    };
+    let context = text(matches, "scenario-context")
+        .map(|text| parse_object(&text))
+        .transpose()?;
+    let output = match matches.get_flag("json") {
+        true => Output::Json,
+        false => Output::Text,
+    };
+    let question = StreamRequest {
+        message,
+        user_id: text(matches, "user-id").unwrap_or_default(),
+        thread_id: text(matches, "thread-id"),
+        farm_id: text(matches, "farm-id"),
+        language: text(matches, "language"),
+        system_prompt_override: text(matches, "system-prompt-override"),
+        scenario_context: context,
+    };
+    Ok((question, output))
+}
+
+fn parse_object(text: &str) -> Result<Struct, Error> {
+    let object = serde_json::from_str(text).map_err(|error| error.to_string());
+    let object =
+        object.and_then(|object| json::to_struct(object).map_err(|error| error.to_string()));
+    object.map_err(|why| Error::Usage(format!("--scenario-context must be a JSON object: {why}")))
+}
+
+fn text(matches: &ArgMatches, name: &str) -> Option<String> {
+    matches.get_one::<String>(name).cloned()
+}

@@ -1,0 +1,122 @@
+//! `demo`: the embedded ALİM, a bridge in front of it, and two calls through the real port.
+
+use std::{net::SocketAddr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+
+use super::{
+    Error, Target,
+    ask::{self, Output, print},
+};
+use crate::{
+    config::{Config, Strings},
+    emulator,
+    pb::{InvokeRequest, StreamRequest},
+    server::{self, Drained},
+    shutdown::Shutdown,
+};
+
+const QUESTION: &str = "Salam! Pomidorda zərərverici var, nə edim?";
+
+/// Starts both, shows an Invoke and a Stream, prints what to try next, and serves until a signal.
+///
+/// # Errors
+///
+/// - [`Error::Demo`] when a part can't start; those of the two calls.
+pub async fn run(shutdown: Shutdown) -> Result<Drained, Error> {
+    let upstream = TcpListener::bind("127.0.0.1:0").await?;
+    let upstream_url = format!("http://{}/api/v1", upstream.local_addr()?);
+    let emulated = emulator::Settings::default();
+    let config = demo_config(&upstream_url, &emulated.api_key)?;
+    let listener = bind(config.listen).await?;
+    let address = listener.local_addr()?;
+    let stop_emulator = shutdown.cut.clone();
+    let emulator = tokio::spawn(emulator::run(emulated, upstream, stop_emulator.clone()));
+    let bridge = server::run(
+        config.server,
+        config.upstream,
+        listener,
+        None,
+        shutdown.clone(),
+    );
+    let mut bridge = tokio::spawn(bridge);
+
+    print(&format!(
+        "An embedded ALİM serves {upstream_url}\nalim-bridge serves gRPC on {address}\n"
+    ))?;
+    tokio::select! {
+        shown = show(address) => shown?,
+        ended = &mut bridge => return drained(ended),
+        () = shutdown.drain.cancelled() => {}
+    }
+    let drained = drained(bridge.await);
+    stop_emulator.cancel();
+    let _ = emulator.await;
+    drained
+}
+
+type Joined = Result<Result<Drained, server::Error>, tokio::task::JoinError>;
+
+fn drained(ended: Joined) -> Result<Drained, Error> {
+    let demo = |error: &dyn std::error::Error| Error::Demo(error.to_string());
+    ended
+        .map_err(|error| demo(&error))?
+        .map_err(|error| demo(&error))
+}
+
+fn demo_config(upstream_url: &str, key: &SecretString) -> Result<Config, Error> {
+    let mut strings = Strings::default();
+    strings.flag("UPSTREAM_URL", upstream_url.into());
+    strings.flag("UPSTREAM_API_KEY", key.expose_secret().into());
+    Config::parse(&strings).map_err(|faults| Error::Demo(faults.to_string()))
+}
+
+/// The usual address, so that the lines to try can be copied; another port where that is taken.
+async fn bind(usual: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(usual).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(SocketAddr::new(usual.ip(), 0)).await,
+    }
+}
+
+async fn show(address: SocketAddr) -> Result<(), Error> {
+    let target = Target {
+        address: address.to_string(),
+        ca_file: None,
+        caller_key: None,
+        api_key: None,
+        timeout: Some(Duration::from_secs(60)),
+    };
+    print(&format!("\n── Invoke: {QUESTION}\n\n"))?;
+    let question = InvokeRequest {
+        message: QUESTION.into(),
+        user_id: "demo".into(),
+        ..InvokeRequest::default()
+    };
+    ask::invoke(&target, question, Output::Transcript).await?;
+    print(&format!("\n── Stream: {QUESTION}\n\n"))?;
+    let question = StreamRequest {
+        message: QUESTION.into(),
+        user_id: "demo".into(),
+        ..StreamRequest::default()
+    };
+    ask::stream(&target, question, Output::Transcript).await?;
+    print(&next_steps(address))?;
+    std::future::pending().await
+}
+
+fn next_steps(address: SocketAddr) -> String {
+    format!(
+        r#"
+── Try next, in another terminal
+
+grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.GraphService/Invoke
+grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.GraphService/Stream
+grpcurl -plaintext -d '{{"message": ""}}' {address} alim.v1.GraphService/Invoke
+grpcurl -plaintext {address} describe alim.v1.GraphService
+
+Ready. Ctrl-C stops it.
+"#
+    )
+}

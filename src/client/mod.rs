@@ -1,0 +1,146 @@
+//! The commands that call a bridge: for a person at a terminal, for scripts, for health checks.
+//!
+//! They use nothing that a caller in another language has not: the generated stubs and a channel. The
+//! exit code is 0 or, as grpcurl has it, 64 + the status code.
+
+pub mod ask;
+pub mod demo;
+pub mod health;
+mod show;
+
+use std::{path::PathBuf, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+/// Where the bridge is, and how to get in.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `host:port`, or a URL with http or https.
+    pub address: String,
+    /// PEM authorities that may vouch for the bridge, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Shown to the bridge as `authorization: Bearer`.
+    pub caller_key: Option<SecretString>,
+    /// Passed on to ALİM as `x-api-key`, where the bridge wants the caller's.
+    pub api_key: Option<SecretString>,
+    /// The deadline that is sent along.
+    pub timeout: Option<Duration>,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command can't be carried out as it was given.
+    #[error("{0}")]
+    Usage(String),
+    /// The bridge can't be reached.
+    #[error("{address}: {source}")]
+    Connect {
+        /// Where it was looked for.
+        address: String,
+        /// What went wrong.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The call ended with a status other than OK.
+    #[error("{}", show::status_text(.0))]
+    Status(Box<Status>),
+    /// Standard input or output failed.
+    #[error("input or output: {0}")]
+    Io(#[from] std::io::Error),
+    /// What was asked about is not healthy.
+    #[error("{0}")]
+    Unhealthy(String),
+    /// The demonstration could not start.
+    #[error("{0}")]
+    Demo(String),
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl Error {
+    /// What the process exits with: 64 for bad usage, 64 + the status code, else 1.
+    pub fn exit_code(&self) -> u8 {
+        const USAGE: u8 = 64;
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Status(status) => USAGE + u8::try_from(i32::from(status.code())).unwrap_or(0),
+            Self::Connect { .. } => USAGE + u8::try_from(i32::from(Code::Unavailable)).unwrap_or(0),
+            Self::Io(_) | Self::Unhealthy(_) | Self::Demo(_) => 1,
+        }
+    }
+}
+
+impl Target {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Usage`] when the address or a file can't be used, [`Error::Connect`] when nothing
+    ///   answers there.
+    pub async fn connect(&self) -> Result<Channel, Error> {
+        let address = match self.address.contains("://") {
+            true => self.address.clone(),
+            false => format!("http://{}", self.address),
+        };
+        let usage = |why: String| Error::Usage(format!("{address}: {why}"));
+        let mut endpoint = Endpoint::from_shared(address.clone())
+            .map_err(|error| usage(error.to_string()))?
+            .connect_timeout(Duration::from_secs(5));
+        if address.starts_with("https://") {
+            let tls = self.tls().map_err(|error| usage(error.to_string()))?;
+            endpoint = endpoint
+                .tls_config(tls)
+                .map_err(|error| usage(error.to_string()))?;
+        }
+        let connected = endpoint.connect().await;
+        connected.map_err(|source| Error::Connect { address, source })
+    }
+
+    fn tls(&self) -> std::io::Result<ClientTlsConfig> {
+        let tls = ClientTlsConfig::new();
+        Ok(match &self.ca_file {
+            Some(path) => tls.ca_certificate(Certificate::from_pem(std::fs::read(path)?)),
+            None => tls.with_native_roots(),
+        })
+    }
+
+    /// A request with the credentials and the deadline.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Usage`] when a key is not fit for metadata.
+    pub fn request<T>(&self, message: T) -> Result<Request<T>, Error> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        if let Some(key) = &self.caller_key {
+            metadata.insert(
+                "authorization",
+                secret(&format!("Bearer {}", key.expose_secret()))?,
+            );
+        }
+        if let Some(key) = &self.api_key {
+            metadata.insert("x-api-key", secret(key.expose_secret())?);
+        }
+        if let Some(timeout) = self.timeout {
+            request.set_timeout(timeout);
+        }
+        Ok(request)
+    }
+}
+
+fn secret(text: &str) -> Result<MetadataValue<Ascii>, Error> {
+    let value = text.parse::<MetadataValue<Ascii>>();
+    let mut value = value.map_err(|_| Error::Usage("a key must be visible ASCII".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

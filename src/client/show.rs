@@ -1,0 +1,85 @@
+//! What a person or a script sees of a call.
+//!
+//! Scripts get protobuf's JSON mapping, one object a line, as grpcurl prints it. A person gets the
+//! answer on standard output and all else, the graph's steps and errors, on standard error, so that
+//! the answer can be piped.
+
+use serde_json::{Value as Json, json};
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use crate::{
+    json,
+    pb::{self, stream_response::Event},
+};
+
+/// A status for a person: code and reason, message, and what to change.
+pub(super) fn status_text(status: &Status) -> String {
+    let details = status.get_error_details();
+    let reason = details
+        .error_info()
+        .map_or("no reason given", |info| info.reason.as_str());
+    let mut text = format!("{:?} ({reason}): {}", status.code(), status.message());
+    for violation in details
+        .bad_request()
+        .iter()
+        .flat_map(|bad| &bad.field_violations)
+    {
+        text += &format!("\n  {}: {}", violation.field, violation.description);
+    }
+    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
+        text += &format!("\n  try again in {} s", delay.as_secs_f64());
+    }
+    text
+}
+
+pub(super) fn reply_json(reply: pb::InvokeResponse) -> Json {
+    let mut object = json!({"response": reply.response, "threadId": reply.thread_id});
+    if !reply.model.is_empty() {
+        object["model"] = reply.model.into();
+    }
+    if let Some(metadata) = reply.metadata {
+        object["metadata"] = json::to_json(metadata).map_or(Json::Null, Json::Object);
+    }
+    object
+}
+
+pub(super) fn event_json(event: Event) -> Json {
+    match event {
+        Event::Token(token) => json!({"token": {"text": token.text}}),
+        Event::Node(node) => json!({"node": {"name": node.name}}),
+        Event::Other(other) => json!({"other": {"type": other.r#type, "data": other.data}}),
+        Event::Done(done) => {
+            let mut object = json!({
+                "tokenCount": done.token_count.to_string(),
+                "characterCount": done.character_count.to_string(),
+            });
+            for (name, duration) in [
+                ("timeToFirstToken", done.time_to_first_token),
+                ("duration", done.duration),
+            ] {
+                if let Some(duration) = duration {
+                    object[name] = duration.to_string().into();
+                }
+            }
+            json!({ "done": object })
+        }
+    }
+}
+
+/// The last line of a stream, for a person.
+pub(super) fn done_text(done: &pb::Done) -> String {
+    let millis = |duration: Option<prost_types::Duration>| {
+        let duration = duration.and_then(|duration| std::time::Duration::try_from(duration).ok());
+        duration.map_or("none".into(), |duration| {
+            format!("{} ms", duration.as_millis())
+        })
+    };
+    format!(
+        "{} tokens, {} characters, first token after {}, all after {}",
+        done.token_count,
+        done.character_count,
+        millis(done.time_to_first_token),
+        millis(done.duration)
+    )
+}

@@ -1,0 +1,229 @@
+//! Settings: raw strings from flags and environment become [`Config`], all faults told at once.
+//!
+//! One table, [`SETTINGS`], is the source of the flags, of the environment's names, of the defaults
+//! and of README's table. What was typed and what is meant are two types; the environment is handed
+//! in, so tests never touch the real one.
+
+mod reader;
+mod table;
+
+use std::{net::SocketAddr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::EnvFilter;
+
+use self::reader::Reader;
+pub use self::{
+    reader::{Fault, Faults, Strings},
+    table::{PREFIX, SETTINGS, Setting},
+};
+use crate::{
+    callers::CallerKeys,
+    grpc::{Clocks, failure::Credentials},
+    reload::Reload,
+    server::{self, tls},
+    telemetry::logs,
+    upstream::{
+        self,
+        sse::{self, framing::Framing},
+    },
+};
+
+/// Everything that `serve` needs, valid.
+#[derive(Debug)]
+pub struct Config {
+    /// Where gRPC is served.
+    pub listen: SocketAddr,
+    /// Where metrics and probes are served; `None` is nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// How to serve.
+    pub server: server::Settings,
+    /// How to reach the upstream.
+    pub upstream: upstream::Settings,
+    /// How log lines look.
+    pub log_format: logs::Format,
+    /// Which are written.
+    pub log: EnvFilter,
+}
+
+impl Config {
+    /// Reads and checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// - [`Faults`] with every fault, each under the name of its setting.
+    pub fn parse(strings: &Strings) -> Result<Self, Faults> {
+        let mut read = Reader::new(strings);
+        let credentials = read.choice(
+            "CREDENTIALS",
+            &[
+                ("service", Credentials::Service),
+                ("caller", Credentials::Caller),
+            ],
+        );
+        let config = Self {
+            listen: read.address("LISTEN"),
+            admin_listen: read.unless_off("ADMIN_LISTEN", Reader::address),
+            upstream: upstream_settings(&mut read, credentials),
+            server: server_settings(&mut read, credentials),
+            log_format: read.choice(
+                "LOG_FORMAT",
+                &[
+                    ("auto", logs::Format::Auto),
+                    ("text", logs::Format::Text),
+                    ("json", logs::Format::Json),
+                ],
+            ),
+            log: read.log_filter("LOG"),
+        };
+        read.finish(config)
+    }
+
+    /// Whether anyone who reaches the listener over the network may call: worth a warning.
+    pub fn is_open_to_the_network(&self) -> bool {
+        let is_guarded = self.server.tls.is_some() || self.server.callers.is_some();
+        !self.listen.ip().is_loopback() && !is_guarded
+    }
+}
+
+fn upstream_settings(read: &mut Reader<'_>, credentials: Credentials) -> upstream::Settings {
+    upstream::Settings {
+        url: read.url("UPSTREAM_URL"),
+        key: service_key(read, credentials),
+        ca_pem: read.file("UPSTREAM_CA_FILE"),
+        connect_timeout: read.duration("CONNECT_TIMEOUT"),
+        pool_idle_timeout: read.duration("POOL_IDLE_TIMEOUT"),
+        max_reply_bytes: read.bytes("MAX_REPLY_BYTES"),
+        sse: sse::Settings {
+            framing: read.choice(
+                "SSE_FRAMING",
+                &[("recover", Framing::Recover), ("strict", Framing::Strict)],
+            ),
+            max_event_bytes: read.bytes("MAX_EVENT_BYTES"),
+        },
+        retries: read.number("RETRIES"),
+        health_url: read.optional("UPSTREAM_HEALTH_URL", Reader::url),
+    }
+}
+
+fn server_settings(read: &mut Reader<'_>, credentials: Credentials) -> server::Settings {
+    server::Settings {
+        tls: server_tls(read),
+        callers: read
+            .optional("CALLER_KEYS_FILE", |read, name| {
+                read.reload(name, parse_callers)
+            })
+            .flatten(),
+        credentials,
+        clocks: Clocks {
+            invoke: read.duration("INVOKE_TIMEOUT"),
+            initial: read.duration("STREAM_INITIAL_TIMEOUT"),
+            idle: read.duration("STREAM_IDLE_TIMEOUT"),
+            lifetime: read.duration("STREAM_LIFETIME"),
+        },
+        max_calls: read.count("MAX_CALLS"),
+        max_request_bytes: read.bytes("MAX_REQUEST_BYTES"),
+        max_reply_bytes: read.bytes("MAX_REPLY_BYTES"),
+        max_connections: read.count("MAX_CONNECTIONS"),
+        max_connection_age: read.unless_off("MAX_CONNECTION_AGE", Reader::duration),
+        keepalive_interval: read.duration("KEEPALIVE_INTERVAL"),
+        keepalive_timeout: read.duration("KEEPALIVE_TIMEOUT"),
+        health_interval: read.duration("UPSTREAM_HEALTH_INTERVAL"),
+        drain_delay: read.duration_or_zero("DRAIN_DELAY"),
+        drain_timeout: read.duration_or_zero("DRAIN_TIMEOUT"),
+    }
+}
+
+/// Exactly one key when the bridge shows its own, none when callers bring theirs.
+fn service_key(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload<SecretString>> {
+    let text = read.text("UPSTREAM_API_KEY");
+    let file = read.text("UPSTREAM_API_KEY_FILE");
+    match (credentials, text, file) {
+        (Credentials::Caller, None, None) => None,
+        (Credentials::Caller, ..) => {
+            read.fault("CREDENTIALS", "is caller: leave out UPSTREAM_API_KEY and UPSTREAM_API_KEY_FILE, for callers bring their own");
+            None
+        }
+        (Credentials::Service, None, None) => {
+            read.fault(
+                "UPSTREAM_API_KEY",
+                "is needed (or UPSTREAM_API_KEY_FILE) while CREDENTIALS is service",
+            );
+            None
+        }
+        (Credentials::Service, Some(_), Some(_)) => {
+            read.fault(
+                "UPSTREAM_API_KEY_FILE",
+                "can't stand beside UPSTREAM_API_KEY: give one of them",
+            );
+            None
+        }
+        (Credentials::Service, Some(key), None) => match parse_key(&[key.into_bytes()]) {
+            Ok(key) => Some(Reload::fixed(key)),
+            Err(why) => {
+                read.fault("UPSTREAM_API_KEY", why);
+                None
+            }
+        },
+        (Credentials::Service, None, Some(_)) => read.reload("UPSTREAM_API_KEY_FILE", parse_key),
+    }
+}
+
+/// The key without the white space round it; it must be fit for a header.
+fn parse_key(contents: &[Vec<u8>]) -> Result<SecretString, String> {
+    let text = String::from_utf8_lossy(&contents[0]);
+    let key = SecretString::from(text.trim());
+    let is_fit = key
+        .expose_secret()
+        .bytes()
+        .all(|byte| (0x21..0x7f).contains(&byte));
+    match key.expose_secret() {
+        "" => Err("holds no key".into()),
+        _ if !is_fit => Err("holds a key with white space or characters beyond ASCII".into()),
+        _ => Ok(key),
+    }
+}
+
+fn parse_callers(contents: &[Vec<u8>]) -> Result<CallerKeys, String> {
+    CallerKeys::parse(&String::from_utf8_lossy(&contents[0]))
+}
+
+fn server_tls(read: &mut Reader<'_>) -> Option<Reload<rustls::ServerConfig>> {
+    let cert = read.text("TLS_CERT_FILE");
+    let key = read.text("TLS_KEY_FILE");
+    let client_ca = read.text("TLS_CLIENT_CA_FILE");
+    let (cert, key) = match (cert, key) {
+        (Some(cert), Some(key)) => (cert.into(), key.into()),
+        (Some(_), None) => {
+            read.fault("TLS_KEY_FILE", "is needed beside TLS_CERT_FILE");
+            return None;
+        }
+        (None, Some(_)) => {
+            read.fault("TLS_CERT_FILE", "is needed beside TLS_KEY_FILE");
+            return None;
+        }
+        (None, None) if client_ca.is_some() => {
+            read.fault(
+                "TLS_CLIENT_CA_FILE",
+                "needs TLS_CERT_FILE and TLS_KEY_FILE beside it",
+            );
+            return None;
+        }
+        (None, None) => return None,
+    };
+    let client_ca = client_ca.map(Into::into);
+    match tls::load(tls::Files {
+        cert,
+        key,
+        client_ca,
+    }) {
+        Ok(tls) => Some(tls),
+        Err(error) => {
+            read.fault("TLS_CERT_FILE", error.to_string());
+            None
+        }
+    }
+}
+
+/// The longest duration that makes sense anywhere: a year.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);

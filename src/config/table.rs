@@ -1,0 +1,176 @@
+//! The table of settings: one row each, from which flags, environment, defaults and README's table
+//! are made.
+
+/// What every setting's name begins with in the environment.
+pub const PREFIX: &str = "ALIM_BRIDGE_";
+
+/// One row.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name in the environment, without the prefix.
+    pub name: &'static str,
+    /// What it is when it is not set; empty where it is optional.
+    pub default: &'static str,
+    /// What it means, with its unit and from when to when.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// Its flag, without the leading dashes.
+    pub fn flag(&self) -> String {
+        self.name.to_ascii_lowercase().replace('_', "-")
+    }
+}
+
+const fn row(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting {
+        name,
+        default,
+        help,
+    }
+}
+
+/// All settings of `serve`.
+pub const SETTINGS: &[Setting] = &[
+    row("LISTEN", "127.0.0.1:50051", "Where gRPC is served"),
+    row(
+        "ADMIN_LISTEN",
+        "127.0.0.1:9464",
+        "Where /metrics, /livez and /readyz are served; off for nowhere",
+    ),
+    row(
+        "UPSTREAM_URL",
+        "http://localhost:8000/api/v1",
+        "ALİM's base URL",
+    ),
+    row("UPSTREAM_API_KEY", "", "The bridge's own key for ALİM"),
+    row(
+        "UPSTREAM_API_KEY_FILE",
+        "",
+        "A file that holds that key; re-read when it changes",
+    ),
+    row(
+        "CREDENTIALS",
+        "service",
+        "Whose key ALİM is shown: service for the bridge's, caller for the x-api-key that each caller must then send",
+    ),
+    row(
+        "UPSTREAM_CA_FILE",
+        "",
+        "PEM authorities that may vouch for ALİM, in place of the system's",
+    ),
+    row(
+        "TLS_CERT_FILE",
+        "",
+        "PEM certificate chain for callers; re-read when it changes",
+    ),
+    row(
+        "TLS_KEY_FILE",
+        "",
+        "PEM private key of that certificate; re-read when it changes",
+    ),
+    row(
+        "TLS_CLIENT_CA_FILE",
+        "",
+        "PEM authorities that callers' certificates must come from: mutual TLS",
+    ),
+    row(
+        "CALLER_KEYS_FILE",
+        "",
+        "Lines of name:sha256-hex; callers then send authorization: Bearer <key>. Re-read when it changes",
+    ),
+    row(
+        "CONNECT_TIMEOUT",
+        "3s",
+        "For a connection to ALİM, TLS included",
+    ),
+    row(
+        "INVOKE_TIMEOUT",
+        "120s",
+        "From an Invoke's start to its whole reply; a sooner grpc-timeout wins",
+    ),
+    row(
+        "STREAM_INITIAL_TIMEOUT",
+        "120s",
+        "From a Stream's start to its first event; comments don't count",
+    ),
+    row(
+        "STREAM_IDLE_TIMEOUT",
+        "120s",
+        "From the first event on: between bytes, comments included",
+    ),
+    row("STREAM_LIFETIME", "15m", "From a Stream's start to its end"),
+    row(
+        "POOL_IDLE_TIMEOUT",
+        "4s",
+        "How long an unused connection to ALİM is kept; ALİM closes at 5.0 s",
+    ),
+    row("MAX_CALLS", "4096", "Open calls; more are refused at once"),
+    row(
+        "MAX_REQUEST_BYTES",
+        "4MiB",
+        "A request message, decompressed",
+    ),
+    row(
+        "MAX_REPLY_BYTES",
+        "4MiB",
+        "A unary answer; callers accept 4 MiB unless told otherwise",
+    ),
+    row("MAX_EVENT_BYTES", "1MiB", "One event of a stream"),
+    row(
+        "KEEPALIVE_INTERVAL",
+        "30s",
+        "Between HTTP/2 PINGs to callers",
+    ),
+    row(
+        "KEEPALIVE_TIMEOUT",
+        "10s",
+        "For the answer to a PING, before the connection is closed and its calls end",
+    ),
+    row(
+        "MAX_CONNECTIONS",
+        "4096",
+        "Open connections of callers; more are closed at once",
+    ),
+    row(
+        "MAX_CONNECTION_AGE",
+        "off",
+        "After which a connection gets GOAWAY, so that balancers can move its calls",
+    ),
+    row(
+        "RETRIES",
+        "2",
+        "How often a call that found no connection is tried again; nothing else ever is",
+    ),
+    row(
+        "SSE_FRAMING",
+        "recover",
+        "recover puts unescaped newlines of tokens right, strict reads the SSE standard alone",
+    ),
+    row(
+        "UPSTREAM_HEALTH_URL",
+        "",
+        "A GET that must answer 200; without it a TCP connection is opened",
+    ),
+    row(
+        "UPSTREAM_HEALTH_INTERVAL",
+        "5s",
+        "Between probes of ALİM; three failures in a row flip its health",
+    ),
+    row(
+        "DRAIN_DELAY",
+        "0s",
+        "From SIGTERM until new calls are refused",
+    ),
+    row(
+        "DRAIN_TIMEOUT",
+        "25s",
+        "From then until open calls are ended; keep it under the orchestrator's grace period",
+    ),
+    row(
+        "LOG_FORMAT",
+        "auto",
+        "text, json, or auto: text on a terminal",
+    ),
+    row("LOG", "info", "A filter such as info or alim_bridge=debug"),
+];

@@ -1,0 +1,104 @@
+//! Bytes of a call's body to JSON, as FastAPI reads them: before it looks at the key, so that an
+//! unreadable body is told to whoever sent it.
+//!
+//! FastAPI says where Python's parser stopped, and in Python's words. Here serde_json's place and
+//! words are put that way; inside a body that breaks off they can be a little beside Python's.
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use mime::Mime;
+use serde_json::{Value, json};
+
+use super::refusal::{FieldFault, Refusal};
+
+/// The beginnings of serde_json's words, and what Python says in their place.
+const PYTHON_WORDS: [(&str, &str); 12] = [
+    (
+        "EOF while parsing a string",
+        "Unterminated string starting at",
+    ),
+    ("EOF while parsing an object", "Expecting ',' delimiter"),
+    ("EOF while parsing a list", "Expecting ',' delimiter"),
+    ("expected `:`", "Expecting ':' delimiter"),
+    ("expected `,`", "Expecting ',' delimiter"),
+    (
+        "key must be a string",
+        "Expecting property name enclosed in double quotes",
+    ),
+    (
+        "trailing comma",
+        "Expecting property name enclosed in double quotes",
+    ),
+    ("trailing characters", "Extra data"),
+    ("control character", "Invalid control character at"),
+    ("invalid escape", "Invalid \\escape"),
+    ("unexpected end of hex escape", "Invalid \\uXXXX escape"),
+    ("", "Expecting value"),
+];
+
+/// Reads a body into JSON; an empty one is `null`, and one that says it is no JSON is its text.
+///
+/// # Errors
+/// - [`Refusal::Unreadable`]: it is not UTF-8, or nested deeper than serde_json goes.
+/// - [`Refusal::Invalid`]: it is not JSON.
+pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    let text = std::str::from_utf8(body).map_err(|_| Refusal::Unreadable)?;
+    if !is_json(headers) {
+        return Ok(Value::from(text));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::from_str(text).map_err(|error| refuse(text, &error))
+}
+
+/// Whether the body is to be read as JSON; without a content type FastAPI takes it for that.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+        return true;
+    };
+    let parsed: Option<Mime> = content_type
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse().ok());
+    parsed.is_some_and(|mime| {
+        mime.type_() == mime::APPLICATION
+            && (mime.subtype() == mime::JSON || mime.suffix() == Some(mime::JSON))
+    })
+}
+
+fn refuse(text: &str, error: &serde_json::Error) -> Refusal {
+    let said = error.to_string();
+    if said.starts_with("recursion limit") {
+        return Refusal::Unreadable;
+    }
+    let words = PYTHON_WORDS
+        .iter()
+        .find_map(|(ours, python)| said.starts_with(ours).then_some(*python));
+    Refusal::Invalid(vec![FieldFault {
+        rule: "json_invalid",
+        loc: vec![json!("body"), json!(place(text, error))],
+        msg: "JSON decode error".into(),
+        input: json!({}),
+        ctx: Some(json!({ "error": words })),
+    }])
+}
+
+/// Where the parser stopped, in characters from the beginning, as Python counts.
+fn place(text: &str, error: &serde_json::Error) -> usize {
+    let line: usize = text
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1))
+        .map(str::len)
+        .sum();
+    let stopped = match error.is_eof() {
+        true => text.len(),
+        false => (line + error.column()).saturating_sub(1),
+    };
+    let begins_letter = |byte: &&u8| **byte & 0b1100_0000 != 0b1000_0000;
+    text.bytes()
+        .take(stopped)
+        .filter(|b| begins_letter(&b))
+        .count()
+}

@@ -1,0 +1,134 @@
+//! Which path leads where, and the endpoints that are not the graph: threads and health.
+//!
+//! A path that none takes gets Starlette's answers: 404, 405, and 307 for a slash too many.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Uri};
+use serde_json::{Value, json};
+
+use super::alim::Alim;
+use super::refusal::Refusal;
+use super::{body, connection, graph, validate};
+
+/// The largest body taken, in bytes; one byte more is a 413. ALİM showed no limit at 16 MB.
+const MAX_BODY: usize = 32 * 1024 * 1024;
+
+const INVOKE: &str = "/api/v1/graph/invoke";
+const STREAM: &str = "/api/v1/graph/stream";
+const GRAPH_HEALTH: &str = "/api/v1/graph/health";
+const THREADS: &str = "/api/v1/threads";
+const HEALTH: &str = "/health";
+const LIVE: &str = "/live";
+
+/// All the endpoints of `alim`.
+pub(super) fn router(alim: Arc<Alim>) -> Router {
+    Router::new()
+        .route(INVOKE, post(graph::invoke))
+        .route(STREAM, post(graph::stream))
+        .route(GRAPH_HEALTH, get(graph_health).head(refuse_method))
+        .route(THREADS, post(create_thread))
+        .route(
+            &format!("{THREADS}/{{id}}"),
+            get(show_thread).head(refuse_method).delete(delete_thread),
+        )
+        .route(HEALTH, get(health).head(refuse_method))
+        .route(LIVE, get(live).head(refuse_method))
+        .fallback(refuse_route)
+        .method_not_allowed_fallback(refuse_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(connection::hold_open))
+        .with_state(alim)
+}
+
+/// Whether some method takes `path`, which ends without a slash.
+fn leads_somewhere(path: &str) -> bool {
+    let id = path
+        .strip_prefix(THREADS)
+        .and_then(|it| it.strip_prefix('/'));
+    [INVOKE, STREAM, GRAPH_HEALTH, THREADS, HEALTH, LIVE].contains(&path)
+        || id.is_some_and(|id| !id.contains('/'))
+}
+
+async fn refuse_route(uri: Uri, headers: HeaderMap) -> Refusal {
+    let path = uri.path().trim_end_matches('/');
+    if path == uri.path() || !leads_somewhere(path) {
+        return Refusal::RouteUnknown;
+    }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let before = host
+        .map(|host| format!("http://{host}"))
+        .unwrap_or_default();
+    let query = uri
+        .query()
+        .map(|query| format!("?{query}"))
+        .unwrap_or_default();
+    HeaderValue::try_from(format!("{before}{path}{query}"))
+        .map_or(Refusal::RouteUnknown, Refusal::Slash)
+}
+
+async fn refuse_method() -> Refusal {
+    Refusal::MethodWrong
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "healthy" }))
+}
+
+async fn live() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+async fn graph_health(
+    State(alim): State<Arc<Alim>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    alim.admit(&headers)?;
+    Ok(Json(json!({ "healthy": true, "engine": "emulator" })))
+}
+
+async fn create_thread(
+    State(alim): State<Arc<Alim>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, Refusal> {
+    let body = body::read(&headers, &body)?;
+    alim.admit(&headers)?;
+    let metadata = validate::metadata(body)?;
+    let id = alim.threads.create(metadata.clone());
+    Ok(Json(
+        json!({ "thread_id": id.to_string(), "metadata": metadata }),
+    ))
+}
+
+async fn show_thread(
+    State(alim): State<Arc<Alim>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    alim.admit(&headers)?;
+    let (id, metadata) = alim.threads.find(&id).map_err(|_| Refusal::ThreadUnknown)?;
+    Ok(Json(
+        json!({ "thread_id": id.to_string(), "metadata": metadata }),
+    ))
+}
+
+async fn delete_thread(
+    State(alim): State<Arc<Alim>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    alim.admit(&headers)?;
+    let id = alim
+        .threads
+        .delete(&id)
+        .map_err(|_| Refusal::ThreadUnknown)?;
+    Ok(Json(
+        json!({ "deleted": true, "thread_id": id.to_string() }),
+    ))
+}

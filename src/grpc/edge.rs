@@ -1,0 +1,232 @@
+//! The layer round every call, whoever answers it: health, reflection and unknown methods too.
+//!
+//! It begins the record and holds it, with the permit of a unary answer, to the body's end; checks the
+//! caller's key; gives the answer its request id; and gives a reason to the statuses that tonic itself
+//! makes. It forwards `is_end_stream`, without which trailers-only answers would get a body.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use super::failure::{Credentials, Failure, Protocol};
+use crate::{
+    admission::Permit,
+    callers::CallerKeys,
+    headers::{REQUEST_ID, request_id},
+    reload::Reload,
+    telemetry::{Method, Record, metrics::Metrics, trace_id},
+};
+
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_DETAILS: &str = "grpc-status-details-bin";
+
+/// What the edge needs to know.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// Where calls are counted.
+    pub metrics: Arc<Metrics>,
+    /// The keys of those who may call; `None` when everyone may.
+    pub callers: Option<Reload<CallerKeys>>,
+}
+
+impl<S> Layer<S> for Edge {
+    type Service = EdgeService<S>;
+
+    fn layer(&self, inner: S) -> EdgeService<S> {
+        let edge = self.clone();
+        EdgeService { edge, inner }
+    }
+}
+
+/// A service with the edge round it.
+#[derive(Clone, Debug)]
+pub struct EdgeService<S> {
+    edge: Edge,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for EdgeService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let method = Method::of(request.uri().path());
+        let id = request_id(request.headers());
+        let record = self.edge.record(method, &id, request.headers());
+        request.headers_mut().insert(REQUEST_ID, id.clone());
+        if let Err(failure) = self.edge.admit(method, request.headers(), &record) {
+            record.failed(failure.reason(Credentials::Service));
+            let refusal = failure.into_status(Credentials::Service, None).into_http();
+            return Box::pin(async move { Ok(finish(refusal, id, record)) });
+        }
+        request.extensions_mut().insert(record.clone());
+        let answer = self.inner.call(request);
+        Box::pin(async move { Ok(finish(with_reason(answer.await?, &record), id, record)) })
+    }
+}
+
+impl Edge {
+    fn record(&self, method: Method, id: &HeaderValue, metadata: &HeaderMap) -> Record {
+        let id = id.to_str().expect("a fit request id").to_owned();
+        let parent = metadata
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok());
+        Record::begin(
+            Arc::clone(&self.metrics),
+            method,
+            id,
+            parent.and_then(trace_id),
+        )
+    }
+
+    /// Health is exempt, because probes have no keys; reflection is not.
+    fn admit(&self, method: Method, metadata: &HeaderMap, record: &Record) -> Result<(), Failure> {
+        let is_health = matches!(method, Method::HealthCheck | Method::HealthWatch);
+        let Some(callers) = self.callers.as_ref().filter(|_| !is_health) else {
+            return Ok(());
+        };
+        let shown = metadata
+            .get(AUTHORIZATION)
+            .ok_or(Failure::CredentialsMissing)?;
+        let shown = shown.to_str().map_err(|_| Failure::CredentialsRejected)?;
+        let (scheme, key) = shown.split_once(' ').ok_or(Failure::CredentialsRejected)?;
+        let callers = callers.load();
+        let known = callers.identify(key.trim_start());
+        match known.filter(|_| scheme.eq_ignore_ascii_case("bearer")) {
+            Some(name) => record.caller(name),
+            None => return Err(Failure::CredentialsRejected),
+        }
+        Ok(())
+    }
+}
+
+/// The record that the edge put beside the request.
+pub(super) fn record(extensions: &tonic::Extensions) -> Record {
+    let record = extensions.get::<Record>();
+    record.expect("the edge is round every call").clone()
+}
+
+fn finish(mut answer: Response<Body>, id: HeaderValue, record: Record) -> Response<EdgeBody> {
+    answer.headers_mut().entry(REQUEST_ID).or_insert(id);
+    note_status(&record, answer.headers());
+    let permit = take_permit(answer.extensions_mut());
+    answer.map(|inner| EdgeBody {
+        inner,
+        record,
+        _permit: permit,
+    })
+}
+
+fn take_permit(extensions: &mut Extensions) -> Option<Arc<Permit>> {
+    extensions.remove::<Arc<Permit>>()
+}
+
+fn note_status(record: &Record, fields: &HeaderMap) {
+    let code = fields
+        .get(GRPC_STATUS)
+        .and_then(|code| code.to_str().ok()?.parse().ok());
+    if let Some(code) = code {
+        record.status(code);
+    }
+}
+
+/// Puts the table's row in place of a status that tonic made of the request itself.
+fn with_reason(answer: Response<Body>, record: &Record) -> Response<Body> {
+    let headers = answer.headers();
+    if !headers.contains_key(GRPC_STATUS) || headers.contains_key(GRPC_DETAILS) {
+        return answer;
+    }
+    let Some(found) = Status::from_header_map(headers) else {
+        return answer;
+    };
+    let Some(broken) = broken_rule(&found) else {
+        return answer;
+    };
+    let failure = Failure::Protocol(broken, protocol_text(broken, &found));
+    record.failed(failure.reason(Credentials::Service));
+    let mut replaced = failure.into_status(Credentials::Service, None).into_http();
+    if let Some(accepted) = headers.get("grpc-accept-encoding") {
+        replaced
+            .headers_mut()
+            .insert("grpc-accept-encoding", accepted.clone());
+    }
+    replaced
+}
+
+/// tonic tells these apart by code and text alone; `tests/it/protocol.rs` holds it to that.
+fn broken_rule(found: &Status) -> Option<Protocol> {
+    match found.code() {
+        Code::OutOfRange => Some(Protocol::TooLarge),
+        Code::ResourceExhausted => Some(Protocol::TooLarge),
+        Code::Unimplemented if found.message().is_empty() => Some(Protocol::MethodUnknown),
+        Code::Unimplemented => Some(Protocol::Encoding),
+        Code::Internal => Some(Protocol::Malformed),
+        _ => None,
+    }
+}
+
+fn protocol_text(broken: Protocol, found: &Status) -> String {
+    match broken {
+        Protocol::MethodUnknown => "no such method; the bridge serves alim.v1.GraphService".into(),
+        Protocol::TooLarge => format!("the request is too large: {}", found.message()),
+        Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
+        Protocol::Encoding => found.message().to_owned(),
+    }
+}
+
+pin_project! {
+    /// An answer's body, with what must last as long as it does.
+    pub struct EdgeBody {
+        #[pin]
+        inner: Body,
+        record: Record,
+        _permit: Option<Arc<Permit>>,
+    }
+}
+
+impl HttpBody for EdgeBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            note_status(this.record, trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

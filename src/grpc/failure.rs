@@ -1,0 +1,87 @@
+//! Everything that can keep a call from its answer, in one type.
+//!
+//! [`rows`](super::rows) says what each means to the caller, [`status`](super::status) writes it.
+
+use http::StatusCode;
+
+use crate::{admission::Refused, call::Invalid, deadline::Clock, upstream::Error};
+
+/// Everything that can keep a call from its answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The bridge's own validation.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The caller showed no credentials to the bridge.
+    #[error("the caller showed no credentials")]
+    CredentialsMissing,
+    /// The caller's credentials are not known to the bridge.
+    #[error("the caller's credentials are not known")]
+    CredentialsRejected,
+    /// Admission.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The upstream.
+    #[error(transparent)]
+    Upstream(#[from] Error),
+    /// A clock ran out.
+    #[error("{0} ran out")]
+    Clock(Clock),
+    /// The call was still open when the drain's time was up.
+    #[error("the bridge shut down before the answer was complete")]
+    Cut,
+    /// The request breaks gRPC's own rules, as tonic found.
+    #[error("{1}")]
+    Protocol(Protocol, String),
+}
+
+/// How a request can break gRPC's own rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Larger than `MAX_REQUEST_BYTES`, after decompression too.
+    TooLarge,
+    /// No such method or service.
+    MethodUnknown,
+    /// The bytes are no message of this method.
+    Malformed,
+    /// A compression that the bridge does not have.
+    Encoding,
+}
+
+/// Whose key the upstream was shown: it decides whose fault a 401 is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// The bridge's.
+    Service,
+    /// The caller's own.
+    Caller,
+}
+
+impl Failure {
+    /// Whether the call may have left the bridge; where that can't be known, it may have.
+    pub(super) fn was_sent(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.was_sent(),
+            Self::Clock(_) | Self::Cut => true,
+            Self::Invalid(_)
+            | Self::CredentialsMissing
+            | Self::CredentialsRejected
+            | Self::Refused(_)
+            | Self::Protocol(..) => false,
+        }
+    }
+
+    /// The status of the upstream's head, where there was one.
+    pub(super) fn http_status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Upstream(error) => error.http_status(),
+            Self::Clock(_)
+            | Self::Cut
+            | Self::Invalid(_)
+            | Self::CredentialsMissing
+            | Self::CredentialsRejected
+            | Self::Refused(_)
+            | Self::Protocol(..) => None,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Events into the messages of one stream: deadline, clocks, permit, exactly one ending.
+//!
+//! Pulled, not pumped: [`Relay::next`] asks the upstream for as much as the caller takes. But hyper
+//! does not poll a stream whose caller has stopped reading, so clocks inside `next` would never fire
+//! for such a caller. What the upstream call costs, its connection and its permit, is therefore kept
+//! in a [`Slot`] that a watchdog can empty from outside when the deadline, the lifetime or the drain
+//! is over; a caller who reads again then finds the status. Initial and idle need no watchdog: they
+//! only count while somebody waits for the upstream.
+//!
+//! A relay ends once: with `Done`, or with one [`Failure`]. Dropping it, as hyper does when the caller
+//! leaves, drops the upstream call and frees the permit.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    failure::{Credentials, Failure},
+    response::{self, Tally},
+};
+use crate::{
+    admission::Permit,
+    deadline::{Clock, Deadline},
+    pb,
+    reply::Event,
+    telemetry::Record,
+    upstream::{Error, sse::Events},
+};
+
+/// One stream from its first event to its one ending.
+pub(super) struct Relay {
+    slot: Arc<Slot>,
+    watchdog: Option<AbortOnDropHandle<()>>,
+    idle: Duration,
+    idle_check: Pin<Box<Sleep>>,
+    record: Record,
+    tally: Tally,
+    last_token: Option<Instant>,
+    delivered: u64,
+    is_over: bool,
+}
+
+impl Relay {
+    /// A relay whose first event is still to come: the caller of this bounds the wait for it. `idle`
+    /// is the longest silence of the upstream from then on.
+    pub(super) fn new(events: Events, permit: Permit, idle: Duration, record: Record) -> Self {
+        Self {
+            slot: Arc::new(Slot::new(events, permit)),
+            watchdog: None,
+            idle,
+            idle_check: Box::pin(sleep_until(Instant::now() + idle)),
+            record,
+            tally: Tally::default(),
+            last_token: None,
+            delivered: 0,
+            is_over: false,
+        }
+    }
+
+    /// Waits for the first event, which the head of the answer is held back for.
+    pub(super) async fn first(&mut self) -> Result<pb::StreamResponse, Failure> {
+        let event = poll_fn(|cx| self.slot.poll_event(cx)).await?;
+        self.idle_check.as_mut().reset(Instant::now() + self.idle);
+        Ok(self.deliver(event))
+    }
+
+    /// From now on, ends the upstream call at `end` or at `cut`, whether the caller reads or not.
+    pub(super) fn watch(&mut self, end: Deadline, cut: CancellationToken) {
+        let (slot, record) = (Arc::clone(&self.slot), self.record.clone());
+        let watchdog = async move {
+            let failure = tokio::select! {
+                () = tokio::time::sleep_until(end.at) => Failure::Clock(end.clock),
+                () = cut.cancelled() => Failure::Cut,
+            };
+            record.failed(failure.reason(Credentials::Service)); // the caller may never read it
+            slot.end(failure);
+        };
+        self.watchdog = Some(AbortOnDropHandle::new(tokio::spawn(watchdog)));
+    }
+
+    /// The next message; `None` after the one ending.
+    pub(super) async fn next(&mut self) -> Option<Result<pb::StreamResponse, Failure>> {
+        if self.is_over {
+            return None;
+        }
+        Some(match poll_fn(|cx| self.poll_event_or_idle(cx)).await {
+            Ok(event) => Ok(self.deliver(event)),
+            Err(failure) => {
+                self.over();
+                Err(failure)
+            }
+        })
+    }
+
+    /// Turns a failure into the stream's status, with how many events went before it.
+    pub(super) fn status(&self, failure: Failure, credentials: Credentials) -> tonic::Status {
+        self.record.failed(failure.reason(credentials));
+        failure.into_status(credentials, Some(self.delivered))
+    }
+
+    fn poll_event_or_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Failure>> {
+        if let Poll::Ready(outcome) = self.slot.poll_event(cx) {
+            return Poll::Ready(outcome);
+        }
+        while self.idle_check.as_mut().poll(cx).is_ready() {
+            let silent_at = self.slot.last_byte().map(|last| last + self.idle);
+            match silent_at {
+                Some(at) if at > Instant::now() => self.idle_check.as_mut().reset(at),
+                _ => return Poll::Ready(Err(Failure::Clock(Clock::Idle))),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn deliver(&mut self, event: Event) -> pb::StreamResponse {
+        let now = Instant::now();
+        let since_start = now - self.record.started();
+        match &event {
+            Event::Token(text) => {
+                self.tally.tokens += 1;
+                self.tally.characters += text.chars().count() as u64;
+                self.tally.first_token.get_or_insert(since_start);
+                self.record
+                    .token(self.last_token.replace(now).map(|last| now - last));
+            }
+            Event::Done => self.over(),
+            Event::Node(_) | Event::Other { .. } => {}
+        }
+        self.delivered += 1;
+        self.record.message_sent();
+        response::event(event, &self.tally, since_start)
+    }
+
+    fn over(&mut self) {
+        self.is_over = true;
+        self.watchdog = None;
+        self.slot.end(Failure::Upstream(Error::Truncated));
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.record
+            .progress(self.tally.tokens, self.tally.first_token);
+    }
+}
+
+/// The upstream call and its permit, where both the relay and its watchdog can reach them.
+struct Slot(Mutex<State>);
+
+enum State {
+    Open {
+        events: Box<Events>,
+        _permit: Permit,
+        waiting: Option<Waker>,
+    },
+    Ended(Option<Failure>),
+}
+
+impl Slot {
+    fn new(events: Events, permit: Permit) -> Self {
+        Self(Mutex::new(State::Open {
+            events: Box::new(events),
+            _permit: permit,
+            waiting: None,
+        }))
+    }
+
+    fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Result<Event, Failure>> {
+        match &mut *self.lock() {
+            State::Open {
+                events, waiting, ..
+            } => match events.poll_event(cx) {
+                Poll::Ready(Some(outcome)) => Poll::Ready(outcome.map_err(Failure::from)),
+                Poll::Ready(None) => Poll::Ready(Err(Failure::Upstream(Error::Truncated))),
+                Poll::Pending => {
+                    match waiting {
+                        Some(waker) => waker.clone_from(cx.waker()),
+                        None => *waiting = Some(cx.waker().clone()),
+                    }
+                    Poll::Pending
+                }
+            },
+            State::Ended(failure) => {
+                Poll::Ready(Err(failure.take().unwrap_or(Error::Truncated.into())))
+            }
+        }
+    }
+
+    fn last_byte(&self) -> Option<Instant> {
+        match &*self.lock() {
+            State::Open { events, .. } => Some(events.last_byte()),
+            State::Ended(_) => None,
+        }
+    }
+
+    /// Drops the upstream call and the permit; whoever waits for an event gets `failure`. The first
+    /// end stands.
+    fn end(&self, failure: Failure) {
+        let mut state = self.lock();
+        if matches!(*state, State::Open { .. }) {
+            let open = std::mem::replace(&mut *state, State::Ended(Some(failure)));
+            drop(state);
+            if let State::Open {
+                waiting: Some(waker),
+                ..
+            } = open
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|held| held.into_inner())
+    }
+}

@@ -1,0 +1,82 @@
+//! What the upstream said, into the messages of the contract.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use prost::Message;
+use tonic::{Response, metadata::MetadataMap};
+
+use crate::{
+    json,
+    pb::{self, stream_response},
+    reply::{Event, Reply},
+    upstream::{
+        Error,
+        error::{Malformed, Part},
+    },
+};
+
+/// The whole answer; `limit` counts the bytes of the encoded message, for numbers grow on the way
+/// from JSON to protobuf. One of exactly that size passes.
+///
+/// # Errors
+///
+/// - [`Error::Malformed`] when its metadata is nested too deep for callers' decoders.
+/// - [`Error::TooLarge`] when it is larger than `limit`.
+pub(super) fn invoke(reply: Reply, limit: usize) -> Result<pb::InvokeResponse, Error> {
+    let metadata = reply.metadata.map(json::to_struct).transpose();
+    let message = pb::InvokeResponse {
+        response: reply.response,
+        thread_id: reply.thread_id,
+        model: reply.model.unwrap_or_default(),
+        metadata: metadata.map_err(|json::TooDeep| Error::Malformed {
+            why: Malformed::Nesting,
+        })?,
+    };
+    match message.encoded_len() > limit {
+        true => Err(Error::TooLarge {
+            what: Part::Reply,
+            limit,
+        }),
+        false => Ok(message),
+    }
+}
+
+/// A response that bears the headers that cross.
+pub(super) fn with_headers<T>(message: T, headers: HeaderMap) -> Response<T> {
+    let mut response = Response::new(message);
+    *response.metadata_mut() = MetadataMap::from_headers(headers);
+    response
+}
+
+/// What a stream has sent so far, for its `Done`.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) tokens: u64,
+    pub(super) characters: u64,
+    pub(super) first_token: Option<Duration>,
+}
+
+/// One event; `tally` and `since_start` make the `Done`.
+pub(super) fn event(event: Event, tally: &Tally, since_start: Duration) -> pb::StreamResponse {
+    use stream_response::Event as Out;
+    let event = match event {
+        Event::Token(text) => Out::Token(pb::Token { text }),
+        Event::Node(name) => Out::Node(pb::Node { name }),
+        Event::Other { kind, data } => Out::Other(pb::Other { r#type: kind, data }),
+        Event::Done => Out::Done(pb::Done {
+            token_count: tally.tokens,
+            character_count: tally.characters,
+            time_to_first_token: tally.first_token.map(duration),
+            duration: Some(duration(since_start)),
+        }),
+    };
+    pb::StreamResponse { event: Some(event) }
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).expect("under a second"),
+    }
+}

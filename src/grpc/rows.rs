@@ -1,0 +1,315 @@
+//! The table: what each failure means to the caller.
+//!
+//! The one place that knows codes and reasons, by exhaustive matches without a wildcard arm, so a new
+//! failure does not compile until it is placed. A row says whose fault it is and, by its pushback,
+//! whether a retry policy may try again (gRPC A6): never where the upstream may have run the call.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tonic::Code;
+
+use super::{
+    failure::{Credentials, Failure, Protocol},
+    text::clean,
+};
+use crate::{
+    admission::Refused,
+    call::Invalid,
+    deadline::Clock,
+    upstream::{
+        Error,
+        error::{Malformed, Part, Rejection},
+    },
+};
+
+/// What a retry policy is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushback {
+    /// Don't: the upstream may have run the call.
+    Never,
+    /// Not before this long from now.
+    After(Duration),
+    /// Nothing: its own policy decides.
+    Unsaid,
+}
+
+/// What the caller is told.
+pub(super) struct Row {
+    pub(super) code: Code,
+    pub(super) reason: &'static str,
+    pub(super) text: String,
+    pub(super) pushback: Pushback,
+}
+
+impl Failure {
+    /// Its row; `credentials` decides whose fault a refused key is.
+    pub(super) fn row(&self, credentials: Credentials) -> Row {
+        let (code, reason, text, pushback) = match self {
+            Self::Upstream(error) => return upstream_row(error, credentials),
+            Self::Clock(clock) => return clock_row(*clock),
+            Self::Protocol(broken, found) => return protocol_row(*broken, found),
+            Self::Invalid(invalid) => (
+                Code::InvalidArgument,
+                "INVALID_REQUEST",
+                invalid_text(invalid),
+                Pushback::Unsaid,
+            ),
+            Self::CredentialsMissing => (
+                Code::Unauthenticated,
+                "CALLER_CREDENTIALS_MISSING",
+                "no credentials: send authorization: Bearer <key>, or x-api-key where the bridge passes keys on".into(),
+                Pushback::Unsaid,
+            ),
+            Self::CredentialsRejected => (
+                Code::Unauthenticated,
+                "CALLER_CREDENTIALS_REJECTED",
+                "the bridge does not know this caller key".into(),
+                Pushback::Unsaid,
+            ),
+            Self::Refused(Refused::Saturated { limit }) => (
+                Code::ResourceExhausted,
+                "BRIDGE_SATURATED",
+                format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Refused(Refused::Draining) => (
+                Code::Unavailable,
+                "BRIDGE_DRAINING",
+                "the bridge is shutting down; nothing was sent".into(),
+                Pushback::Unsaid,
+            ),
+            Self::Cut => (
+                Code::Unavailable,
+                "BRIDGE_DRAINING",
+                "the bridge shut down before the answer was complete; the upstream may have run the call".into(),
+                Pushback::Never,
+            ),
+        };
+        Row {
+            code,
+            reason,
+            text,
+            pushback,
+        }
+    }
+}
+
+fn invalid_text(invalid: &Invalid) -> String {
+    let faults = invalid.violations.iter();
+    let faults: Vec<_> = faults
+        .map(|v| format!("{} {}", v.field, v.description))
+        .collect();
+    format!("invalid request: {}", faults.join("; "))
+}
+
+fn clock_row(clock: Clock) -> Row {
+    let (reason, text) = match clock {
+        Clock::Caller => (
+            "CALLER_DEADLINE",
+            "the caller's deadline passed before the answer was complete",
+        ),
+        Clock::Invoke => (
+            "INVOKE_TIMEOUT",
+            "the upstream gave no whole reply within the bridge's INVOKE_TIMEOUT",
+        ),
+        Clock::Initial => (
+            "INITIAL_TIMEOUT",
+            "the upstream sent no event within the bridge's STREAM_INITIAL_TIMEOUT",
+        ),
+        Clock::Idle => (
+            "IDLE_TIMEOUT",
+            "the upstream fell silent for longer than the bridge's STREAM_IDLE_TIMEOUT",
+        ),
+        Clock::Lifetime => (
+            "LIFETIME_EXCEEDED",
+            "the stream outlasted the bridge's STREAM_LIFETIME",
+        ),
+    };
+    Row {
+        code: Code::DeadlineExceeded,
+        reason,
+        text: text.into(),
+        pushback: Pushback::Never,
+    }
+}
+
+fn protocol_row(broken: Protocol, found: &str) -> Row {
+    let (code, reason) = match broken {
+        Protocol::TooLarge => (Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
+        Protocol::MethodUnknown => (Code::Unimplemented, "METHOD_UNKNOWN"),
+        Protocol::Malformed => (Code::InvalidArgument, "MALFORMED_REQUEST"),
+        Protocol::Encoding => (Code::Unimplemented, "ENCODING_UNSUPPORTED"),
+    };
+    Row {
+        code,
+        reason,
+        text: found.into(),
+        pushback: Pushback::Unsaid,
+    }
+}
+
+fn upstream_row(error: &Error, credentials: Credentials) -> Row {
+    let (code, reason, text, pushback) = match error {
+        Error::Rejected(rejection) => return rejection_row(rejection, credentials),
+        Error::Unreachable(_) => (
+            Code::Unavailable,
+            "UPSTREAM_UNREACHABLE",
+            "the upstream can't be reached; nothing was sent".into(),
+            Pushback::Unsaid,
+        ),
+        Error::Interrupted(_) => (
+            Code::Unavailable,
+            "UPSTREAM_INTERRUPTED",
+            "the connection to the upstream broke before the answer was complete; it may have run the call".into(),
+            Pushback::Never,
+        ),
+        Error::Redirected { status } => (
+            Code::Internal,
+            "UPSTREAM_REDIRECTED",
+            format!("the upstream redirected the call ({}), which the bridge never follows: check UPSTREAM_URL", status.as_u16()),
+            Pushback::Unsaid,
+        ),
+        Error::Malformed { why } => (
+            Code::Internal,
+            "UPSTREAM_MALFORMED_REPLY",
+            malformed_text(*why),
+            Pushback::Never,
+        ),
+        Error::TooLarge { what, limit } => (
+            Code::ResourceExhausted,
+            "UPSTREAM_REPLY_TOO_LARGE",
+            match what {
+                Part::Reply => format!("the upstream's reply is larger than the bridge's MAX_REPLY_BYTES of {limit}"),
+                Part::Event => format!("an event of the upstream is larger than the bridge's MAX_EVENT_BYTES of {limit}"),
+            },
+            Pushback::Never,
+        ),
+        Error::StreamFailed { detail } => (
+            Code::Internal,
+            "UPSTREAM_STREAM_FAILED",
+            with_detail("the upstream failed while answering", detail.as_deref()),
+            Pushback::Never,
+        ),
+        Error::Truncated => (
+            Code::Unavailable,
+            "UPSTREAM_STREAM_TRUNCATED",
+            "the upstream's stream ended without its done event: the answer is not complete".into(),
+            Pushback::Never,
+        ),
+    };
+    Row {
+        code,
+        reason,
+        text,
+        pushback,
+    }
+}
+
+fn malformed_text(why: Malformed) -> String {
+    format!("the upstream's answer can't be read: {why}")
+}
+
+/// The rows for 4xx and 5xx.
+fn rejection_row(rejection: &Rejection, credentials: Credentials) -> Row {
+    let status = rejection.status.as_u16();
+    let is_callers = credentials == Credentials::Caller;
+    let (code, reason, text) = match status {
+        400 | 422 => (
+            Code::InvalidArgument,
+            "UPSTREAM_REJECTED_REQUEST",
+            "the upstream rejected the request",
+        ),
+        401 if is_callers => (
+            Code::Unauthenticated,
+            "CALLER_CREDENTIALS_REJECTED",
+            "the upstream does not accept the caller's key",
+        ),
+        403 if is_callers => (
+            Code::PermissionDenied,
+            "CALLER_CREDENTIALS_REJECTED",
+            "the upstream does not accept the caller's key",
+        ),
+        401 | 403 => (
+            Code::Internal,
+            "UPSTREAM_CREDENTIALS_REJECTED",
+            "the upstream does not accept the bridge's own key",
+        ),
+        404 if rejection.is_route_missing => (
+            Code::Unimplemented,
+            "UPSTREAM_ROUTE_MISSING",
+            "the upstream has no such route: check UPSTREAM_URL",
+        ),
+        405 | 501 => (
+            Code::Unimplemented,
+            "UPSTREAM_ROUTE_MISSING",
+            "the upstream does not offer this: check UPSTREAM_URL",
+        ),
+        404 | 410 => (
+            Code::NotFound,
+            "UPSTREAM_NOT_FOUND",
+            "the upstream does not know what was asked for",
+        ),
+        409 => (
+            Code::Aborted,
+            "UPSTREAM_CONFLICT",
+            "the upstream found a conflict",
+        ),
+        412 => (
+            Code::FailedPrecondition,
+            "UPSTREAM_PRECONDITION",
+            "a precondition of the upstream does not hold",
+        ),
+        413 => (
+            Code::ResourceExhausted,
+            "UPSTREAM_REQUEST_TOO_LARGE",
+            "the request is too large for the upstream",
+        ),
+        408 | 425 | 502 | 503 => (
+            Code::Unavailable,
+            "UPSTREAM_UNAVAILABLE",
+            "the upstream is not available now",
+        ),
+        429 => (
+            Code::ResourceExhausted,
+            "UPSTREAM_RATE_LIMITED",
+            "the upstream's rate limit is used up",
+        ),
+        504 => (
+            Code::DeadlineExceeded,
+            "UPSTREAM_TIMEOUT",
+            "a gateway before the upstream gave up waiting",
+        ),
+        400..=499 => (
+            Code::FailedPrecondition,
+            "UPSTREAM_REJECTED_REQUEST",
+            "the upstream rejected the request",
+        ),
+        _ => (Code::Internal, "UPSTREAM_FAILED", "the upstream failed"),
+    };
+    // 501 and 503 say that nothing was done; any other 5xx may come after the work was.
+    let may_have_run = rejection.status.is_server_error()
+        && !matches!(
+            rejection.status,
+            StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE
+        );
+    let pushback = match rejection.retry_after {
+        _ if may_have_run => Pushback::Never,
+        Some(wait) => Pushback::After(wait),
+        None => Pushback::Unsaid,
+    };
+    let text = with_detail(&format!("{text} ({status})"), rejection.detail.as_deref());
+    Row {
+        code,
+        reason,
+        text,
+        pushback,
+    }
+}
+
+fn with_detail(ours: &str, detail: Option<&str>) -> String {
+    match detail.map(clean) {
+        Some(detail) if !detail.is_empty() => format!("{ours}: {detail}"),
+        _ => ours.to_owned(),
+    }
+}

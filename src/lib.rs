@@ -1,0 +1,69 @@
+//! alim-bridge: typed gRPC in front of ALİM's REST and Server-Sent Events. This page is the map.
+//!
+//! # Two banks and a span
+//!
+//! - [`upstream`] is ALİM's bank: it alone names reqwest and eventsource-stream.
+//! - [`grpc`] is the callers' bank: with [`pb`], [`server`] and [`client`] it alone names tonic.
+//! - Between them stand plain words that know neither: [`call`], [`reply`], [`deadline`], [`headers`],
+//!   [`admission`].
+//!
+//! # The life of a call
+//!
+//! A call is a line of types; one arrow is one function.
+//!
+//! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → [`admission::Admission::enter`] →
+//! [`upstream::Upstream::invoke`] → `request::build` → reqwest, under the [`deadline`] →
+//! `response::judge` → `Head::into_reply` → [`reply::Reply`] → `grpc::response::invoke`.
+//!
+//! Stream: the same up to the head, then [`upstream::sse::Events`]: bytes →
+//! [`guard`](upstream::sse::guard) → [`framing`](upstream::sse::framing) → eventsource-stream →
+//! [`reply::Event`], held in a `grpc::relay::Relay` that keeps the clocks and the permit, and packed
+//! into frames by `grpc::pack`. The head of the answer is held back until the first event, so all that
+//! fails before it is a trailers-only answer that a retry policy can act on.
+//!
+//! Whatever fails is a [`grpc::failure::Failure`]; `grpc::rows` says what each means to the caller, and
+//! `grpc::status` writes it. Round every call stands [`grpc::edge`], which keeps its one
+//! [record](telemetry::Record).
+//!
+//! # What is promised
+//!
+//! - A stream ends with exactly one `Done` and OK, or with a status that says why: never both, never
+//!   neither.
+//! - A call that may have reached the upstream is never sent twice.
+//! - What is pulled is what is read: a caller who stops reading stops the reading from the upstream,
+//!   and still the deadline, the lifetime and the drain end its upstream call.
+//! - Nothing grows without a bound, and no key leaves by any way but the upstream's request.
+//!
+//! # The house
+//!
+//! The modules below stand in the order of use: a file uses only what stands above it.
+//! `tests/it/house.rs` holds the code to that, and to the banks.
+
+pub mod pb;
+
+pub mod deadline;
+pub mod headers;
+pub mod json;
+pub mod reload;
+
+pub mod call;
+pub mod reply;
+
+pub mod upstream;
+
+pub mod admission;
+pub mod callers;
+pub mod telemetry;
+
+pub mod shutdown;
+
+pub mod grpc;
+pub mod server;
+
+pub mod emulator;
+
+pub mod config;
+
+pub mod client;
+
+pub mod cli;

@@ -1,0 +1,192 @@
+//! The `alim-bridge` command: one match over what it can do.
+//!
+//! Exit codes: 0, 1 for a failure, 64 for bad usage (sysexits' EX_USAGE), 64 + the gRPC status code
+//! for a call that failed.
+
+use std::process::ExitCode;
+
+use alim_bridge::{
+    cli, client,
+    config::Config,
+    emulator,
+    server::{self, Drained},
+    shutdown::Shutdown,
+};
+use clap::ArgMatches;
+use tokio::net::TcpListener;
+use url::Url;
+
+const FAILURE: u8 = 1;
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let matches = match cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(told) => {
+            let _ = told.print();
+            return if told.use_stderr() {
+                USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    installed.expect("nothing installed one before");
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, FAILURE),
+    };
+    let code = runtime.block_on(run(&matches));
+    runtime.shutdown_background(); // what is still blocked must not keep the process
+    code
+}
+
+async fn run(matches: &ArgMatches) -> ExitCode {
+    let called = match matches.subcommand() {
+        Some(("serve", flags)) => return serve(flags).await,
+        Some(("emulate", flags)) => return emulate(flags).await,
+        Some(("demo", _)) => return demo().await,
+        Some(("invoke", flags)) => invoke(flags).await,
+        Some(("stream", flags)) => stream(flags).await,
+        Some(("health", flags)) => health(flags).await,
+        _ => unreachable!("clap knows only these"),
+    };
+    match called {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+async fn serve(flags: &ArgMatches) -> ExitCode {
+    let mut strings = cli::settings(flags);
+    strings.environment(environment());
+    let config = match Config::parse(&strings) {
+        Ok(config) => config,
+        Err(faults) => return fail(&faults, USAGE),
+    };
+    match bridge(config).await {
+        Ok(drained) => drained_code(drained),
+        Err(error) => fail(&*error, FAILURE),
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn bridge(config: Config) -> Result<Drained, BoxError> {
+    alim_bridge::telemetry::logs::init(config.log_format, config.log.clone());
+    if config.is_open_to_the_network() {
+        tracing::warn!(
+            listen = %config.listen,
+            "anyone who reaches this address may call: set TLS_CERT_FILE and TLS_KEY_FILE, or CALLER_KEYS_FILE"
+        );
+    }
+    let listener = bind("LISTEN", config.listen).await?;
+    let address = listener.local_addr()?;
+    let admin = match config.admin_listen {
+        Some(address) => Some(bind("ADMIN_LISTEN", address).await?),
+        None => None,
+    };
+    let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+    let shutdown = Shutdown::default();
+    tokio::spawn(shutdown.clone().follow_signals());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        %address,
+        admin = admin_address.map(|address| address.to_string()),
+        upstream = %config.upstream.url,
+        "serving"
+    );
+    tell(&format!("alim-bridge listening on {address}"));
+    let drained = server::run(config.server, config.upstream, listener, admin, shutdown).await?;
+    tracing::info!(?drained, "stopped");
+    Ok(drained)
+}
+
+async fn emulate(flags: &ArgMatches) -> ExitCode {
+    let (listen, settings) = cli::emulator(flags);
+    let served = async {
+        let listener = bind("--listen", listen).await?;
+        tell(&format!(
+            "emulated ALİM listening on http://{}",
+            listener.local_addr()?
+        ));
+        let shutdown = Shutdown::default();
+        tokio::spawn(shutdown.clone().follow_signals());
+        emulator::run(settings, listener, shutdown.drain).await?;
+        Ok::<_, BoxError>(())
+    };
+    match served.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&*error, FAILURE),
+    }
+}
+
+async fn demo() -> ExitCode {
+    let shutdown = Shutdown::default();
+    tokio::spawn(shutdown.clone().follow_signals());
+    match client::demo::run(shutdown).await {
+        Ok(drained) => drained_code(drained),
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+async fn invoke(flags: &ArgMatches) -> Result<(), client::Error> {
+    let (question, output) = cli::asked(flags)?;
+    client::ask::invoke(&cli::called(flags), question.into(), output).await
+}
+
+async fn stream(flags: &ArgMatches) -> Result<(), client::Error> {
+    let (question, output) = cli::asked(flags)?;
+    client::ask::stream(&cli::called(flags), question, output).await
+}
+
+async fn health(flags: &ArgMatches) -> Result<(), client::Error> {
+    if let Some(url) = flags.get_one::<Url>("http") {
+        return client::health::http(url.clone()).await;
+    }
+    let service = flags.get_one::<String>("service").cloned();
+    client::health::grpc(&cli::called(flags), service.unwrap_or_default()).await
+}
+
+async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| format!("{name} {address}: {error}").into())
+}
+
+/// Variables that are no UTF-8 can't be ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((
+            name.into_string().ok()?,
+            value.to_string_lossy().into_owned(),
+        ))
+    };
+    std::env::vars_os().filter_map(text)
+}
+
+fn drained_code(drained: Drained) -> ExitCode {
+    match drained {
+        Drained::Clean => ExitCode::SUCCESS,
+        Drained::Cut => FAILURE.into(),
+    }
+}
+
+/// For whoever waits for the port: one line on standard output.
+#[allow(clippy::print_stdout, reason = "this line is the interface")]
+fn tell(line: &str) {
+    println!("{line}");
+}
+
+fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    for line in text.lines() {
+        eprintln!("alim-bridge: {line}");
+    }
+    code.into()
+}

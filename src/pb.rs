@@ -1,0 +1,34 @@
+//! The generated types of `alim.v1` and the descriptor set that reflection serves.
+//!
+//! All but the one conversion is made by `build.rs` from `proto/`; the documentation is there.
+#![allow(missing_docs, unreachable_pub, clippy::all)]
+
+tonic::include_proto!("alim.v1");
+
+/// The contract as an encoded `google.protobuf.FileDescriptorSet`, comments included.
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
+
+/// The two requests have the same fields, and buf's lint wants two messages.
+impl From<StreamRequest> for InvokeRequest {
+    fn from(request: StreamRequest) -> Self {
+        let StreamRequest {
+            message,
+            user_id,
+            thread_id,
+            farm_id,
+            language,
+            system_prompt_override,
+            scenario_context,
+        } = request;
+        Self {
+            message,
+            user_id,
+            thread_id,
+            farm_id,
+            language,
+            system_prompt_override,
+            scenario_context,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A value that is made from files, and made again when they change.
+//!
+//! Kubernetes swaps mounted secrets by renaming a link, which file watchers miss, so the contents are
+//! compared every few seconds. A change that can't be used leaves the last good value in place and
+//! says so in the log: a half-written certificate must not stop a service.
+
+use std::{
+    fmt, fs, io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+
+/// How often the files are read.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+type Parse<T> = fn(&[Vec<u8>]) -> Result<T, String>;
+
+/// Why a value can't be made from its files.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file can't be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The files were read, but don't hold what they should.
+    #[error("{0}")]
+    Content(String),
+}
+
+/// The newest good value; clones share it.
+pub struct Reload<T> {
+    current: Arc<ArcSwap<T>>,
+    source: Option<Arc<Source<T>>>,
+}
+
+struct Source<T> {
+    paths: Vec<PathBuf>,
+    parse: Parse<T>,
+    seen: Mutex<Vec<Vec<u8>>>,
+}
+
+impl<T> Reload<T> {
+    /// A value that never changes.
+    pub fn fixed(value: T) -> Self {
+        Self {
+            current: Arc::new(ArcSwap::from_pointee(value)),
+            source: None,
+        }
+    }
+
+    /// The value that `parse` makes of the files' contents, given in the order of `paths`.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Read`] when a file can't be read, [`Error::Content`] when `parse` refuses.
+    pub fn files(paths: Vec<PathBuf>, parse: Parse<T>) -> Result<Self, Error> {
+        let contents = read(&paths)?;
+        let value = parse(&contents).map_err(Error::Content)?;
+        Ok(Self {
+            current: Arc::new(ArcSwap::from_pointee(value)),
+            source: Some(Arc::new(Source {
+                paths,
+                parse,
+                seen: Mutex::new(contents),
+            })),
+        })
+    }
+
+    /// The value as it is now.
+    pub fn load(&self) -> Arc<T> {
+        self.current.load_full()
+    }
+
+    /// Reads the files once; a change is taken over or, if it can't be used, told in the log once.
+    pub fn refresh(&self) {
+        let Some(source) = &self.source else { return };
+        let Ok(contents) = read(&source.paths) else {
+            return; // in the middle of being replaced, or gone: the last good value stands
+        };
+        let mut seen = source.seen.lock().unwrap_or_else(|held| held.into_inner());
+        if *seen == contents {
+            return;
+        }
+        let files = source.paths.iter().map(|path| path.display().to_string());
+        let files = files.collect::<Vec<_>>().join(", ");
+        match (source.parse)(&contents) {
+            Ok(value) => {
+                self.current.store(Arc::new(value));
+                tracing::info!(%files, "changed files taken over");
+            }
+            Err(why) => tracing::warn!(%files, %why, "changed files can't be used: the last stand"),
+        }
+        *seen = contents;
+    }
+}
+
+impl<T: Send + Sync + 'static> Reload<T> {
+    /// Refreshes every two seconds; never returns, and is stopped by being dropped.
+    pub async fn watch(self) {
+        while self.source.is_some() {
+            tokio::time::sleep(INTERVAL).await;
+            let this = self.clone();
+            // A read that blocks, as on a dead mount, must not block calls.
+            let _ = tokio::task::spawn_blocking(move || this.refresh()).await;
+        }
+        std::future::pending().await
+    }
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, Error> {
+    let read_one = |path: &PathBuf| {
+        fs::read(path).map_err(|source| Error::Read {
+            path: path.clone(),
+            source,
+        })
+    };
+    paths.iter().map(read_one).collect()
+}
+
+impl<T> Clone for Reload<T> {
+    fn clone(&self) -> Self {
+        Self {
+            current: Arc::clone(&self.current),
+            source: self.source.clone(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Reload<T> {
+    /// Says nothing of the value: it may be a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reload").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(contents: &[Vec<u8>]) -> Result<u32, String> {
+        let text = String::from_utf8_lossy(&contents[0]);
+        text.trim().parse().map_err(|_| "no number".into())
+    }
+
+    #[test]
+    fn a_changed_file_is_taken_over_and_a_bad_one_is_not() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(&file, "1").expect("written");
+        let value = Reload::files(vec![file.path().into()], number).expect("a number");
+        for (content, expected) in [("2", 2), ("x", 2), ("3", 3)] {
+            fs::write(&file, content).expect("written");
+            value.refresh();
+            assert_eq!(*value.load(), expected, "after {content}");
+        }
+        drop(file);
+        value.refresh();
+        assert_eq!(*value.load(), 3, "after the file is gone");
+    }
+
+    #[test]
+    fn a_value_is_not_shown_by_debug() {
+        assert_eq!(format!("{:?}", Reload::fixed("secret")), "Reload { .. }");
+    }
+}

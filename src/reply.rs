@@ -1,0 +1,36 @@
+//! What the upstream says, in words that neither bank owns.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// The unary answer. `response` and `thread_id` are required; fields that the contract does not know
+/// are passed over, because the upstream may add some.
+#[derive(Debug, Deserialize, PartialEq)]
+pub struct Reply {
+    /// What the assistant says.
+    pub response: String,
+    /// The conversation that it belongs to.
+    pub thread_id: String,
+    /// The language model that made it.
+    pub model: Option<String>,
+    /// What else the upstream tells, such as `nodes_visited`.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// One event of a stream. An `error` event is no `Event`: it is how a stream fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A piece of the answer's text.
+    Token(String),
+    /// A step of the assistant's graph.
+    Node(String),
+    /// The answer is complete.
+    Done,
+    /// An event that the contract does not know.
+    Other {
+        /// Its SSE type, "message" when it bore no name.
+        kind: String,
+        /// Its data.
+        data: String,
+    },
+}

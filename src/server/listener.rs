@@ -1,0 +1,146 @@
+//! Connections in: accepted, counted, their TLS handshake done.
+//!
+//! Each handshake has a task and a time limit of its own, so that a slow one blocks nobody. Over
+//! `MAX_CONNECTIONS` a connection is closed at once, which a balancing caller answers by going
+//! elsewhere. TCP_NODELAY is set here, because tonic's own is lost with `serve_with_incoming` and a
+//! token would take 10 ms.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
+use tokio_util::either::Either;
+use tonic::transport::server::Connected;
+
+use crate::reload::Reload;
+
+/// From the connection's start to the end of its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long accepting pauses when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pin_project! {
+    /// A connection that is ready for HTTP/2, and its place among the connections.
+    pub(super) struct Connection {
+        #[pin]
+        io: Either<TcpStream, TlsStream<TcpStream>>,
+        _place: OwnedSemaphorePermit,
+    }
+}
+
+/// Accepts until it is dropped, and sends what is ready for HTTP/2.
+pub(super) async fn accept(
+    listener: TcpListener,
+    max_connections: usize,
+    tls: Option<Reload<rustls::ServerConfig>>,
+    ready: mpsc::Sender<io::Result<Connection>>,
+) {
+    let places = Arc::new(Semaphore::new(max_connections));
+    let mut handshakes = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = handshakes.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection can't be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::warn!(max_connections, "a connection over the limit was closed");
+            continue;
+        };
+        let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load()));
+        let ready = ready.clone();
+        handshakes.spawn(async move {
+            if let Some(io) = shake_hands(stream, acceptor).await {
+                let _ = ready.send(Ok(Connection { io, _place: place })).await;
+            }
+        });
+    }
+}
+
+async fn shake_hands(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+) -> Option<Either<TcpStream, TlsStream<TcpStream>>> {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY can't be set");
+    }
+    let Some(acceptor) = acceptor else {
+        return Some(Either::Left(stream));
+    };
+    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Either::Right(stream)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a TLS handshake took too long");
+            None
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.project().io.poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.project().io.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.project().io.poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

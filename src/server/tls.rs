@@ -1,0 +1,71 @@
+//! The server's side of TLS, made from PEM files and made again when they change.
+
+use std::{path::PathBuf, sync::Arc};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+
+use crate::reload::{self, Reload};
+
+/// Where the certificates are.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities that callers' certificates must come from; with it, TLS is mutual.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Reads the files, and reads them again when they change.
+///
+/// # Errors
+///
+/// - [`reload::Error`] when a file can't be read or holds no usable PEM.
+pub fn load(files: Files) -> Result<Reload<ServerConfig>, reload::Error> {
+    let mut paths = vec![files.cert, files.key];
+    paths.extend(files.client_ca);
+    Reload::files(paths, parse)
+}
+
+fn parse(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
+    let [cert, key, rest @ ..] = contents else {
+        return Err("a certificate and a key are needed".into());
+    };
+    let chain = certificates(cert)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
+    let builder = ServerConfig::builder();
+    let builder = match rest.first() {
+        None => builder.with_no_client_auth(),
+        Some(authorities) => {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates(authorities)? {
+                roots
+                    .add(authority)
+                    .map_err(|error| format!("client CA: {error}"))?;
+            }
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
+            builder
+                .with_client_cert_verifier(verifier.map_err(|error| format!("client CA: {error}"))?)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| format!("certificate: {error}"))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| format!("certificate: {error}"))?;
+    match chain.is_empty() {
+        true => Err("no certificate in PEM".into()),
+        false => Ok(chain),
+    }
+}

@@ -1,0 +1,37 @@
+//! Signals in, drain out.
+//!
+//! Two stages, each a token that anything may wait for: `drain` asks all to come to an end, `cut` no
+//! longer waits for them. The server moves from the first to the second when its time is up; a second
+//! signal does so at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The stages of a shutdown; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// No new calls; open ones go on.
+    pub drain: CancellationToken,
+    /// Open calls end now, each with a status.
+    pub cut: CancellationToken,
+}
+
+impl Shutdown {
+    /// Turns SIGTERM and SIGINT into the stages, for as long as it is polled.
+    ///
+    /// # Errors
+    ///
+    /// - [`std::io::Error`] when the system refuses to tell of signals.
+    pub async fn follow_signals(self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        for stage in [&self.drain, &self.cut] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stage.cancel();
+        }
+        Ok(())
+    }
+}

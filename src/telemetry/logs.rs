@@ -1,0 +1,95 @@
+//! Logs: set up once, and the record of a call.
+//!
+//! Text for a terminal, JSON for a collector, on standard error. A record bears names and figures
+//! only: never a message, an answer or a key.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use super::Method;
+
+/// How log lines look: the setting `LOG_FORMAT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Text when standard error is a terminal, JSON else.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Sends log lines to standard error; later calls in the same process change nothing.
+pub fn init(format: Format, filter: EnvFilter) {
+    let is_json = match format {
+        Format::Auto => !io::stderr().is_terminal(),
+        Format::Text => false,
+        Format::Json => true,
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    let _ = if is_json {
+        let lines = lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false);
+        registry.with(lines).try_init()
+    } else {
+        registry
+            .with(lines.with_ansi(io::stderr().is_terminal()))
+            .try_init()
+    };
+}
+
+/// The fields of a call's record.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    pub(super) code: &'static str,
+    pub(super) reason: Option<&'static str>,
+    pub(super) upstream_status: Option<u16>,
+    pub(super) duration: Duration,
+    pub(super) first_token: Option<Duration>,
+    pub(super) tokens: u64,
+    pub(super) request_id: &'a str,
+    pub(super) trace_id: Option<&'a str>,
+    pub(super) caller: Option<&'a str>,
+}
+
+/// Writes the record: at debug for probes and tools, which come every few seconds, else at info.
+pub(super) fn call(call: &Call<'_>) {
+    macro_rules! write {
+        ($level:expr) => {
+            tracing::event!(
+                target: "alim_bridge::call",
+                $level,
+                rpc.method = call.method.labels()[2],
+                grpc.code = call.code,
+                reason = call.reason,
+                upstream.status = call.upstream_status,
+                duration_ms = millis(call.duration),
+                ttft_ms = call.first_token.map(millis),
+                tokens = (call.method == Method::Stream).then_some(call.tokens),
+                request_id = call.request_id,
+                trace_id = call.trace_id,
+                caller = call.caller,
+                "call ended"
+            )
+        };
+    }
+    if call.method.is_graph() {
+        write!(Level::INFO);
+    } else {
+        write!(Level::DEBUG);
+    }
+}
+
+/// Milliseconds, to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

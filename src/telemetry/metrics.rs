@@ -1,0 +1,204 @@
+//! Metrics in Prometheus' text form, one registry a server.
+//!
+//! `grpc_server_*` are named and labelled as go-grpc-middleware has them, so that public dashboards
+//! work as they are. No label can take a value that a caller makes up: methods, codes and reasons are
+//! closed sets. Buckets suit language models: answers take seconds to minutes, tokens milliseconds.
+
+use std::time::Duration;
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, process_collector::ProcessCollector,
+};
+
+use super::Method;
+use crate::admission::Admission;
+
+const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
+const HANDLED: [&str; 4] = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
+/// Seconds of a whole call.
+const CALL_BUCKETS: [f64; 14] = [
+    0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 120.0, 300.0,
+];
+/// Seconds to the first token.
+const FIRST_TOKEN_BUCKETS: [f64; 12] = [
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
+];
+/// Seconds between two tokens.
+const INTER_TOKEN_BUCKETS: [f64; 11] = [
+    0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
+
+/// All metrics of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    started: IntCounterVec,
+    handled: IntCounterVec,
+    handling: HistogramVec,
+    sent: [IntCounter; 2],
+    first_token: Histogram,
+    inter_token: Histogram,
+    tokens: IntCounter,
+    upstream_errors: IntCounterVec,
+    caller_cancelled: IntCounter,
+    ratelimit_remaining: Gauge,
+    open_calls: IntGauge,
+    upstream_up: IntGauge,
+}
+
+impl Metrics {
+    /// Registers everything anew.
+    ///
+    /// # Errors
+    ///
+    /// - [`prometheus::Error`] when two metrics bear one name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let add = |metric: Box<dyn prometheus::core::Collector>| registry.register(metric);
+        macro_rules! registered {
+            ($metric:expr) => {{
+                let metric = $metric?;
+                add(Box::new(metric.clone()))?;
+                metric
+            }};
+        }
+        let counters = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
+        let sent = registered!(counters(
+            "grpc_server_msg_sent_total",
+            "Messages sent to callers.",
+            &METHOD
+        ));
+        let build = Opts::new(
+            "alim_bridge_build_info",
+            "Always 1; the label says the version.",
+        );
+        let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
+        registered!(IntGauge::with_opts(build)).set(1);
+        let seconds = |name, help, buckets: &[f64]| {
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+        };
+        let handling = HistogramOpts::new(
+            "grpc_server_handling_seconds",
+            "From a call's start to its body's end.",
+        );
+        Ok(Self {
+            started: registered!(counters(
+                "grpc_server_started_total",
+                "Calls begun.",
+                &METHOD
+            )),
+            handled: registered!(counters(
+                "grpc_server_handled_total",
+                "Calls ended, by code.",
+                &HANDLED
+            )),
+            handling: registered!(HistogramVec::new(
+                handling.buckets(CALL_BUCKETS.to_vec()),
+                &METHOD
+            )),
+            sent: [Method::Invoke, Method::Stream]
+                .map(|method| sent.with_label_values(&method.labels())),
+            first_token: registered!(seconds(
+                "alim_bridge_time_to_first_token_seconds",
+                "From a stream's start to its first token.",
+                &FIRST_TOKEN_BUCKETS
+            )),
+            inter_token: registered!(seconds(
+                "alim_bridge_inter_token_seconds",
+                "Between two tokens of a stream.",
+                &INTER_TOKEN_BUCKETS
+            )),
+            tokens: registered!(IntCounter::new(
+                "alim_bridge_tokens_total",
+                "Tokens sent to callers."
+            )),
+            upstream_errors: registered!(counters(
+                "alim_bridge_upstream_errors_total",
+                "Calls that failed, by reason.",
+                &["reason"]
+            )),
+            caller_cancelled: registered!(IntCounter::new(
+                "alim_bridge_caller_cancelled_total",
+                "Calls whose caller left before the end."
+            )),
+            ratelimit_remaining: registered!(Gauge::new(
+                "alim_bridge_upstream_ratelimit_remaining",
+                "What the upstream last said the key may still do."
+            )),
+            open_calls: registered!(IntGauge::new(
+                "alim_bridge_open_calls",
+                "Calls that hold a permit."
+            )),
+            upstream_up: registered!(IntGauge::new(
+                "alim_bridge_upstream_up",
+                "1 while the upstream answers its probe."
+            )),
+            registry,
+        })
+    }
+
+    /// Everything in Prometheus' text form, now.
+    ///
+    /// # Errors
+    ///
+    /// - [`prometheus::Error`] when a metric can't be written.
+    pub fn render(&self, admission: &Admission) -> Result<String, prometheus::Error> {
+        self.open_calls
+            .set(i64::try_from(admission.open_calls()).unwrap_or(i64::MAX));
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// Notes whether the upstream answers its probe.
+    pub fn upstream_up(&self, is_up: bool) {
+        self.upstream_up.set(is_up.into());
+    }
+
+    /// Whether the upstream answered its last probes; false before the first.
+    pub fn is_upstream_up(&self) -> bool {
+        self.upstream_up.get() == 1
+    }
+
+    pub(super) fn started(&self, method: Method) {
+        self.started.with_label_values(&method.labels()).inc();
+    }
+
+    pub(super) fn handled(&self, method: Method, code: &'static str, duration: Duration) {
+        let [kind, service, name] = method.labels();
+        self.handled
+            .with_label_values(&[kind, service, name, code])
+            .inc();
+        let handling = self.handling.with_label_values(&method.labels());
+        handling.observe(duration.as_secs_f64());
+    }
+
+    pub(super) fn message_sent(&self, method: Method) {
+        self.sent[usize::from(method == Method::Stream)].inc();
+    }
+
+    pub(super) fn first_token(&self, after: Duration) {
+        self.first_token.observe(after.as_secs_f64());
+    }
+
+    pub(super) fn token(&self, gap: Option<Duration>) {
+        self.tokens.inc();
+        if let Some(gap) = gap {
+            self.inter_token.observe(gap.as_secs_f64());
+        }
+    }
+
+    pub(super) fn failed(&self, reason: &'static str) {
+        if reason.starts_with("UPSTREAM_") {
+            self.upstream_errors.with_label_values(&[reason]).inc();
+        }
+    }
+
+    pub(super) fn caller_cancelled(&self) {
+        self.caller_cancelled.inc();
+    }
+
+    pub(super) fn ratelimit_remaining(&self, left: f64) {
+        self.ratelimit_remaining.set(left);
+    }
+}

@@ -1,0 +1,206 @@
+//! The upstream's bank: the only place that names reqwest and eventsource-stream.
+//!
+//! [`Upstream::invoke`] and [`Upstream::stream`] send a [`Call`] and judge the head of the answer.
+//! What is promised: a call that may have reached the upstream is never sent twice; no answer is
+//! read without a bound; redirects are never followed, since the key would go along.
+
+pub mod error;
+mod request;
+mod response;
+mod retry;
+pub mod sse;
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use reqwest::{Certificate, Client, Request, Url, redirect};
+use secrecy::SecretString;
+use tokio::{net::TcpStream, time::Instant};
+
+pub use self::error::Error;
+use self::{response::Head, sse::Events};
+use crate::{call::Call, reload::Reload, reply::Reply};
+
+const JSON: &str = "application/json";
+const SSE: &str = "text/event-stream";
+
+/// How to reach the upstream, and how far to trust it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The base that `/graph/invoke` and `/graph/stream` are appended to.
+    pub url: Url,
+    /// The bridge's own key; `None` when callers bring theirs.
+    pub key: Option<Reload<SecretString>>,
+    /// Certificate authorities in PEM that may vouch for the upstream, in place of the system's.
+    pub ca_pem: Option<Vec<u8>>,
+    /// From the start of a connection attempt to its end, TLS included.
+    pub connect_timeout: Duration,
+    /// How long a connection without a call is kept; under the upstream's own 5.0 s.
+    pub pool_idle_timeout: Duration,
+    /// Bytes of a unary answer; exactly as many pass.
+    pub max_reply_bytes: usize,
+    /// How streamed bodies are read.
+    pub sse: sse::Settings,
+    /// How many times a call that found no connection is tried again.
+    pub retries: u32,
+    /// What [`Upstream::probe`] asks with GET; without it, it opens a TCP connection.
+    pub health_url: Option<Url>,
+}
+
+/// ALİM, as the bridge reaches it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    client: Client,
+    invoke_url: Url,
+    stream_url: Url,
+    settings: Settings,
+}
+
+/// Why there can be no client for these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The certificate authorities can't be read as PEM.
+    #[error("the certificate authorities can't be used")]
+    Authorities(#[source] reqwest::Error),
+    /// There are no system roots, or TLS can't be set up otherwise.
+    #[error("the HTTP client can't be set up")]
+    Client(#[source] reqwest::Error),
+}
+
+impl Upstream {
+    /// Sets up the client; nothing is connected yet, so the upstream may be down.
+    ///
+    /// # Errors
+    ///
+    /// - [`BuildError`] when TLS can't be set up.
+    pub fn new(settings: Settings) -> Result<Self, BuildError> {
+        let mut client = Client::builder()
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .tcp_nodelay(true)
+            .http1_only()
+            .connect_timeout(settings.connect_timeout)
+            .pool_idle_timeout(settings.pool_idle_timeout);
+        if let Some(pem) = &settings.ca_pem {
+            let roots = Certificate::from_pem_bundle(pem).map_err(BuildError::Authorities)?;
+            client = client.tls_certs_only(roots);
+        }
+        let join = |path: &str| {
+            let mut url = settings.url.clone();
+            let base = url.path().trim_end_matches('/').to_owned();
+            url.set_path(&format!("{base}{path}"));
+            url
+        };
+        Ok(Self {
+            client: client.build().map_err(BuildError::Client)?,
+            invoke_url: join("/graph/invoke"),
+            stream_url: join("/graph/stream"),
+            settings,
+        })
+    }
+
+    /// Asks for the whole answer; also gives the headers that cross to the caller. No attempt is
+    /// begun after `until`; who calls bounds the whole.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error`], any but [`Error::StreamFailed`] and [`Error::Truncated`].
+    pub async fn invoke(&self, call: &Call, until: Instant) -> Result<(Reply, HeaderMap), Error> {
+        let head = self.ask(&self.invoke_url, JSON, call, until).await?;
+        let headers = head.headers();
+        let reply = head.into_reply(self.settings.max_reply_bytes).await?;
+        Ok((reply, headers))
+    }
+
+    /// Asks for the events of the answer; also gives the headers that cross to the caller. A head
+    /// alone proves nothing: the first event may be a failure.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error`], any but [`Error::StreamFailed`], [`Error::Truncated`] and [`Error::TooLarge`].
+    pub async fn stream(&self, call: &Call, until: Instant) -> Result<(Events, HeaderMap), Error> {
+        let head = self.ask(&self.stream_url, SSE, call, until).await?;
+        let headers = head.headers();
+        let key = self.key(call);
+        Ok((
+            Events::new(head.into_body(), self.settings.sse, key),
+            headers,
+        ))
+    }
+
+    /// Whether the upstream can be reached now: GET of the health URL answers 200, or, without one,
+    /// a TCP connection is accepted. Within the connect timeout.
+    pub async fn probe(&self) -> bool {
+        let reached = async {
+            match &self.settings.health_url {
+                Some(url) => {
+                    let answer = self.client.get(url.clone()).send().await;
+                    answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK)
+                }
+                None => self.accepts_tcp().await,
+            }
+        };
+        let bound = tokio::time::timeout(self.settings.connect_timeout, reached);
+        bound.await.unwrap_or(false)
+    }
+
+    async fn accepts_tcp(&self) -> bool {
+        let host = self.settings.url.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = self.settings.url.port_or_known_default().unwrap_or(80);
+        TcpStream::connect((host, port)).await.is_ok()
+    }
+
+    async fn ask(
+        &self,
+        url: &Url,
+        accept: &'static str,
+        call: &Call,
+        until: Instant,
+    ) -> Result<Head, Error> {
+        let key = self.key(call);
+        let request = request::build(&self.client, url, accept, call, key.as_ref());
+        let response = self.send(request, until).await?;
+        response::judge(response, accept, key.as_ref()).await
+    }
+
+    /// The key that the upstream is shown: the caller's own, else the bridge's as it is now.
+    fn key(&self, call: &Call) -> Option<SecretString> {
+        let service_key = || {
+            self.settings
+                .key
+                .as_ref()
+                .map(|key| key.load().as_ref().clone())
+        };
+        call.caller_key.clone().or_else(service_key)
+    }
+
+    async fn send(&self, request: Request, until: Instant) -> Result<reqwest::Response, Error> {
+        for attempt in 1.. {
+            let again = request.try_clone().expect("a body in memory");
+            let error = match self.client.execute(again).await {
+                Ok(response) => return Ok(response),
+                Err(error) if error.is_connect() => Error::Unreachable(error),
+                Err(error) => Error::Interrupted(error),
+            };
+            let (retries, jitter) = (self.settings.retries, fastrand::f64());
+            match retry::backoff(&error, attempt, retries, until, jitter) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(error),
+            }
+        }
+        unreachable!("attempts are counted without end")
+    }
+}
+
+/// Whether a GET of `url` answers 200 within five seconds.
+pub async fn answers(url: Url) -> bool {
+    let client = Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build();
+    let Ok(client) = client else { return false };
+    let answer = client.get(url).send().await;
+    answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK)
+}

@@ -1,0 +1,237 @@
+//! The head of an answer judged, its body read within its limit.
+//!
+//! Both kinds of call come here after the head: [`judge`] lets only a 200 of the right content type
+//! through and turns all else into an [`Error`]. reqwest's own `bytes()`, `text()` and `json()` have
+//! no bound, so the body is read here.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+use mime::Mime;
+use reqwest::Response;
+use secrecy::SecretString;
+use serde_json::Value;
+
+use super::error::{Error, Malformed, Part, Rejection, detail_of, hide};
+use crate::{call::Violation, headers, reply::Reply};
+
+/// An error body over this size loses its `detail`; its status keeps its meaning.
+const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
+/// How long an error body is waited for after its head; then its `detail` is lost.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Retry-After is believed up to a day.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// A head that promises what was asked for, with its body still to be read.
+#[derive(Debug)]
+pub(super) struct Head {
+    response: Response,
+}
+
+/// Lets a 200 of content type `accept` pass; `key` is kept out of what errors quote.
+///
+/// # Errors
+///
+/// - [`Error::Redirected`] for 3xx, [`Error::Rejected`] for 4xx and 5xx.
+/// - [`Error::Malformed`] for another status, content type or content encoding.
+pub(super) async fn judge(
+    response: Response,
+    accept: &'static str,
+    key: Option<&SecretString>,
+) -> Result<Head, Error> {
+    let status = response.status();
+    if status.is_redirection() {
+        return Err(Error::Redirected { status });
+    }
+    if status.is_client_error() || status.is_server_error() {
+        return Err(Error::Rejected(Box::new(reject(response, key).await)));
+    }
+    let malformed = if status != StatusCode::OK {
+        Some(Malformed::Status(status.as_u16()))
+    } else if !has_content_type(response.headers(), accept) {
+        Some(Malformed::ContentType(accept))
+    } else if is_encoded(response.headers()) {
+        Some(Malformed::Encoding)
+    } else {
+        None
+    };
+    match malformed {
+        Some(why) => Err(Error::Malformed { why }),
+        None => Ok(Head { response }),
+    }
+}
+
+impl Head {
+    /// The headers that cross to the caller.
+    pub(super) fn headers(&self) -> HeaderMap {
+        headers::to_caller(self.response.headers())
+    }
+
+    /// The body, to be read as a stream.
+    pub(super) fn into_body(self) -> reqwest::Body {
+        http::Response::from(self.response).into_body()
+    }
+
+    /// Reads the whole answer; one of exactly `limit` bytes passes.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::TooLarge`] over the limit, [`Error::Interrupted`] when the body is cut.
+    /// - [`Error::Malformed`] when it is empty, no JSON, or lacks a required field.
+    pub(super) async fn into_reply(self, limit: usize) -> Result<Reply, Error> {
+        let body = read(self.response, limit).await?;
+        let why = match serde_json::from_slice(&body) {
+            Ok(reply) => return Ok(reply),
+            Err(_) if body.is_empty() => Malformed::Empty,
+            Err(_) => Malformed::Json,
+        };
+        Err(Error::Malformed { why })
+    }
+}
+
+async fn read(response: Response, limit: usize) -> Result<Vec<u8>, Error> {
+    let too_large = Error::TooLarge {
+        what: Part::Reply,
+        limit,
+    };
+    let announced = response.content_length().unwrap_or(0);
+    if announced > limit as u64 {
+        return Err(too_large);
+    }
+    let mut body = http::Response::from(response).into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(Error::Interrupted)?.into_data() {
+            if bytes.len() + data.len() > limit {
+                return Err(too_large);
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes)
+}
+
+async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {
+    let status = response.status();
+    let headers = headers::to_caller(response.headers());
+    let retry_after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+    let body = tokio::time::timeout(ERROR_BODY_TIMEOUT, read(response, MAX_ERROR_BODY_BYTES));
+    let body = body.await.ok().and_then(Result::ok).unwrap_or_default();
+    let detail = detail_of(&body);
+    Rejection {
+        status,
+        is_route_missing: status == StatusCode::NOT_FOUND && detail.as_deref() == Some("Not Found"),
+        detail: detail.map(|detail| hide(detail, key)),
+        violations: parse_violations(&body, key),
+        retry_after,
+        headers,
+    }
+}
+
+/// Retry-After as seconds or as a date (RFC 9110, 10.2.3); a date that has passed is no wait.
+fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let wait = match text.trim().parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text.trim())
+            .ok()?
+            .duration_since(now)
+            .unwrap_or_default(),
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// FastAPI's list of invalid fields: `loc` joined with ".", the leading "body" off.
+fn parse_violations(body: &[u8], key: Option<&SecretString>) -> Vec<Violation> {
+    let Ok(object) = serde_json::from_slice::<Value>(body) else {
+        return Vec::new();
+    };
+    let entries = object.get("detail").and_then(Value::as_array);
+    entries
+        .into_iter()
+        .flatten()
+        .map(|entry| {
+            let loc = entry.get("loc").and_then(Value::as_array);
+            let path: Vec<String> = loc.into_iter().flatten().map(segment).collect();
+            let path = match path.split_first() {
+                Some((first, rest)) if first == "body" && !rest.is_empty() => rest,
+                _ => &path,
+            };
+            let message = entry
+                .get("msg")
+                .and_then(Value::as_str)
+                .unwrap_or("invalid");
+            Violation::new(path.join("."), hide(message.to_owned(), key))
+        })
+        .collect()
+}
+
+fn segment(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), String::from)
+}
+
+fn has_content_type(head: &HeaderMap, expected: &str) -> bool {
+    head.get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok()?.parse::<Mime>().ok())
+        .is_some_and(|mime| mime.essence_str() == expected)
+}
+
+fn is_encoded(head: &HeaderMap) -> bool {
+    head.get(header::CONTENT_ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        let now = httpdate::parse_http_date("Sun, 22 Nov 2026 10:00:00 GMT").expect("a date");
+        let wait = |text| parse_retry_after(text, now).map(|wait| wait.as_secs());
+        assert_eq!(wait("7"), Some(7));
+        assert_eq!(wait("Sun, 22 Nov 2026 10:01:00 GMT"), Some(60));
+        assert_eq!(
+            wait("Sun, 22 Nov 2026 09:00:00 GMT"),
+            Some(0),
+            "it has passed"
+        );
+        assert_eq!(wait("99999999999"), Some(86_400), "believed up to a day");
+        assert_eq!(wait("-1"), None);
+        assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn fastapis_invalid_fields_become_violations() {
+        let body = br#"{"detail":[
+            {"type":"string_too_short","loc":["body","message"],"msg":"too short"},
+            {"loc":["body","scenario_context","crops",0],"msg":"no crop"},
+            {"loc":["body"],"msg":"no object"}, {}]}"#;
+        let violations = parse_violations(body, None);
+        let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["message", "scenario_context.crops.0", "body", ""]);
+        assert_eq!(violations[0].description, "too short");
+    }
+
+    #[test]
+    fn content_types_are_compared_without_parameters_and_case() {
+        let head = |value: &'static str| {
+            let mut head = HeaderMap::new();
+            head.insert(header::CONTENT_TYPE, value.parse().expect("a value"));
+            head
+        };
+        let sse = "text/event-stream";
+        assert!(has_content_type(
+            &head("Text/Event-Stream; charset=utf-8"),
+            sse
+        ));
+        assert!(has_content_type(&head("text/event-stream;"), sse));
+        assert!(!has_content_type(&head("text/html"), sse));
+        assert!(!has_content_type(&HeaderMap::new(), sse));
+    }
+}

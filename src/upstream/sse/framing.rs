@@ -1,0 +1,166 @@
+//! Lines into lines: newlines that the upstream did not escape are put into the standard's form.
+//!
+//! ALİM writes `event: token\ndata: <text>\n\n` with the model's raw text, so a token that holds a
+//! newline breaks the framing, and a parser that follows the standard loses text. What is lost can
+//! be told from what is framing, without delaying any event, by three states:
+//!
+//! - `Out`: read by the standard. After `event: token`, its first `data` line leads to `In`.
+//! - `In`: a blank line completes the event and leads to `After`. `data:…` is the standard's next
+//!   data line; `event:`, `id:`, `retry:` and `:` are read by the standard. Any other line, a bare
+//!   `data` too, is text: a newline and the line.
+//! - `After`: a blank line is one more Token, a newline. A field line or `:` leads to `Out` and is
+//!   read there. Any other line is a new Token, two newlines and the line, and leads to `In`.
+//!
+//! # Limits
+//!
+//! Lines of model text that begin with `data:`, `event:`, `id:`, `retry:` or `:` are read as the
+//! standard reads them, and so is `\r`; model text can therefore forge an event, a `done` too. An
+//! upstream that puts extra blank lines between its events needs [`Framing::Strict`].
+
+/// How `event: token` is read: the setting `SSE_FRAMING`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Unescaped newlines are recovered.
+    Recover,
+    /// The standard alone: for an upstream that escapes its newlines.
+    Strict,
+}
+
+/// Where a stream is between two lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Outside a token.
+    #[default]
+    Out,
+    /// After `event: token`, before its first `data` line.
+    Token,
+    /// Inside a token's text.
+    In,
+    /// After a token, where blank lines are text.
+    After,
+}
+
+const NEWLINE_TOKEN: &str = "event: token\ndata:\ndata:\n";
+
+impl Framing {
+    /// Appends to `block` what a standard parser must read in this line's place; true when that
+    /// completes an event. Pure: the next state depends on the state and the line alone.
+    pub fn read(self, state: &mut State, line: &str, block: &mut String) -> bool {
+        if self == Self::Recover {
+            match *state {
+                State::In => return read_in(state, line, block),
+                State::After if !is_field_line(line) => return read_after(state, line, block),
+                State::Out | State::Token | State::After => *state = read_out(*state, line),
+            }
+        }
+        push(block, &[line]);
+        line.is_empty()
+    }
+}
+
+fn read_out(state: State, line: &str) -> State {
+    match line.strip_prefix("event:") {
+        Some("token" | " token") => State::Token,
+        Some(_) => State::Out,
+        None if line == "event" || line.is_empty() => State::Out,
+        None if state == State::Token && (line == "data" || line.starts_with("data:")) => State::In,
+        None if state == State::Token => State::Token,
+        None => State::Out,
+    }
+}
+
+fn read_in(state: &mut State, line: &str, block: &mut String) -> bool {
+    if line.is_empty() {
+        *state = State::After;
+        push(block, &[""]);
+        return true;
+    }
+    match is_field_line(line) {
+        true => push(block, &[line]),
+        false => push(block, &["data: ", line]),
+    }
+    false
+}
+
+fn read_after(state: &mut State, line: &str, block: &mut String) -> bool {
+    block.push_str(NEWLINE_TOKEN);
+    if line.is_empty() {
+        push(block, &[""]);
+        return true;
+    }
+    *state = State::In;
+    push(block, &["data: ", line]);
+    false
+}
+
+fn is_field_line(line: &str) -> bool {
+    ["data:", "event:", "id:", "retry:", ":"]
+        .iter()
+        .any(|field| line.starts_with(field))
+}
+
+fn push(block: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| block.push_str(part));
+    block.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reframed(lines: &[&str]) -> String {
+        let (mut state, mut block) = (State::default(), String::new());
+        for line in lines {
+            Framing::Recover.read(&mut state, line, &mut block);
+        }
+        block
+    }
+
+    #[test]
+    fn well_framed_events_pass_as_they_are() {
+        let lines = [
+            "event: node",
+            "data: weather",
+            "",
+            ": ping",
+            "",
+            "event: done",
+            "data: x",
+            "",
+        ];
+        assert_eq!(reframed(&lines), lines.join("\n") + "\n");
+    }
+
+    #[test]
+    fn a_line_inside_a_token_becomes_a_data_line() {
+        assert_eq!(
+            reframed(&["event: token", "data: a", "- b", "data", ""]),
+            "event: token\ndata: a\ndata: - b\ndata: data\n\n"
+        );
+    }
+
+    #[test]
+    fn blank_lines_after_a_token_are_newline_tokens() {
+        let token = "event: token\ndata: a\n\n";
+        assert_eq!(
+            reframed(&["event: token", "data: a", "", ""]),
+            format!("{token}{NEWLINE_TOKEN}\n")
+        );
+        assert_eq!(
+            reframed(&["event: token", "data: a", "", "b", ""]),
+            format!("{token}{NEWLINE_TOKEN}data: b\n\n")
+        );
+    }
+
+    #[test]
+    fn a_heartbeat_after_a_token_adds_nothing() {
+        let lines = ["event: token", "data: a", "", ": ping", "", "event: token"];
+        assert_eq!(reframed(&lines), lines.join("\n") + "\n");
+    }
+
+    #[test]
+    fn only_the_token_event_is_reframed() {
+        let lines = ["event: node", "data: a", "b", "", "", "data: c", "d", ""];
+        assert_eq!(reframed(&lines), lines.join("\n") + "\n");
+    }
+}

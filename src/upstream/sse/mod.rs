@@ -1,0 +1,225 @@
+//! A streamed body into events: guard, framing, eventsource-stream, [`Event`].
+//!
+//! Pulled, not pumped: nothing is read from the upstream unless somebody polls [`Events`], so a
+//! caller who stops reading stops the reading here. Kept at any time: one chunk as hyper gave it and
+//! one unfinished event within its limit.
+//!
+//! eventsource-stream is handed one whole event at a time (its lines, and the blank line that ends
+//! it): its cost is then linear, and nothing of the state that it would carry over is needed, since
+//! the bridge has no use for `id` and `retry` (WHATWG HTML 9.2.6).
+
+pub mod framing;
+pub mod guard;
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use eventsource_stream::Eventsource;
+use futures_util::{FutureExt, StreamExt, stream};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use self::{
+    framing::{Framing, State},
+    guard::{Guard, TooLong},
+};
+use super::error::{self, Error};
+use crate::reply::Event;
+
+/// How long, and for how many bytes, the end of a body is waited for after `done`, so that its
+/// connection can serve another call. uvicorn sends it at once.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
+const END_BYTES: usize = 4096;
+/// Kept between events; what a longer one needed is given back, so that idle streams stay small.
+const KEPT_CAPACITY: usize = 4096;
+
+/// How a streamed body is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How newlines inside tokens are read.
+    pub framing: Framing,
+    /// Bytes that the lines of one event may have together, joined by one byte each, comments not
+    /// counted; exactly as many pass. No line may be longer either, comments included.
+    pub max_event_bytes: usize,
+}
+
+/// The events of one streamed body, in order: after `done` or an error there are no more.
+#[derive(Debug)]
+pub struct Events {
+    body: Option<reqwest::Body>,
+    settings: Settings,
+    guard: Guard,
+    state: State,
+    line: String,
+    block: String,
+    event_bytes: usize,
+    last_byte: Instant,
+    key: Option<SecretString>,
+}
+
+impl Events {
+    /// Reads `body` as `settings` say; `key` is kept out of what failures quote.
+    pub fn new(body: reqwest::Body, settings: Settings, key: Option<SecretString>) -> Self {
+        Self {
+            body: Some(body),
+            settings,
+            guard: Guard::new(settings.max_event_bytes),
+            state: State::default(),
+            line: String::new(),
+            block: String::new(),
+            event_bytes: 0,
+            last_byte: Instant::now(),
+            key,
+        }
+    }
+
+    /// When the upstream last proved alive, by bytes of any kind, comments included.
+    pub fn last_byte(&self) -> Instant {
+        self.last_byte
+    }
+
+    /// The next event; `None` after `done` or an error.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::StreamFailed`] for an `error` event, or when the body's unterminated last line is
+    ///   a JSON object with `detail` or `error`.
+    /// - [`Error::Truncated`] when the body ends, or is cut, before `done`.
+    /// - [`Error::TooLarge`] when an event, or a line, exceeds its limit.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+        while self.body.is_some() {
+            let outcome = match self.buffered_event() {
+                Ok(Some(event)) => event_or_error(event, self.key.as_ref()),
+                Err(TooLong) => Err(Error::TooLarge {
+                    what: error::Part::Event,
+                    limit: self.settings.max_event_bytes,
+                }),
+                Ok(None) => match ready!(self.poll_chunk(cx)) {
+                    Some(chunk) => {
+                        self.last_byte = Instant::now();
+                        self.guard.push(chunk);
+                        continue;
+                    }
+                    None => Err(end_without_done(self.guard.unfinished(), self.key.as_ref())),
+                },
+            };
+            match outcome {
+                Ok(Event::Done) => self.leave(),
+                Ok(_) => {}
+                Err(_) => self.body = None,
+            }
+            return Poll::Ready(Some(outcome));
+        }
+        Poll::Ready(None)
+    }
+
+    /// An event of the bytes at hand, as (type, data).
+    fn buffered_event(&mut self) -> Result<Option<(String, String)>, TooLong> {
+        while self.guard.next_line(&mut self.line)? {
+            self.count()?;
+            let (state, line, block) = (&mut self.state, &self.line, &mut self.block);
+            if self.settings.framing.read(state, line, block) {
+                let event = parse(block);
+                block.clear();
+                block.shrink_to(KEPT_CAPACITY);
+                if event.is_some() {
+                    return Ok(event);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts the line at hand towards its event.
+    fn count(&mut self) -> Result<(), TooLong> {
+        if self.line.is_empty() {
+            self.event_bytes = 0;
+        } else if !self.line.starts_with(':') {
+            let joint = usize::from(self.event_bytes > 0);
+            self.event_bytes += joint + self.line.len();
+        }
+        match self.event_bytes > self.settings.max_event_bytes {
+            true => Err(TooLong),
+            false => Ok(()),
+        }
+    }
+
+    /// The next bytes of the body; a cut connection reads as its end, since neither can be `done`.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        loop {
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Poll::Ready(Some(data)),
+                    Err(_trailers) => {}
+                },
+                Some(Err(_)) | None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Lets the body end by itself in a task of its own: what comes after `done` is ignored, but a
+    /// body that was read to its end leaves a connection that can be used again.
+    fn leave(&mut self) {
+        if let Some(body) = self.body.take()
+            && !body.is_end_stream()
+        {
+            tokio::spawn(tokio::time::timeout(END_TIMEOUT, read_to_end(body)));
+        }
+    }
+}
+
+async fn read_to_end(mut body: reqwest::Body) {
+    let mut left = END_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(bytes) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+/// Reads one whole event by the standard. The leading line end keeps eventsource-stream's own BOM
+/// rule, which panics, away from text that begins with U+FEFF.
+fn parse(block: &str) -> Option<(String, String)> {
+    let whole = stream::iter([Ok::<_, Infallible>("\n"), Ok(block)]);
+    let event = whole.eventsource().next().now_or_never()??.ok()?;
+    Some((event.event, event.data))
+}
+
+fn event_or_error(
+    (kind, data): (String, String),
+    key: Option<&SecretString>,
+) -> Result<Event, Error> {
+    match kind.as_str() {
+        "token" => Ok(Event::Token(data)),
+        "node" => Ok(Event::Node(data)),
+        "done" => Ok(Event::Done),
+        "error" => Err(Error::StreamFailed {
+            detail: Some(error::hide(
+                error::detail_of(data.as_bytes()).unwrap_or(data),
+                key,
+            )),
+        }),
+        _ => Ok(Event::Other { kind, data }),
+    }
+}
+
+fn end_without_done(unfinished: &[u8], key: Option<&SecretString>) -> Error {
+    match error::is_error_object(unfinished) {
+        true => Error::StreamFailed {
+            detail: error::detail_of(unfinished).map(|detail| error::hide(detail, key)),
+        },
+        false => Error::Truncated,
+    }
+}

@@ -1,0 +1,217 @@
+//! What every story needs: a bridge on a real socket, and words to read its statuses with.
+
+pub(crate) mod upstream;
+
+use std::net::SocketAddr;
+
+use alim_bridge::{
+    config::{Config, Strings},
+    pb::{
+        self, InvokeRequest, InvokeResponse, StreamRequest, StreamResponse,
+        graph_service_client::GraphServiceClient, stream_response::Event,
+    },
+    server::{self, Drained},
+    shutdown::Shutdown,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The service key that bridges of these tests show to the upstream.
+pub(crate) const SERVICE_KEY: &str = "service-key";
+
+/// A running bridge and a client for it; dropping it stops it at once.
+pub(crate) struct Bridge {
+    pub(crate) client: GraphServiceClient<Channel>,
+    pub(crate) channel: Channel,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) shutdown: Shutdown,
+    task: JoinHandle<Drained>,
+}
+
+impl Bridge {
+    /// A bridge with all settings at their defaults.
+    pub(crate) async fn before(upstream_url: &str) -> Self {
+        Self::with(upstream_url, &[]).await
+    }
+
+    /// A bridge with some settings, named as in the environment without the prefix.
+    pub(crate) async fn with(upstream_url: &str, settings: &[(&str, &str)]) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut all = vec![("UPSTREAM_URL", upstream_url), ("LOG", "off")];
+        if !settings.contains(&("CREDENTIALS", "caller")) {
+            all.push(("UPSTREAM_API_KEY", SERVICE_KEY));
+        }
+        all.extend(settings);
+        let config = config(&all);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let admin_listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let admin = admin_listener.local_addr().expect("bound");
+        let shutdown = Shutdown::default();
+        let (server, upstream) = (config.server, config.upstream);
+        let running = server::run(
+            server,
+            upstream,
+            listener,
+            Some(admin_listener),
+            shutdown.clone(),
+        );
+        let task = tokio::spawn(async move { running.await.expect("a bridge that runs") });
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");
+        let channel = endpoint.connect_lazy();
+        let client = GraphServiceClient::new(channel.clone());
+        Self {
+            client,
+            channel,
+            address,
+            admin,
+            shutdown,
+            task,
+        }
+    }
+
+    pub(crate) async fn invoke(&self, message: &str) -> Result<Response<InvokeResponse>, Status> {
+        self.client.clone().invoke(ask(message)).await
+    }
+
+    pub(crate) async fn stream(
+        &self,
+        message: &str,
+    ) -> Result<Response<Streaming<StreamResponse>>, Status> {
+        self.client.clone().stream(ask_stream(message)).await
+    }
+
+    /// Everything of a stream: its events, and how it ended.
+    pub(crate) async fn stream_all(&self, message: &str) -> (Vec<Event>, Result<(), Status>) {
+        match self.stream(message).await {
+            Ok(response) => read_all(response.into_inner()).await,
+            Err(status) => (Vec::new(), Err(status)),
+        }
+    }
+
+    /// Asks it to drain and waits until it is gone.
+    pub(crate) async fn drained(mut self) -> Drained {
+        self.shutdown.drain.cancel();
+        (&mut self.task).await.expect("no panic")
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Settings as `serve` would read them from this environment.
+pub(crate) fn config(settings: &[(&str, &str)]) -> Config {
+    let vars = settings
+        .iter()
+        .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), (*value).to_owned()));
+    let mut strings = Strings::default();
+    strings.environment(vars);
+    Config::parse(&strings).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+pub(crate) fn ask(message: &str) -> InvokeRequest {
+    InvokeRequest {
+        message: message.into(),
+        user_id: "u-1".into(),
+        ..InvokeRequest::default()
+    }
+}
+
+pub(crate) fn ask_stream(message: &str) -> StreamRequest {
+    StreamRequest {
+        message: message.into(),
+        user_id: "u-1".into(),
+        ..StreamRequest::default()
+    }
+}
+
+/// A request with a deadline of its own.
+pub(crate) fn within<T>(millis: u64, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(std::time::Duration::from_millis(millis));
+    request
+}
+
+pub(crate) async fn read_all(
+    mut events: Streaming<StreamResponse>,
+) -> (Vec<Event>, Result<(), Status>) {
+    let mut all = Vec::new();
+    loop {
+        match events.message().await {
+            Ok(Some(message)) => all.push(message.event.expect("an event")),
+            Ok(None) => return (all, Ok(())),
+            Err(status) => return (all, Err(status)),
+        }
+    }
+}
+
+/// The text of all tokens, joined.
+pub(crate) fn text(events: &[Event]) -> String {
+    let texts = events.iter().map(|event| match event {
+        Event::Token(token) => token.text.as_str(),
+        Event::Node(_) | Event::Done(_) | Event::Other(_) => "",
+    });
+    texts.collect()
+}
+
+pub(crate) fn token(text: &str) -> Event {
+    Event::Token(pb::Token { text: text.into() })
+}
+
+/// A whole SSE body: these tokens, framed as the backend does, and `done`.
+pub(crate) fn sse_answer(tokens: &[&str]) -> String {
+    sse_tokens(tokens) + "event: done\ndata: [DONE]\n\n"
+}
+
+/// These tokens, framed as the backend does.
+pub(crate) fn sse_tokens(tokens: &[&str]) -> String {
+    tokens
+        .iter()
+        .map(|text| format!("event: token\ndata: {text}\n\n"))
+        .collect()
+}
+
+/// A whole reply to an Invoke.
+pub(crate) fn reply_json() -> String {
+    r#"{"response":"Suvarın.","thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b","model":"m"}"#
+        .into()
+}
+
+/// What a status says, as callers read it.
+pub(crate) trait Told {
+    fn code_and_reason(&self) -> (Code, String);
+    fn info(&self, name: &str) -> Option<String>;
+    fn pushback(&self) -> Option<String>;
+    fn rich(&self) -> ErrorDetails;
+}
+
+impl Told for Status {
+    fn code_and_reason(&self) -> (Code, String) {
+        let info = self.get_error_details().error_info().cloned();
+        let info = info.unwrap_or_else(|| panic!("no ErrorInfo in {self:?}"));
+        assert_eq!(info.domain, "alim-bridge");
+        (self.code(), info.reason)
+    }
+
+    fn info(&self, name: &str) -> Option<String> {
+        self.get_error_details()
+            .error_info()?
+            .metadata
+            .get(name)
+            .cloned()
+    }
+
+    fn pushback(&self) -> Option<String> {
+        let value = self.metadata().get("grpc-retry-pushback-ms")?;
+        Some(value.to_str().expect("ASCII").to_owned())
+    }
+
+    fn rich(&self) -> ErrorDetails {
+        self.get_error_details()
+    }
+}
