@@ -19,7 +19,7 @@ pub use self::{
 };
 use crate::{
     callers::CallerKeys,
-    grpc::{Clocks, failure::Credentials},
+    grpc::{clocks::Clocks, failure::Credentials},
     reload::Reload,
     server::{self, tls},
     telemetry::logs,

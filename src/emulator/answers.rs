@@ -22,16 +22,11 @@ impl Answer {
     /// Chooses the answer to `message`: the first whose stem begins one of its words, or else a
     /// question back.
     pub(super) fn to(message: &str) -> &'static Self {
-        let folded: String = message
-            .chars()
-            .flat_map(char::to_lowercase)
-            .filter_map(fold)
+        let letters = message.chars().flat_map(char::to_lowercase);
+        let words: String = std::iter::once(' ')
+            .chain(letters.filter_map(fold))
             .collect();
-        let mentions = |stem: &&str| {
-            folded
-                .split(|letter: char| !letter.is_alphanumeric())
-                .any(|word| word.starts_with(*stem))
-        };
+        let mentions = |stem: &&str| words.contains(&format!(" {stem}"));
         TOPICS
             .iter()
             .find(|answer| answer.stems.iter().any(mentions))
@@ -39,8 +34,8 @@ impl Answer {
     }
 }
 
-/// Azerbaijani letters as they are typed on a keyboard that lacks them; hyphens and combining marks
-/// (the lower case of `İ` has one) fall away.
+/// Azerbaijani letters as they are typed on a keyboard that lacks them. What parts words becomes a
+/// space; combining marks (the lower case of `İ` has one) fall away.
 fn fold(letter: char) -> Option<char> {
     match letter {
         'ə' => Some('e'),
@@ -50,8 +45,9 @@ fn fold(letter: char) -> Option<char> {
         'ç' => Some('c'),
         'ş' => Some('s'),
         'ğ' => Some('g'),
-        '-' | '\u{300}'..='\u{36f}' => None,
-        other => Some(other),
+        '\u{300}'..='\u{36f}' => None,
+        letter if letter.is_alphanumeric() => Some(letter),
+        _ => Some(' '),
     }
 }
 
@@ -98,7 +94,7 @@ və gövdənin dibinə baxın.
 
 Tövsiyələr:
 - Mənənə azdırsa, zədələnmiş zoğları kəsib sahədən kənarda məhv edin.
-- Sarı yapışqan tələlər asın və onları həftədə iki dəfə yoxlayın.
+- Yapışqanlı sarı tələlər asın və onları həftədə iki dəfə yoxlayın.
 - Parabüzən kimi faydalı həşəratları qoruyun, geniş təsirli preparatları yersiz işlətməyin.
 - Kimyəvi dərmanı yalnız zərərverici çoxalanda, axşamüstü, küləksiz havada və etiketdəki dozada \
 çiləyin.
@@ -145,6 +141,7 @@ Rəsmi proqnozu hər səhər yoxlayın və planı ona uyğun dəqiqləşdirin.",
         intent: "livestock",
         nodes: &["classify_intent", "retrieve_knowledge", "generate_response"],
         stems: &[
+            "mal qara",
             "malqara",
             "inek",
             "iney",
@@ -214,6 +211,7 @@ mod tests {
             ("Buğdaya hansı gübrə lazımdır", "fertilization"),
             ("sabah yağış olacaq?", "weather"),
             ("Mal-qara üçün yem", "livestock"),
+            ("mal qara", "livestock"),
             ("inəyim xəstədir", "livestock"),
             ("Salam, əkinçiliklə bağlı sualım var.", "greeting"),
             ("terrain", "general"),

@@ -102,3 +102,50 @@ fn place(text: &str, error: &serde_json::Error) -> usize {
         .filter(|b| begins_letter(&b))
         .count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bodies that are no JSON, and where and in which words Python says so.
+    const BROKEN: [(&str, usize, &str); 9] = [
+        ("salam", 0, "Expecting value"),
+        (" ", 1, "Expecting value"),
+        (r#"{"message":"#, 11, "Expecting value"),
+        (r#"{"message" "a"}"#, 11, "Expecting ':' delimiter"),
+        (r#"{"message":"əə" x}"#, 16, "Expecting ',' delimiter"),
+        ("{\"a\":1\n,\n\"b\":x}", 13, "Expecting value"),
+        (r#"{"message":"a"}x"#, 15, "Extra data"),
+        (
+            "{'message':1}",
+            1,
+            "Expecting property name enclosed in double quotes",
+        ),
+        ("{\"message\":\"a\nb\"}", 13, "Invalid control character at"),
+    ];
+
+    #[test]
+    fn what_is_no_json_is_told_as_python_tells_it() {
+        for (body, place, words) in BROKEN {
+            let Err(Refusal::Invalid(faults)) = read(&HeaderMap::new(), body.as_bytes()) else {
+                panic!("{body} was read");
+            };
+            assert_eq!(faults[0].loc, [json!("body"), json!(place)], "{body}");
+            assert_eq!(faults[0].ctx, Some(json!({ "error": words })), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_says_it_is_something_else_is_its_text() {
+        let mut headers = HeaderMap::new();
+        for (content_type, body) in [
+            ("application/json; charset=utf-8", json!({})),
+            ("application/problem+json", json!({})),
+            ("text/plain", json!("{}")),
+            ("json", json!("{}")),
+        ] {
+            headers.insert(CONTENT_TYPE, content_type.parse().expect("it is ASCII"));
+            assert_eq!(read(&headers, b"{}").ok(), Some(body), "{content_type}");
+        }
+    }
+}

@@ -7,8 +7,8 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -29,17 +29,21 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How HTTP/2 begins.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// Since when a connection has no call open; `None` while it has one, or never had any.
+/// Whether a connection has a call open, shared by the calls and the reading side.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Idle(Arc<Mutex<Option<Instant>>>);
+pub(super) struct Idle(Arc<Mutex<IdleState>>);
+
+#[derive(Debug, Default)]
+struct IdleState {
+    /// `None` while a call is open, and before the first.
+    since: Option<Instant>,
+    /// Who must look again when a call ends: hyper itself does not read anew then.
+    reader: Option<Waker>,
+}
 
 impl Idle {
-    fn since(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    fn state(&self) -> MutexGuard<'_, IdleState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,7 +58,11 @@ struct Open(Idle);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.set(Some(Instant::now()));
+        let mut state = self.0.state();
+        state.since = Some(Instant::now());
+        if let Some(reader) = state.reader.take() {
+            reader.wake();
+        }
     }
 }
 
@@ -64,7 +72,7 @@ pub(super) async fn hold_open(
     call: Request,
     next: Next,
 ) -> Response {
-    idle.set(None);
+    idle.state().since = None;
     let open = Open(idle);
     next.run(call).await.map(|body| {
         // Owned by the body's adapter, so dropped with the body; the size stays known.
@@ -129,12 +137,16 @@ impl Connection {
     /// Ready once the connection has been idle for too long; set anew at each look, since a call may
     /// have come and gone meanwhile.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.idle.since() {
+        let mut state = self.idle.state();
+        match state.since {
             Some(since) => {
                 self.keep_alive.as_mut().reset(since + KEEP_ALIVE);
                 self.keep_alive.as_mut().poll(cx)
             }
-            None => Poll::Pending,
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
         }
     }
 }

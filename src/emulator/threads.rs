@@ -110,7 +110,7 @@ mod tests {
         for _ in 2..LIMIT {
             threads.create(Map::new());
         }
-        threads.delete(&second.to_string()).unwrap();
+        assert_eq!(threads.delete(&second.to_string()), Ok(second));
         threads.create(Map::new());
         assert!(threads.find(&oldest.to_string()).is_ok());
     }

@@ -174,3 +174,48 @@ impl Fields {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bodies, and what FastAPI says of them; the last is our own, in its manner.
+    #[rustfmt::skip]
+    const WRONG: [(&str, &str); 10] = [
+        ("null", r#"{"type":"missing","loc":["body"],"msg":"Field required","input":null}"#),
+        ("[]", r#"{"type":"model_attributes_type","loc":["body"],"msg":"Input should be a valid dictionary or object to extract fields from","input":[]}"#),
+        (r#"{"user_id":"u"}"#, r#"{"type":"missing","loc":["body","message"],"msg":"Field required","input":{"user_id":"u"}}"#),
+        (r#"{"message":""}"#, r#"{"type":"string_too_short","loc":["body","message"],"msg":"String should have at least 1 character","input":"","ctx":{"min_length":1}}"#),
+        (r#"{"message":5}"#, r#"{"type":"string_type","loc":["body","message"],"msg":"Input should be a valid string","input":5}"#),
+        (r#"{"message":"a","user_id":null}"#, r#"{"type":"string_type","loc":["body","user_id"],"msg":"Input should be a valid string","input":null}"#),
+        (r#"{"message":"a","language":null}"#, r#"{"type":"string_type","loc":["body","language"],"msg":"Input should be a valid string","input":null}"#),
+        (r#"{"message":"a","scenario_context":"x"}"#, r#"{"type":"dict_type","loc":["body","scenario_context"],"msg":"Input should be a valid dictionary","input":"x"}"#),
+        (r#"{"thread_id":false,"user_id":7}"#, r#"{"type":"missing","loc":["body","message"],"msg":"Field required","input":{"thread_id":false,"user_id":7}},{"type":"string_type","loc":["body","user_id"],"msg":"Input should be a valid string","input":7},{"type":"string_type","loc":["body","thread_id"],"msg":"Input should be a valid string","input":false}"#),
+        (r#"{"message":"a","scenario_context":{"emulator_fault":"typo"}}"#, r#"{"type":"literal_error","loc":["body","scenario_context","emulator_fault"],"msg":"Input should be 'rate_limited', 'unavailable', 'agent_failed', 'truncated', 'silent', 'slow', 'unknown_event' or 'empty'","input":"typo","ctx":{"expected":"'rate_limited', 'unavailable', 'agent_failed', 'truncated', 'silent', 'slow', 'unknown_event' or 'empty'"}}"#),
+    ];
+
+    #[test]
+    fn wrong_fields_are_told_as_pydantic_tells_them() {
+        for (body, told) in WRONG {
+            let body = serde_json::from_str(body).expect("the rows are JSON");
+            let Err(Refusal::Invalid(faults)) = Ask::parse(body) else {
+                panic!("accepted, though {told}");
+            };
+            let faults = serde_json::to_string(&faults).expect("keys are text");
+            assert_eq!(faults, format!("[{told}]"));
+        }
+    }
+
+    #[test]
+    fn what_is_optional_may_be_null_or_left_out_and_what_is_unknown_is_ignored() {
+        let full = json!({ "message": " ", "user_id": "u", "thread_id": "", "farm_id": null,
+            "language": "az", "system_prompt_override": null, "scenario_context": null, "x": 1 });
+        for body in [full, json!({ "message": " " })] {
+            let ask = Ask::parse(body).expect("the body is valid");
+            assert_eq!(
+                (ask.message.as_str(), ask.thread_id, ask.fault),
+                (" ", None, None)
+            );
+        }
+    }
+}

@@ -1,8 +1,9 @@
 //! The layer round every call, whoever answers it: health, reflection and unknown methods too.
 //!
 //! It begins the record and holds it, with the permit of a unary answer, to the body's end; checks the
-//! caller's key; gives the answer its request id; and gives a reason to the statuses that tonic itself
-//! makes. It forwards `is_end_stream`, without which trailers-only answers would get a body.
+//! caller's key; waits for the head until it is due, while the request's message is still on its way
+//! too; gives the answer its request id; and gives a reason to the statuses that tonic
+//! itself makes. It forwards `is_end_stream`, without which trailers-only answers would get a body.
 
 use std::{
     convert::Infallible,
@@ -19,7 +20,10 @@ use pin_project_lite::pin_project;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::failure::{Credentials, Failure, Protocol};
+use super::{
+    clocks::{Clocks, Due},
+    failure::{Credentials, Failure, Protocol},
+};
 use crate::{
     admission::Permit,
     callers::CallerKeys,
@@ -38,6 +42,8 @@ pub struct Edge {
     pub metrics: Arc<Metrics>,
     /// The keys of those who may call; `None` when everyone may.
     pub callers: Option<Reload<CallerKeys>>,
+    /// How long calls may take.
+    pub clocks: Clocks,
 }
 
 impl<S> Layer<S> for Edge {
@@ -75,13 +81,26 @@ where
         let record = self.edge.record(method, &id, request.headers());
         request.headers_mut().insert(REQUEST_ID, id.clone());
         if let Err(failure) = self.edge.admit(method, request.headers(), &record) {
-            record.failed(failure.reason(Credentials::Service));
-            let refusal = failure.into_status(Credentials::Service, None).into_http();
+            let refusal = refuse(failure, &record);
             return Box::pin(async move { Ok(finish(refusal, id, record)) });
         }
-        request.extensions_mut().insert(record.clone());
+        let due = self
+            .edge
+            .clocks
+            .due(method, request.headers(), record.started());
+        let begun = Begun {
+            record: record.clone(),
+            due,
+        };
+        request.extensions_mut().insert(begun);
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(finish(with_reason(answer.await?, &record), id, record)) })
+        Box::pin(async move {
+            let answer = match due.head.bound(answer).await {
+                Ok(answer) => with_reason(answer?, &record),
+                Err(clock) => refuse(Failure::Clock(clock), &record),
+            };
+            Ok(finish(answer, id, record))
+        })
     }
 }
 
@@ -120,10 +139,17 @@ impl Edge {
     }
 }
 
-/// The record that the edge put beside the request.
-pub(super) fn record(extensions: &tonic::Extensions) -> Record {
-    let record = extensions.get::<Record>();
-    record.expect("the edge is round every call").clone()
+/// What the edge began, beside the request.
+#[derive(Clone, Debug)]
+pub(super) struct Begun {
+    pub(super) record: Record,
+    pub(super) due: Due,
+}
+
+/// What the edge put beside the request.
+pub(super) fn begun(extensions: &tonic::Extensions) -> Begun {
+    let begun = extensions.get::<Begun>();
+    begun.expect("the edge is round every call").clone()
 }
 
 fn finish(mut answer: Response<Body>, id: HeaderValue, record: Record) -> Response<EdgeBody> {
@@ -135,6 +161,11 @@ fn finish(mut answer: Response<Body>, id: HeaderValue, record: Record) -> Respon
         record,
         _permit: permit,
     })
+}
+
+fn refuse(failure: Failure, record: &Record) -> Response<Body> {
+    record.failed(failure.reason(Credentials::Service));
+    failure.into_status(Credentials::Service, None).into_http()
 }
 
 fn take_permit(extensions: &mut Extensions) -> Option<Arc<Permit>> {
@@ -163,8 +194,7 @@ fn with_reason(answer: Response<Body>, record: &Record) -> Response<Body> {
         return answer;
     };
     let failure = Failure::Protocol(broken, protocol_text(broken, &found));
-    record.failed(failure.reason(Credentials::Service));
-    let mut replaced = failure.into_status(Credentials::Service, None).into_http();
+    let mut replaced = refuse(failure, record);
     if let Some(accepted) = headers.get("grpc-accept-encoding") {
         replaced
             .headers_mut()

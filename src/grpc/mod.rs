@@ -1,9 +1,10 @@
 //! The callers' bank: the two methods of the contract.
 //!
 //! With [`pb`](crate::pb), `server/` and `client/` the only place that names tonic. A method reads as
-//! the life of a call: request, admission, upstream under the deadline, response; every failure goes
+//! the life of a call: request, admission, upstream, response, under the deadline that the edge keeps; every failure goes
 //! through [`status`].
 
+pub mod clocks;
 pub mod edge;
 pub mod failure;
 mod pack;
@@ -23,30 +24,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::{
+    edge::Begun,
     failure::{Credentials, Failure},
     pack::Packed,
     relay::Relay,
 };
 use crate::{
     admission::Admission,
-    deadline::{Clock, Deadline},
     pb::{self, graph_service_server::GraphService},
     telemetry::Record,
     upstream::Upstream,
 };
-
-/// How long calls may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Clocks {
-    /// From an Invoke's start to its whole reply.
-    pub invoke: Duration,
-    /// From a Stream's start to its first event.
-    pub initial: Duration,
-    /// Between bytes of a Stream, from its first event on.
-    pub idle: Duration,
-    /// From a Stream's start to its end.
-    pub lifetime: Duration,
-}
 
 /// The service: everything that a call passes on its way.
 #[derive(Clone, Debug)]
@@ -55,8 +43,8 @@ pub struct Bridge {
     pub upstream: Upstream,
     /// Who may begin one.
     pub admission: Admission,
-    /// How long they may take.
-    pub clocks: Clocks,
+    /// How long a stream may be silent, from its first event on.
+    pub idle: Duration,
     /// Whose key the upstream is shown.
     pub credentials: Credentials,
     /// Bytes of an encoded InvokeResponse; exactly as many pass.
@@ -76,9 +64,9 @@ impl GraphService for Bridge {
         request: Request<pb::InvokeRequest>,
     ) -> Result<Response<pb::InvokeResponse>, Status> {
         let (message, metadata, extensions) = request::split(request);
-        let record = edge::record(&extensions);
-        let answer = self.answer(message, metadata, &record).await;
-        answer.map_err(|failure| self.status(failure, &record))
+        let begun = edge::begun(&extensions);
+        let answer = self.answer(message, metadata, &begun).await;
+        answer.map_err(|failure| self.status(failure, &begun.record))
     }
 
     async fn stream(
@@ -86,9 +74,9 @@ impl GraphService for Bridge {
         request: Request<pb::StreamRequest>,
     ) -> Result<Response<Events>, Status> {
         let (message, metadata, extensions) = request::split(request);
-        let record = edge::record(&extensions);
-        let events = self.relay(message, metadata, &record).await;
-        events.map_err(|failure| self.status(failure, &record))
+        let begun = edge::begun(&extensions);
+        let events = self.relay(message, metadata, &begun).await;
+        events.map_err(|failure| self.status(failure, &begun.record))
     }
 }
 
@@ -97,17 +85,15 @@ impl Bridge {
         &self,
         message: pb::InvokeRequest,
         metadata: HeaderMap,
-        record: &Record,
+        begun: &Begun,
     ) -> Result<Response<pb::InvokeResponse>, Failure> {
-        let asked = request::parse(message, metadata, record, self.credentials)?;
+        let call = request::parse(message, metadata, self.credentials)?;
         let permit = self.admission.enter()?;
-        let deadline = Deadline::after(asked.started, self.clocks.invoke, Clock::Invoke);
-        let deadline = deadline.or_sooner(asked.deadline);
-        let reply = self.upstream.invoke(&asked.call, deadline.at);
-        let (reply, headers) = self.within(deadline, reply).await??;
-        note_head(record, &headers);
+        let asked = self.upstream.invoke(&call, begun.due.head.at);
+        let (reply, headers) = self.unless_cut(asked).await??;
+        note_head(&begun.record, &headers);
         let message = response::invoke(reply, self.max_reply_bytes)?;
-        record.message_sent();
+        begun.record.message_sent();
         let mut response = response::with_headers(message, headers);
         response.extensions_mut().insert(Arc::new(permit)); // the edge holds it to the body's end
         Ok(response)
@@ -117,40 +103,26 @@ impl Bridge {
         &self,
         message: pb::InvokeRequest,
         metadata: HeaderMap,
-        record: &Record,
+        begun: &Begun,
     ) -> Result<Response<Events>, Failure> {
-        let asked = request::parse(message, metadata, record, self.credentials)?;
+        let call = request::parse(message, metadata, self.credentials)?;
         let permit = self.admission.enter()?;
-        let end = Deadline::after(asked.started, self.clocks.lifetime, Clock::Lifetime);
-        let end = end.or_sooner(asked.deadline);
-        let initial = Deadline::after(asked.started, self.clocks.initial, Clock::Initial);
-        let initial = initial.or_sooner(Some(end));
-        let begun = async {
-            let (events, headers) = self.upstream.stream(&asked.call, initial.at).await?;
-            note_head(record, &headers);
-            let mut relay = Relay::new(events, permit, self.clocks.idle, record.clone());
-            let first = relay.first().await?;
-            Ok::<_, Failure>((relay, first, headers))
-        };
-        let (mut relay, first, headers) = self.within(initial, begun).await??;
-        relay.watch(end, self.cut.clone());
+        let asked = self.upstream.stream(&call, begun.due.head.at);
+        let (events, headers) = self.unless_cut(asked).await??;
+        note_head(&begun.record, &headers);
+        let mut relay = Relay::new(events, permit, self.idle, begun.record.clone());
+        let first = self.unless_cut(relay.first()).await??;
+        relay.watch(begun.due.end, self.cut.clone());
         let rest = stream::unfold((relay, self.credentials), next_message);
-        let events = stream::iter([Ok(first)]).chain(rest);
-        Ok(response::with_headers(
-            Box::pin(Packed::new(events)),
-            headers,
-        ))
+        let events = Packed::new(stream::iter([Ok(first)]).chain(rest));
+        Ok(response::with_headers(Box::pin(events), headers))
     }
 
-    /// Waits for `work` until the deadline, or until the drain's time is up.
-    async fn within<T>(
-        &self,
-        deadline: Deadline,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Failure> {
+    /// Waits for `work`, at most until the drain's time is up.
+    async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            done = deadline.bound(work) => done.map_err(Failure::Clock),
+            done = work => Ok(done),
             () = self.cut.cancelled() => Err(Failure::Cut),
         }
     }

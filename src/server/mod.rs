@@ -26,7 +26,7 @@ use tonic::{codec::CompressionEncoding, transport::Server};
 use crate::{
     admission::Admission,
     callers::CallerKeys,
-    grpc::{Bridge, Clocks, edge::Edge, failure::Credentials},
+    grpc::{Bridge, clocks::Clocks, edge::Edge, failure::Credentials},
     pb::{self, graph_service_server::GraphServiceServer},
     reload::Reload,
     shutdown::Shutdown,
@@ -140,7 +140,7 @@ pub async fn run(
     let bridge = Bridge {
         upstream,
         admission: admission.clone(),
-        clocks: settings.clocks,
+        idle: settings.clocks.idle,
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
         cut: shutdown.cut.clone(),
@@ -152,6 +152,7 @@ pub async fn run(
     let edge = Edge {
         metrics,
         callers: settings.callers.clone(),
+        clocks: settings.clocks,
     };
     let router = transport(&settings)
         .layer(edge)

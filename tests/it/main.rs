@@ -1,8 +1,13 @@
 //! One test binary: stories over real sockets, each against a bridge as it is deployed.
 
 mod calls;
-
+mod clocks;
+mod emulator;
+mod failures;
+mod protocol;
+mod retries;
 mod sse;
 mod sse_cases;
+mod statuses;
 mod support;
 mod support_upstream;

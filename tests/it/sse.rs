@@ -10,6 +10,7 @@ use alim_bridge::{
     },
 };
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use proptest::prelude::*;
 
 use crate::sse_cases::{CASES, FRAMING};
@@ -151,6 +152,36 @@ fn endless_heartbeats_are_no_event_and_take_no_room() {
     chunks.push(b"\n".to_vec());
     let (events, _) = pipeline(chunks, Framing::Recover, 64);
     assert_eq!(events, others(&[("message", "x")]));
+}
+
+#[tokio::test]
+async fn a_body_is_read_to_its_end_after_done_so_that_its_connection_can_serve_again() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let chunks = async_chunks(DONE, ended);
+    let settings = Settings {
+        framing: Framing::Recover,
+        max_event_bytes: 1024,
+    };
+    let mut events = Events::new(reqwest::Body::wrap_stream(chunks), settings, None);
+    assert!(matches!(
+        poll_fn(|cx| events.poll_event(cx)).await,
+        Some(Ok(Event::Done))
+    ));
+    end.await.expect("the end was asked for");
+}
+
+/// One chunk; `ended` tells when somebody asks for what comes after it.
+fn async_chunks(
+    chunk: &'static [u8],
+    ended: tokio::sync::oneshot::Sender<()>,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+    stream::unfold((Some(chunk), Some(ended)), |(chunk, ended)| async move {
+        let Some(chunk) = chunk else {
+            ended.map(|ended| ended.send(()));
+            return None;
+        };
+        Some((Ok(Bytes::from_static(chunk)), (None, ended)))
+    })
 }
 
 /// Model text, newlines and multi-byte characters among it, without the lines that can't be told

@@ -1,5 +1,6 @@
 //! What every story needs: a bridge on a real socket, and words to read its statuses with.
 
+pub(crate) mod bare;
 pub(crate) mod upstream;
 
 use std::net::SocketAddr;
@@ -89,6 +90,13 @@ impl Bridge {
             Ok(response) => read_all(response.into_inner()).await,
             Err(status) => (Vec::new(), Err(status)),
         }
+    }
+
+    /// A client that enforces nothing by itself, as tonic's channel does with deadlines.
+    pub(crate) async fn bare_client(&self) -> GraphServiceClient<bare::Connection> {
+        let connection = bare::Connection::open(self.address).await;
+        let origin = format!("http://{}", self.address).parse().expect("a URL");
+        GraphServiceClient::with_origin(connection, origin)
     }
 
     /// Asks it to drain and waits until it is gone.

@@ -1,0 +1,368 @@
+//! The matrix: fault × {Invoke, Stream} × {before the head, before the first event, mid-stream}.
+//!
+//! Each row says what the upstream does after it has read the request, and what the caller must be
+//! told. In all of them the upstream sees the call once, and the connection is not kept.
+
+use alim_bridge::pb::stream_response::Event;
+use tonic::{Code, Status};
+
+use crate::support::{
+    Bridge, Told, reply_json, sse_tokens, text,
+    upstream::{Reply, Upstream, refused_url},
+};
+
+const TRUNCATED: &str = "UPSTREAM_STREAM_TRUNCATED";
+const MALFORMED: &str = "UPSTREAM_MALFORMED_REPLY";
+const INTERRUPTED: &str = "UPSTREAM_INTERRUPTED";
+const FAILED: &str = "UPSTREAM_STREAM_FAILED";
+const TOO_LARGE: &str = "UPSTREAM_REPLY_TOO_LARGE";
+
+fn assert_told(status: &Status, code: Code, reason: &str, name: &str) {
+    assert_eq!(
+        status.code_and_reason(),
+        (code, reason.to_owned()),
+        "{name}: {status:?}"
+    );
+    assert_eq!(
+        status.pushback().as_deref(),
+        Some("-1"),
+        "{name}: the upstream may have run it"
+    );
+    assert_eq!(status.info("sent").as_deref(), Some("true"), "{name}");
+}
+
+/// Invoke, and Stream before its first event: nothing was delivered, so the answer is trailers-only.
+#[tokio::test]
+async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
+    use Code::{Internal, ResourceExhausted, Unavailable};
+    let html = |status| Reply::json(status, "<html>").header("content-type", "text/html");
+    let rows: Vec<(&str, Reply, Option<(Code, &str)>, Option<(Code, &str)>)> = vec![
+        // (fault, what the upstream does, what Invoke is told, what Stream is told)
+        (
+            "closed before the head",
+            Reply::nothing(),
+            Some((Unavailable, INTERRUPTED)),
+            Some((Unavailable, INTERRUPTED)),
+        ),
+        (
+            "reset before the head",
+            Reply::nothing().then_cut(),
+            Some((Unavailable, INTERRUPTED)),
+            Some((Unavailable, INTERRUPTED)),
+        ),
+        (
+            "no HTTP",
+            Reply::nothing().send("rubbish\r\n\r\n").then_close(),
+            Some((Unavailable, INTERRUPTED)),
+            Some((Unavailable, INTERRUPTED)),
+        ),
+        (
+            "wrong content type",
+            html(200),
+            Some((Internal, MALFORMED)),
+            Some((Internal, MALFORMED)),
+        ),
+        (
+            "another success",
+            Reply::json(202, reply_json()),
+            Some((Internal, MALFORMED)),
+            Some((Internal, MALFORMED)),
+        ),
+        (
+            "compressed unasked",
+            Reply::json(200, reply_json()).header("content-encoding", "gzip"),
+            Some((Internal, MALFORMED)),
+            None,
+        ),
+        (
+            "the stream compressed unasked",
+            Reply::sse("x").header("content-encoding", "gzip"),
+            None,
+            Some((Internal, MALFORMED)),
+        ),
+        (
+            "empty body",
+            Reply::json(200, ""),
+            Some((Internal, MALFORMED)),
+            None,
+        ),
+        (
+            "no JSON",
+            Reply::json(200, "{\"resp"),
+            Some((Internal, MALFORMED)),
+            None,
+        ),
+        (
+            "a list",
+            Reply::json(200, "[]"),
+            Some((Internal, MALFORMED)),
+            None,
+        ),
+        (
+            "missing field",
+            Reply::json(200, r#"{"response":"a"}"#),
+            Some((Internal, MALFORMED)),
+            None,
+        ),
+        (
+            "wrong type",
+            Reply::json(200, r#"{"response":1,"thread_id":"t"}"#),
+            Some((Internal, MALFORMED)),
+            None,
+        ),
+        (
+            "cut inside the body",
+            Reply::head(200)
+                .header("content-type", "application/json")
+                .header("content-length", "99")
+                .send("{\"resp")
+                .then_cut(),
+            Some((Unavailable, INTERRUPTED)),
+            None,
+        ),
+        (
+            "closed inside the body",
+            Reply::head(200)
+                .header("content-type", "application/json")
+                .header("content-length", "99")
+                .send("{\"resp")
+                .then_close(),
+            Some((Unavailable, INTERRUPTED)),
+            None,
+        ),
+        (
+            "a body over its limit",
+            Reply::json(
+                200,
+                format!(r#"{{"response":"{}","thread_id":"t"}}"#, "x".repeat(5000)),
+            ),
+            Some((ResourceExhausted, TOO_LARGE)),
+            None,
+        ),
+        (
+            "empty stream",
+            Reply::sse(""),
+            None,
+            Some((Unavailable, TRUNCATED)),
+        ),
+        (
+            "comments alone",
+            Reply::sse(": ping\n\n"),
+            None,
+            Some((Unavailable, TRUNCATED)),
+        ),
+        (
+            "cut before an event",
+            Reply::sse(": ping\n\n").then_cut(),
+            None,
+            Some((Unavailable, TRUNCATED)),
+        ),
+        (
+            "ends inside the first event",
+            Reply::sse("event: token\ndata: a\n"),
+            None,
+            Some((Unavailable, TRUNCATED)),
+        ),
+        (
+            "done without its blank line",
+            Reply::sse("event: done\ndata: [DONE]\n"),
+            None,
+            Some((Unavailable, TRUNCATED)),
+        ),
+        (
+            "error event",
+            Reply::sse("event: error\ndata: Graf yıxıldı\n\n"),
+            None,
+            Some((Internal, FAILED)),
+        ),
+        (
+            "error event without a text",
+            Reply::sse("event: error\ndata: \n\n"),
+            None,
+            Some((Internal, FAILED)),
+        ),
+        (
+            "JSON in place of events",
+            Reply::sse(r#"{"error":"Internal Server Error","detail":"x"}"#),
+            None,
+            Some((Internal, FAILED)),
+        ),
+        (
+            "an event over its limit",
+            Reply::sse(format!("event: token\ndata: {}\n\n", "x".repeat(5000))),
+            None,
+            Some((ResourceExhausted, TOO_LARGE)),
+        ),
+    ];
+    for (name, reply, invoke, stream) in rows {
+        let upstream = Upstream::answering(reply);
+        let limits = [("MAX_REPLY_BYTES", "4096"), ("MAX_EVENT_BYTES", "4096")];
+        let bridge = Bridge::with(&upstream.url(), &limits).await;
+        if let Some((code, reason)) = invoke {
+            let status = bridge.invoke("Salam").await.expect_err(name);
+            assert_told(&status, code, reason, name);
+        }
+        if let Some((code, reason)) = stream {
+            let status = bridge.stream("Salam").await.expect_err(name);
+            assert_told(&status, code, reason, name);
+            assert_eq!(status.info("eventsDelivered"), None, "{name}");
+        }
+        let asked = usize::from(invoke.is_some()) + usize::from(stream.is_some());
+        assert_eq!(
+            upstream.requests().len(),
+            asked,
+            "{name}: nothing is sent twice"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_fails_mid_stream_ends_with_a_status_after_the_events_that_came() {
+    use Code::{Internal, ResourceExhausted, Unavailable};
+    let began = || sse_tokens(&["Sal", "am"]);
+    let then = |rest: &str| Reply::sse_chunks([began(), rest.to_owned()]);
+    let rows = [
+        (
+            "ends without done",
+            Reply::sse(began()),
+            Unavailable,
+            TRUNCATED,
+        ),
+        (
+            "closed without the last chunk",
+            Reply::sse(began()).then_close(),
+            Unavailable,
+            TRUNCATED,
+        ),
+        (
+            "reset",
+            Reply::sse(began()).then_cut(),
+            Unavailable,
+            TRUNCATED,
+        ),
+        (
+            "cut inside a chunk",
+            Reply::sse(began()).send("5\r\nab").then_close(),
+            Unavailable,
+            TRUNCATED,
+        ),
+        (
+            "ends inside an event",
+            then("event: token\ndata: yarım\n"),
+            Unavailable,
+            TRUNCATED,
+        ),
+        (
+            "ends inside a line",
+            then("event: tok"),
+            Unavailable,
+            TRUNCATED,
+        ),
+        (
+            "error event",
+            then("event: error\ndata: Graf yıxıldı\n\n"),
+            Internal,
+            FAILED,
+        ),
+        (
+            "unterminated error object",
+            then(r#"{"detail":"Graf yıxıldı"}"#),
+            Internal,
+            FAILED,
+        ),
+        (
+            "an event over its limit",
+            then(&format!("data: {}\n\n", "x".repeat(5000))),
+            ResourceExhausted,
+            TOO_LARGE,
+        ),
+        (
+            "a line over its limit",
+            then(&"x".repeat(5000)),
+            ResourceExhausted,
+            TOO_LARGE,
+        ),
+        (
+            "chunked framing broken",
+            Reply::sse(began()).send("zz\r\n").then_close(),
+            Unavailable,
+            TRUNCATED,
+        ),
+    ];
+    for (name, reply, code, reason) in rows {
+        let upstream = Upstream::answering(reply);
+        let bridge = Bridge::with(&upstream.url(), &[("MAX_EVENT_BYTES", "4096")]).await;
+        let (events, ending) = bridge.stream_all("Salam").await;
+        assert_eq!(text(&events).trim_end(), "Salam", "{name}");
+        assert!(
+            !events.iter().any(|event| matches!(event, Event::Done(_))),
+            "{name}: never both"
+        );
+        let status = ending.expect_err(name);
+        assert_told(&status, code, reason, name);
+        assert_eq!(
+            status.info("eventsDelivered"),
+            Some(events.len().to_string()),
+            "{name}"
+        );
+        assert_eq!(
+            upstream.requests().len(),
+            1,
+            "{name}: nothing is sent twice"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_text_of_an_error_event_reaches_the_caller_cleaned() {
+    let upstream = Upstream::answering(Reply::sse(
+        "event: error\ndata: Graf yıxıldı: http://inner:1/x\n\n",
+    ));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let status = bridge.stream("Salam").await.expect_err("failed");
+    assert_eq!(
+        status.message(),
+        "the upstream failed while answering: Graf yıxıldı: <url>"
+    );
+}
+
+#[tokio::test]
+async fn without_a_connection_nothing_was_sent_and_a_retry_policy_may_try_again() {
+    let bridge = Bridge::before(&refused_url()).await;
+    let invoked = bridge.invoke("Salam").await.expect_err("refused");
+    let streamed = bridge.stream("Salam").await.expect_err("refused");
+    for status in [invoked, streamed] {
+        let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+        assert_eq!(status.code_and_reason(), told);
+        assert_eq!(status.info("sent").as_deref(), Some("false"));
+        assert_eq!(status.pushback(), None);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_name_that_does_not_resolve_is_unreachable() {
+    let bridge = Bridge::before("http://no-such-host.invalid:8000/api/v1").await;
+    let status = bridge.invoke("Salam").await.expect_err("no such host");
+    let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+    assert_eq!(status.code_and_reason(), told);
+}
+
+#[tokio::test]
+async fn metadata_too_deep_for_callers_decoders_is_malformed() {
+    let deep = "{\"a\":".repeat(60) + "1" + &"}".repeat(60);
+    let body = format!(r#"{{"response":"a","thread_id":"t","metadata":{deep}}}"#);
+    let upstream = Upstream::answering(Reply::json(200, body));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let status = bridge.invoke("Salam").await.expect_err("too deep");
+    assert_told(&status, Code::Internal, MALFORMED, "deep metadata");
+}
+
+#[tokio::test]
+async fn a_reply_that_grows_over_the_limit_on_its_way_to_protobuf_is_refused() {
+    let numbers = vec!["1"; 1000].join(",");
+    let body = format!(r#"{{"response":"a","thread_id":"t","metadata":{{"n":[{numbers}]}}}}"#);
+    let upstream = Upstream::answering(Reply::json(200, body));
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_REPLY_BYTES", "4096")]).await;
+    let status = bridge.invoke("Salam").await.expect_err("grown");
+    assert_told(&status, Code::ResourceExhausted, TOO_LARGE, "grown reply");
+}

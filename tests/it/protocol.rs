@@ -1,0 +1,257 @@
+//! Requests that break gRPC's own rules: a clear status, and nothing reaches the upstream.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use tonic::{Code, Status, codec::CompressionEncoding};
+
+use crate::support::{
+    Bridge, Told, ask, ask_stream, reply_json,
+    upstream::{Reply, Upstream},
+};
+
+const INVOKE: &str = "/alim.v1.GraphService/Invoke";
+
+/// Sends these bytes as they are, and reads the status from the head or the trailers.
+async fn send_raw(bridge: &Bridge, path: &str, body: Bytes, headers: &[(&str, &str)]) -> Status {
+    let mut request = http::Request::post(format!("http://{}{path}", bridge.address))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
+        .body(tonic::body::Body::new(Full::new(body)))
+        .expect("a request");
+    let mut channel = bridge.channel.clone();
+    let ready = tower::Service::<http::Request<tonic::body::Body>>::poll_ready;
+    std::future::poll_fn(|cx| ready(&mut channel, cx))
+        .await
+        .expect("a connection");
+    let answer = tower::Service::call(&mut channel, request)
+        .await
+        .expect("an answer");
+    if let Some(status) = Status::from_header_map(answer.headers()) {
+        return status;
+    }
+    let rest = answer.into_body().collect().await.expect("a body");
+    Status::from_header_map(rest.trailers().expect("trailers")).expect("a status")
+}
+
+fn frame(flag: u8, message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(flag);
+    frame.put_u32(u32::try_from(message.len()).expect("short"));
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+async fn idle_upstream() -> (Upstream, Bridge) {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_REQUEST_BYTES", "4096")]).await;
+    (upstream, bridge)
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() {
+    let (upstream, bridge) = idle_upstream().await;
+    let large = [&[0x0a, 0x88, 0x27][..], &[b'x'; 5000]].concat();
+    let rows = [
+        (
+            "invalid UTF-8",
+            INVOKE,
+            frame(0, b"\x0a\x02\xff\xfe"),
+            vec![],
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "no protobuf",
+            INVOKE,
+            frame(0, b"\xff\xff\xff"),
+            vec![],
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "no message",
+            INVOKE,
+            Bytes::new(),
+            vec![],
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "half a message",
+            INVOKE,
+            Bytes::from_static(b"\0\0\0\0\x09\x0a"),
+            vec![],
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "a wrong flag",
+            INVOKE,
+            frame(7, b""),
+            vec![],
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "compressed without saying how",
+            INVOKE,
+            frame(1, b""),
+            vec![],
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "no gzip",
+            INVOKE,
+            frame(1, b"rubbish"),
+            vec![("grpc-encoding", "gzip")],
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "unknown compression",
+            INVOKE,
+            frame(1, b""),
+            vec![("grpc-encoding", "br")],
+            Code::Unimplemented,
+            "ENCODING_UNSUPPORTED",
+        ),
+        (
+            "too large",
+            INVOKE,
+            frame(0, &large),
+            vec![],
+            Code::ResourceExhausted,
+            "REQUEST_TOO_LARGE",
+        ),
+        (
+            "unknown method",
+            "/alim.v1.GraphService/Ask",
+            frame(0, b""),
+            vec![],
+            Code::Unimplemented,
+            "METHOD_UNKNOWN",
+        ),
+        (
+            "unknown service",
+            "/alim.v2.GraphService/Invoke",
+            frame(0, b""),
+            vec![],
+            Code::Unimplemented,
+            "METHOD_UNKNOWN",
+        ),
+    ];
+    for (name, path, body, headers, code, reason) in rows {
+        let status = send_raw(&bridge, path, body, &headers).await;
+        assert_eq!(
+            status.code_and_reason(),
+            (code, reason.to_owned()),
+            "{name}: {status:?}"
+        );
+        assert_eq!(status.info("sent").as_deref(), Some("false"), "{name}");
+    }
+    assert!(
+        upstream.requests().is_empty(),
+        "nothing reached the upstream"
+    );
+}
+
+#[tokio::test]
+async fn a_request_too_large_only_after_decompression_is_refused_too() {
+    let (upstream, bridge) = idle_upstream().await;
+    let client = bridge.client.clone();
+    let mut client = client.send_compressed(CompressionEncoding::Gzip);
+    let status = client
+        .invoke(ask(&"ə".repeat(100_000)))
+        .await
+        .expect_err("a bomb");
+    let told = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
+    assert_eq!(status.code_and_reason(), told);
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_compressed_request_within_the_limit_is_read() {
+    let (upstream, bridge) = idle_upstream().await;
+    let mut client = bridge
+        .client
+        .clone()
+        .send_compressed(CompressionEncoding::Gzip);
+    client
+        .invoke(ask(&"ə".repeat(1000)))
+        .await
+        .expect("a reply");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
+    let (upstream, bridge) = idle_upstream().await;
+    let overhead = 3 + 2 + "u-1".len(); // the two fields' tags and lengths
+    bridge
+        .invoke(&"x".repeat(4096 - overhead))
+        .await
+        .expect("exactly 4096 bytes");
+    let status = bridge
+        .invoke(&"x".repeat(4097 - overhead))
+        .await
+        .expect_err("4097");
+    let told = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
+    assert_eq!(status.code_and_reason(), told);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_as_it_must_be_is_named_and_nothing_is_sent() {
+    let (upstream, bridge) = idle_upstream().await;
+    let mut request = ask_stream("");
+    request.thread_id = Some("../runs/stream?a=".into());
+    let status = bridge
+        .client
+        .clone()
+        .stream(request)
+        .await
+        .expect_err("invalid");
+    let told = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
+    assert_eq!(status.code_and_reason(), told);
+    let rich = status.rich();
+    let violations = rich
+        .bad_request()
+        .expect("a BadRequest")
+        .field_violations
+        .iter();
+    let fields: Vec<_> = violations
+        .map(|violation| violation.field.as_str())
+        .collect();
+    assert_eq!(fields, ["message", "thread_id"]);
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_number_that_json_cannot_hold_is_named() {
+    use prost_types::{Struct, Value, value::Kind};
+    let (upstream, bridge) = idle_upstream().await;
+    let nan = Value {
+        kind: Some(Kind::NumberValue(f64::NAN)),
+    };
+    let mut request = ask("Salam");
+    request.scenario_context = Some(Struct {
+        fields: [("a".into(), nan)].into(),
+    });
+    let status = bridge
+        .client
+        .clone()
+        .invoke(request)
+        .await
+        .expect_err("NaN");
+    let rich = status.rich();
+    assert_eq!(
+        rich.bad_request().expect("named").field_violations[0].field,
+        "scenario_context"
+    );
+    assert!(upstream.requests().is_empty());
+}

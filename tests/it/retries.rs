@@ -1,0 +1,56 @@
+//! What is sent again, and what never is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, http::header::CONTENT_TYPE};
+use tokio::net::TcpSocket;
+
+use crate::support::{
+    Bridge, reply_json,
+    upstream::{Reply, Upstream},
+};
+
+#[tokio::test]
+async fn a_call_that_found_no_connection_is_tried_again_and_sent_once() {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a port");
+    let url = format!("http://{}/api/v1", socket.local_addr().expect("bound"));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let app = Router::new().fallback(move || async move {
+        count.fetch_add(1, Ordering::Relaxed);
+        ([(CONTENT_TYPE, "application/json")], reply_json())
+    });
+    let bridge = Bridge::with(&url, &[("RETRIES", "10")]).await;
+    let late = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await; // the first attempts are refused
+        axum::serve(socket.listen(16).expect("listening"), app).await
+    });
+    bridge
+        .invoke("Salam")
+        .await
+        .expect("the late upstream's answer");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    late.abort();
+}
+
+#[tokio::test]
+async fn a_call_whose_kept_connection_was_closed_meanwhile_goes_over_a_new_one() {
+    let upstream = Upstream::scripted([
+        Reply::json(200, reply_json()).header("connection", "close"),
+        Reply::json(200, reply_json()),
+    ]);
+    let bridge = Bridge::before(&upstream.url()).await;
+    bridge.invoke("Salam").await.expect("a reply");
+    bridge.invoke("Salam").await.expect("a reply");
+    let requests = upstream.requests();
+    assert_ne!(requests[0].connection, requests[1].connection);
+}

@@ -1,0 +1,204 @@
+//! The rows of the table for what the upstream answers with a status, each for Invoke and for Stream.
+
+use serde_json::json;
+use tonic::{Code, Status};
+
+use crate::support::{
+    Bridge, Told,
+    upstream::{Reply, Upstream},
+};
+
+/// What both methods make of this answer.
+async fn statuses(reply: Reply) -> [Status; 2] {
+    let upstream = Upstream::answering(reply);
+    let bridge = Bridge::before(&upstream.url()).await;
+    let invoked = bridge.invoke("Salam").await.expect_err("no reply");
+    let streamed = bridge
+        .stream("Salam")
+        .await
+        .expect_err("trailers only, before any event");
+    assert_eq!(upstream.requests().len(), 2, "nothing was sent twice");
+    [invoked, streamed]
+}
+
+#[tokio::test]
+async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
+    use Code::*;
+    const NEVER: Option<&str> = Some("-1");
+    let rows = [
+        (400, InvalidArgument, "UPSTREAM_REJECTED_REQUEST", None),
+        (401, Internal, "UPSTREAM_CREDENTIALS_REJECTED", None),
+        (402, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
+        (403, Internal, "UPSTREAM_CREDENTIALS_REJECTED", None),
+        (404, NotFound, "UPSTREAM_NOT_FOUND", None),
+        (405, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
+        (406, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
+        (408, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (409, Aborted, "UPSTREAM_CONFLICT", None),
+        (410, NotFound, "UPSTREAM_NOT_FOUND", None),
+        (412, FailedPrecondition, "UPSTREAM_PRECONDITION", None),
+        (413, ResourceExhausted, "UPSTREAM_REQUEST_TOO_LARGE", None),
+        (418, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
+        (422, InvalidArgument, "UPSTREAM_REJECTED_REQUEST", None),
+        (425, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (429, ResourceExhausted, "UPSTREAM_RATE_LIMITED", None),
+        (500, Internal, "UPSTREAM_FAILED", NEVER),
+        (501, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
+        (502, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
+        (503, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (504, DeadlineExceeded, "UPSTREAM_TIMEOUT", NEVER),
+        (507, Internal, "UPSTREAM_FAILED", NEVER),
+        (301, Internal, "UPSTREAM_REDIRECTED", None),
+        (307, Internal, "UPSTREAM_REDIRECTED", None),
+    ];
+    for (http, code, reason, pushback) in rows {
+        let reply =
+            Reply::json(http, r#"{"detail":"why"}"#).header("location", "http://127.0.0.1:1/");
+        for status in statuses(reply).await {
+            assert_eq!(
+                status.code_and_reason(),
+                (code, reason.to_owned()),
+                "{http}"
+            );
+            assert_eq!(status.pushback().as_deref(), pushback, "{http}");
+            assert_eq!(status.info("httpStatus"), Some(http.to_string()));
+            assert_eq!(status.info("sent").as_deref(), Some("true"), "{http}");
+            assert_eq!(
+                status.message().contains("why"),
+                http >= 400,
+                "{http}: {status:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn fastapis_own_404_means_that_the_route_is_missing() {
+    for status in statuses(Reply::json(404, r#"{"detail":"Not Found"}"#)).await {
+        let missing = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
+        assert_eq!(status.code_and_reason(), missing);
+    }
+}
+
+#[tokio::test]
+async fn invalid_fields_of_a_422_become_a_bad_request() {
+    let body = json!({"detail": [
+        {"type": "string_too_short", "loc": ["body", "message"], "msg": "too short", "input": ""},
+        {"type": "x", "loc": ["body", "scenario_context", "crops", 0], "msg": "no crop"},
+    ]});
+    for status in statuses(Reply::json(422, body)).await {
+        let rich = status.rich();
+        let violations = &rich.bad_request().expect("a BadRequest").field_violations;
+        let told: Vec<_> = violations
+            .iter()
+            .map(|v| (v.field.as_str(), v.description.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("message", "too short"),
+                ("scenario_context.crops.0", "no crop")
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn retry_after_becomes_retry_info_and_pushback_where_nothing_has_run() {
+    for http in [429, 503] {
+        for status in statuses(Reply::json(http, "{}").header("retry-after", "7")).await {
+            let delay = status.rich().retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(delay.map(|delay| delay.as_secs()), Some(7), "{http}");
+            assert_eq!(status.pushback().as_deref(), Some("7000"), "{http}");
+            assert_eq!(
+                status.metadata().get("retry-after").expect("passed on"),
+                "7"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_502_with_retry_after_still_tells_retry_policies_never() {
+    for status in statuses(Reply::json(502, "{}").header("retry-after", "7")).await {
+        assert_eq!(status.pushback().as_deref(), Some("-1"));
+        assert!(
+            status.rich().retry_info().is_some(),
+            "for a person to decide"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_html_is_never_quoted() {
+    let page = "<html><body>nginx/1.2 at 10.0.0.7</body></html>";
+    for status in statuses(Reply::json(502, page).header("content-type", "text/html")).await {
+        assert_eq!(status.message(), "the upstream is not available now (502)");
+    }
+}
+
+#[tokio::test]
+async fn an_upstreams_text_is_cleaned_of_control_characters_and_urls() {
+    let detail = "Client error\r\nfor url 'http://graph:8123/threads/1?key=x'\u{7}";
+    for status in statuses(Reply::json(500, json!({"detail": detail}))).await {
+        assert_eq!(
+            status.message(),
+            "the upstream failed (500): Client error  for url '<url>'"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_error_body_over_64_kib_loses_its_detail_and_keeps_its_row() {
+    let detail = json!({"detail": "x".repeat(70 * 1024)});
+    for status in statuses(Reply::json(400, detail)).await {
+        assert_eq!(status.message(), "the upstream rejected the request (400)");
+    }
+}
+
+#[tokio::test]
+async fn an_error_body_that_never_ends_loses_its_detail_and_keeps_its_row() {
+    let upstream = Upstream::answering(
+        Reply::head(400)
+            .header("content-length", "99")
+            .send("{\"det")
+            .then_hold(),
+    );
+    let bridge = Bridge::before(&upstream.url()).await;
+    let status = bridge.invoke("Salam").await.expect_err("rejected");
+    let rejected = (
+        Code::InvalidArgument,
+        "UPSTREAM_REJECTED_REQUEST".to_owned(),
+    );
+    assert_eq!(status.code_and_reason(), rejected);
+}
+
+#[tokio::test]
+async fn a_status_stays_within_what_callers_accept_however_much_the_upstream_says() {
+    let fields: Vec<_> = (0..40)
+        .map(|n| json!({"loc": ["body", format!("sahə{n}")], "msg": "ə".repeat(900)}))
+        .collect();
+    for body in [
+        json!({"detail": fields}),
+        json!({"detail": "ə".repeat(9000)}),
+    ] {
+        let mut reply = Reply::json(422, body);
+        for name in [
+            "x-ratelimit-limit",
+            "x-ratelimit-remaining",
+            "x-ratelimit-reset",
+            "x-request-id",
+        ] {
+            reply = reply.header(name, &"9".repeat(120));
+        }
+        for status in statuses(reply).await {
+            let head = status.into_http::<()>();
+            let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                name.as_str().len() + value.len() + 32
+            };
+            let total: usize = head.headers().iter().map(size).sum();
+            assert!(total <= 4096 + 200, "{total} bytes"); // 200 for date and content-type
+            assert!(head.headers()["grpc-message"].len() <= 1024);
+        }
+    }
+}
