@@ -1,7 +1,7 @@
 //! A request that is already valid: what the rest of the bridge works with.
 //!
-//! What was typed ([`Draft`]) and what is meant ([`Call`]) are two types, and only [`Call::parse`]
-//! leads from one to the other, so nothing unchecked can reach the upstream. That matters most for
+//! What was typed ([`Draft`]) and what is meant ([`Question`]) are two types, and only
+//! [`Question::parse`] leads from one to the other, so nothing unchecked can reach the upstream. That matters most for
 //! the thread id: the upstream pastes it into an inner URL unescaped.
 
 use http::HeaderMap;

@@ -1,6 +1,6 @@
 //! Everything that can keep a call from its answer, in one type.
 //!
-//! [`rows`](super::rows) says what each means to the caller, [`status`](super::status) writes it.
+//! `rows` says what each means to the caller, `status` writes it.
 
 use http::StatusCode;
 

@@ -1,8 +1,8 @@
 //! The callers' bank: the two methods of the contract.
 //!
-//! With [`pb`](crate::pb), `server/` and `client/` the only place that names tonic. A method reads as
-//! the life of a call: request, admission, upstream, response, under the deadline that the edge keeps; every failure goes
-//! through [`status`].
+//! With `pb`, `server/` and `client/` the only place that names tonic. A method reads as the life of a
+//! call: request, admission, upstream, response, under the deadline that the [`edge`] keeps; every
+//! failure goes through `rows` and `status`.
 
 pub mod clocks;
 pub mod edge;

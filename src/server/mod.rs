@@ -22,6 +22,7 @@ use tokio_rustls::rustls;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{codec::CompressionEncoding, transport::Server};
+use tonic_health::ServingStatus;
 
 use crate::{
     admission::Admission,
@@ -128,6 +129,9 @@ pub async fn run(
         ));
     }
     let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_service_status(health::SERVICE, ServingStatus::Unknown)
+        .await;
     let interval = settings.health_interval;
     let probe = health::probe(
         upstream.clone(),

@@ -31,12 +31,15 @@ fn assert_told(status: &Status, code: Code, reason: &str, name: &str) {
     assert_eq!(status.info("sent").as_deref(), Some("true"), "{name}");
 }
 
+/// What a method is told; `None` where the fault is not one of this method.
+type Expected = Option<(Code, &'static str)>;
+
 /// Invoke, and Stream before its first event: nothing was delivered, so the answer is trailers-only.
 #[tokio::test]
 async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
     use Code::{Internal, ResourceExhausted, Unavailable};
     let html = |status| Reply::json(status, "<html>").header("content-type", "text/html");
-    let rows: Vec<(&str, Reply, Option<(Code, &str)>, Option<(Code, &str)>)> = vec![
+    let rows: Vec<(&str, Reply, Expected, Expected)> = vec![
         // (fault, what the upstream does, what Invoke is told, what Stream is told)
         (
             "closed before the head",
@@ -345,6 +348,20 @@ async fn an_upstream_name_that_does_not_resolve_is_unreachable() {
     let status = bridge.invoke("Salam").await.expect_err("no such host");
     let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
     assert_eq!(status.code_and_reason(), told);
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_finishes_its_tls_handshake_is_unreachable() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let url = format!("https://{}/api/v1", silent.local_addr().expect("bound"));
+    let settings = [("CONNECT_TIMEOUT", "100ms"), ("RETRIES", "0")];
+    let bridge = Bridge::with(&url, &settings).await;
+    let status = bridge.invoke("Salam").await.expect_err("no TLS there");
+    let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+    assert_eq!(status.code_and_reason(), told);
+    assert_eq!(status.info("sent").as_deref(), Some("false"));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! One test binary: stories over real sockets, each against a bridge as it is deployed.
 
+mod bursts;
 mod calls;
 mod clocks;
 mod emulator;

@@ -1,0 +1,50 @@
+//! Many events at once, and callers who take their time.
+
+use std::time::Duration;
+
+use alim_bridge::pb::stream_response::Event;
+
+use crate::support::{
+    Bridge, read_all, sse_answer, sse_tokens, text,
+    upstream::{Reply, Upstream},
+};
+
+#[tokio::test]
+async fn a_default_tonic_caller_that_pauses_in_a_burst_of_20000_tokens_gets_them_all() {
+    let mut chunks: Vec<_> = (0..20_000)
+        .map(|n| sse_tokens(&[&format!("{n} ")]))
+        .collect();
+    chunks.push(sse_answer(&[]));
+    let upstream = Upstream::answering(Reply::sse_chunks(chunks));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let events = bridge.stream("Salam").await.expect("an event").into_inner();
+    tokio::time::sleep(Duration::from_millis(5000)).await; // the pause that the story is about
+    let (events, ending) = read_all(events).await;
+    ending.expect("the connection survived");
+    let expected: String = (0..20_000).map(|n| format!("{n} ")).collect();
+    assert_eq!(text(&events), expected);
+}
+
+#[tokio::test]
+async fn forty_thousand_events_in_one_chunk_arrive_in_order() {
+    let tokens: Vec<_> = (0..40_000).map(|n| n.to_string()).collect();
+    let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
+    let upstream = Upstream::answering(Reply::sse(sse_answer(&tokens)));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let (events, ending) = bridge.stream_all("Salam").await;
+    ending.expect("OK");
+    assert_eq!(text(&events), tokens.concat());
+    let Some(Event::Done(done)) = events.last() else {
+        panic!("no Done")
+    };
+    assert_eq!(done.token_count, 40_000);
+}
+
+#[tokio::test]
+async fn an_event_leaves_at_once_while_the_next_is_still_to_come() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let bridge = Bridge::before(&upstream.url()).await;
+    let mut events = bridge.stream("Salam").await.expect("an event").into_inner();
+    let first = events.message().await.expect("OK").expect("an event");
+    assert_eq!(text(&[first.event.expect("set")]), "a");
+}
