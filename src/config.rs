@@ -90,7 +90,7 @@ fn upstream_settings(read: &mut Reader<'_>, credentials: Credentials) -> upstrea
     upstream::Settings {
         url: read.url("UPSTREAM_URL"),
         key: service_key(read, credentials),
-        ca_pem: read.file("UPSTREAM_CA_FILE"),
+        ca_pem: read.certificates("UPSTREAM_CA_FILE"),
         connect_timeout: read.duration("CONNECT_TIMEOUT"),
         pool_idle_timeout: read.duration("POOL_IDLE_TIMEOUT"),
         max_reply_bytes: read.bytes("MAX_REPLY_BYTES"),

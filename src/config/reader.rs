@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{MAX_DURATION, PREFIX, SETTINGS};
-use crate::reload::Reload;
+use crate::{reload::Reload, server::tls};
 
 /// What was typed: the flags, and the environment's variables that begin with [`PREFIX`].
 #[derive(Debug, Default)]
@@ -221,15 +221,13 @@ impl<'a> Reader<'a> {
         )
     }
 
-    pub(super) fn file(&mut self, name: &str) -> Option<Vec<u8>> {
+    pub(super) fn certificates(&mut self, name: &str) -> Option<Vec<u8>> {
         let path = self.text(name)?;
-        match std::fs::read(&path) {
-            Ok(content) => Some(content),
-            Err(error) => {
-                self.fault(name, format!("can't be read: {path}: {error}"));
-                None
-            }
-        }
+        let content = std::fs::read(&path).map_err(|error| format!("{path}: {error}"));
+        let checked = content.and_then(|pem| tls::certificates(&pem).map(|_| pem));
+        checked
+            .map_err(|why| self.fault(name, format!("can't be used: {why}")))
+            .ok()
     }
 
     pub(super) fn reload<T>(

@@ -8,13 +8,18 @@
 use std::{
     convert::Infallible,
     future::Future,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
+use futures_util::FutureExt;
+use http::{
+    Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status, body::Body};
@@ -65,7 +70,8 @@ pub struct EdgeService<S> {
 impl<S> Service<Request<Body>> for EdgeService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
+    S: Clone + Send + 'static,
+    S::Future: Send,
 {
     type Response = Response<EdgeBody>;
     type Error = Infallible;
@@ -80,6 +86,11 @@ where
         let id = request_id(request.headers());
         let record = self.edge.record(method, &id, request.headers());
         request.headers_mut().insert(REQUEST_ID, id.clone());
+        if !is_grpc(request.headers()) {
+            let mut refusal = refuse(no_grpc(), &record);
+            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Box::pin(async move { Ok(finish(refusal, id, record)) });
+        }
         if let Err(failure) = self.edge.admit(method, request.headers(), &record) {
             let refusal = refuse(failure, &record);
             return Box::pin(async move { Ok(finish(refusal, id, record)) });
@@ -93,10 +104,14 @@ where
             due,
         };
         request.extensions_mut().insert(begun);
-        let answer = self.inner.call(request);
+        // What a panic leaves behind is dropped with the call: nothing of it is seen again.
+        let mut inner = self.inner.clone();
+        std::mem::swap(&mut inner, &mut self.inner); // the one that is ready
+        let answer = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
         Box::pin(async move {
             let answer = match due.head.bound(answer).await {
-                Ok(answer) => with_reason(answer?, &record),
+                Ok(Ok(answer)) => with_reason(answer?, &record),
+                Ok(Err(_panic)) => refuse(Failure::Panicked, &record),
                 Err(clock) => refuse(Failure::Clock(clock), &record),
             };
             Ok(finish(answer, id, record))
@@ -163,6 +178,21 @@ fn finish(mut answer: Response<Body>, id: HeaderValue, record: Record) -> Respon
     })
 }
 
+/// Anything else SHOULD be told with HTTP's 415 (gRPC over HTTP/2, Content-Type); a browser could
+/// send it across origins without asking.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let suffix = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
+}
+
+fn no_grpc() -> Failure {
+    let text = "content-type must be application/grpc";
+    Failure::Protocol(Protocol::ContentType, text.into())
+}
+
 fn refuse(failure: Failure, record: &Record) -> Response<Body> {
     record.failed(failure.reason(Credentials::Service));
     failure.into_status(Credentials::Service, None).into_http()
@@ -220,7 +250,7 @@ fn protocol_text(broken: Protocol, found: &Status) -> String {
         Protocol::MethodUnknown => "no such method; the bridge serves alim.v1.GraphService".into(),
         Protocol::TooLarge => format!("the request is too large: {}", found.message()),
         Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
-        Protocol::Encoding => found.message().to_owned(),
+        Protocol::Encoding | Protocol::ContentType => found.message().to_owned(),
     }
 }
 
@@ -258,5 +288,58 @@ impl HttpBody for EdgeBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct Panics;
+
+    impl Service<Request<Body>> for Panics {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            panic!("as a defect would")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_with_a_status_and_not_with_a_reset() {
+        let second = Duration::from_secs(1);
+        let edge = Edge {
+            metrics: Arc::new(Metrics::new().expect("metrics")),
+            callers: None,
+            clocks: Clocks {
+                invoke: second,
+                initial: second,
+                idle: second,
+                lifetime: second,
+            },
+        };
+        let request = Request::post("/alim.v1.GraphService/Invoke")
+            .header(CONTENT_TYPE, "application/grpc")
+            .body(Body::empty());
+        let answer = edge.layer(Panics).call(request.expect("a request")).await;
+        let status = Status::from_header_map(answer.expect("an answer").headers());
+        let status = status.expect("a status");
+        let details = status.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.as_str());
+        assert_eq!(
+            (status.code(), reason),
+            (Code::Internal, Some("BRIDGE_FAILED"))
+        );
     }
 }

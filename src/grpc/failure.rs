@@ -30,6 +30,9 @@ pub enum Failure {
     /// The call was still open when the drain's time was up.
     #[error("the bridge shut down before the answer was complete")]
     Cut,
+    /// The bridge itself broke while it answered.
+    #[error("a panic of the bridge")]
+    Panicked,
     /// The request breaks gRPC's own rules, as tonic found.
     #[error("{1}")]
     Protocol(Protocol, String),
@@ -44,6 +47,8 @@ pub enum Protocol {
     MethodUnknown,
     /// The bytes are no message of this method.
     Malformed,
+    /// No gRPC at all, by its content type.
+    ContentType,
     /// A compression that the bridge does not have.
     Encoding,
 }
@@ -62,7 +67,7 @@ impl Failure {
     pub(super) fn was_sent(&self) -> bool {
         match self {
             Self::Upstream(error) => error.was_sent(),
-            Self::Clock(_) | Self::Cut => true,
+            Self::Clock(_) | Self::Cut | Self::Panicked => true,
             Self::Invalid(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected
@@ -77,6 +82,7 @@ impl Failure {
             Self::Upstream(error) => error.http_status(),
             Self::Clock(_)
             | Self::Cut
+            | Self::Panicked
             | Self::Invalid(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected

@@ -90,7 +90,7 @@ impl Bridge {
         let call = request::parse(message, metadata, self.credentials)?;
         let permit = self.admission.enter()?;
         let asked = self.upstream.invoke(&call, begun.due.head.at);
-        let (reply, headers) = self.unless_cut(asked).await??;
+        let (reply, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
         let message = response::invoke(reply, self.max_reply_bytes)?;
         begun.record.message_sent();
@@ -108,21 +108,22 @@ impl Bridge {
         let call = request::parse(message, metadata, self.credentials)?;
         let permit = self.admission.enter()?;
         let asked = self.upstream.stream(&call, begun.due.head.at);
-        let (events, headers) = self.unless_cut(asked).await??;
+        let (events, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
         let mut relay = Relay::new(events, permit, self.idle, begun.record.clone());
-        let first = self.unless_cut(relay.first()).await??;
+        let first = self.within(begun, relay.first()).await??;
         relay.watch(begun.due.end, self.cut.clone());
         let rest = stream::unfold((relay, self.credentials), next_message);
         let events = Packed::new(stream::iter([Ok(first)]).chain(rest));
         Ok(response::with_headers(Box::pin(events), headers))
     }
 
-    /// Waits for `work`, at most until the drain's time is up.
-    async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    /// Does `work` until the head is due or the drain's time is up; work that comes too late is not
+    /// begun, for it costs money.
+    async fn within<T>(&self, begun: &Begun, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            done = work => Ok(done),
+            done = begun.due.head.bound(work) => done.map_err(Failure::Clock),
             () = self.cut.cancelled() => Err(Failure::Cut),
         }
     }

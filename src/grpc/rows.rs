@@ -79,6 +79,12 @@ impl Failure {
                 "the bridge is shutting down; nothing was sent".into(),
                 Pushback::Unsaid,
             ),
+            Self::Panicked => (
+                Code::Internal,
+                "BRIDGE_FAILED",
+                "the bridge itself failed; the upstream may have run the call".into(),
+                Pushback::Never,
+            ),
             Self::Cut => (
                 Code::Unavailable,
                 "BRIDGE_DRAINING",
@@ -138,7 +144,7 @@ fn protocol_row(broken: Protocol, found: &str) -> Row {
     let (code, reason) = match broken {
         Protocol::TooLarge => (Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
         Protocol::MethodUnknown => (Code::Unimplemented, "METHOD_UNKNOWN"),
-        Protocol::Malformed => (Code::InvalidArgument, "MALFORMED_REQUEST"),
+        Protocol::Malformed | Protocol::ContentType => (Code::InvalidArgument, "MALFORMED_REQUEST"),
         Protocol::Encoding => (Code::Unimplemented, "ENCODING_UNSUPPORTED"),
     };
     Row {

@@ -64,6 +64,7 @@ impl Failure {
             | Self::Refused(_)
             | Self::Clock(_)
             | Self::Cut
+            | Self::Panicked
             | Self::Protocol(..) => row.into_status(info, HeaderMap::new(), &[], None),
         }
     }

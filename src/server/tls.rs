@@ -61,7 +61,12 @@ fn parse(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates of a PEM file.
+///
+/// # Errors
+///
+/// - A sentence that says what is wrong with it; no certificate at all is wrong too.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| format!("certificate: {error}"))?;
     match chain.is_empty() {

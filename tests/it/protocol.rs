@@ -3,9 +3,12 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use tonic::{Code, Status, codec::CompressionEncoding};
+use tower::Service;
 
 use crate::support::{
-    Bridge, Told, ask, ask_stream, reply_json,
+    Bridge, Told, ask, ask_stream,
+    bare::Connection,
+    reply_json,
     upstream::{Reply, Upstream},
 };
 
@@ -158,6 +161,27 @@ async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() 
         upstream.requests().is_empty(),
         "nothing reached the upstream"
     );
+}
+
+#[tokio::test]
+async fn what_is_no_grpc_by_its_content_type_is_told_with_415() {
+    let (upstream, bridge) = idle_upstream().await;
+    for kind in [
+        "text/plain",
+        "application/json",
+        "application/grpc-web+proto",
+    ] {
+        let request = http::Request::post("http://bridge/alim.v1.GraphService/Invoke")
+            .header("content-type", kind)
+            .body(tonic::body::Body::new(Full::new(frame(0, b"\x0a\x01a"))));
+        let mut connection = Connection::open(bridge.address).await;
+        let answer = connection
+            .call(request.expect("a request"))
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status(), 415, "{kind}");
+    }
+    assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test]
