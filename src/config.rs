@@ -61,11 +61,12 @@ impl Config {
                 ("caller", Credentials::Caller),
             ],
         );
+        let max_reply_bytes = read.bytes("MAX_REPLY_BYTES");
         let config = Self {
             listen: read.address("LISTEN"),
             admin_listen: read.unless_off("ADMIN_LISTEN", Reader::address),
-            upstream: upstream_settings(&mut read, credentials),
-            server: server_settings(&mut read, credentials),
+            upstream: upstream_settings(&mut read, credentials, max_reply_bytes),
+            server: server_settings(&mut read, credentials, max_reply_bytes),
             log_format: read.choice(
                 "LOG_FORMAT",
                 &[
@@ -86,14 +87,18 @@ impl Config {
     }
 }
 
-fn upstream_settings(read: &mut Reader<'_>, credentials: Credentials) -> upstream::Settings {
+fn upstream_settings(
+    read: &mut Reader<'_>,
+    credentials: Credentials,
+    max_reply_bytes: usize,
+) -> upstream::Settings {
     upstream::Settings {
         url: read.url("UPSTREAM_URL"),
         key: service_key(read, credentials),
         ca_pem: read.certificates("UPSTREAM_CA_FILE"),
         connect_timeout: read.duration("CONNECT_TIMEOUT"),
         pool_idle_timeout: read.duration("POOL_IDLE_TIMEOUT"),
-        max_reply_bytes: read.bytes("MAX_REPLY_BYTES"),
+        max_reply_bytes,
         sse: sse::Settings {
             framing: read.choice(
                 "SSE_FRAMING",
@@ -106,7 +111,11 @@ fn upstream_settings(read: &mut Reader<'_>, credentials: Credentials) -> upstrea
     }
 }
 
-fn server_settings(read: &mut Reader<'_>, credentials: Credentials) -> server::Settings {
+fn server_settings(
+    read: &mut Reader<'_>,
+    credentials: Credentials,
+    max_reply_bytes: usize,
+) -> server::Settings {
     server::Settings {
         tls: server_tls(read),
         callers: read
@@ -123,7 +132,7 @@ fn server_settings(read: &mut Reader<'_>, credentials: Credentials) -> server::S
         },
         max_calls: read.count("MAX_CALLS"),
         max_request_bytes: read.bytes("MAX_REQUEST_BYTES"),
-        max_reply_bytes: read.bytes("MAX_REPLY_BYTES"),
+        max_reply_bytes,
         max_connections: read.count("MAX_CONNECTIONS"),
         max_connection_age: read.unless_off("MAX_CONNECTION_AGE", Reader::duration),
         keepalive_interval: read.duration("KEEPALIVE_INTERVAL"),
@@ -136,6 +145,9 @@ fn server_settings(read: &mut Reader<'_>, credentials: Credentials) -> server::S
 
 /// Exactly one key when the bridge shows its own, none when callers bring theirs.
 fn service_key(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload<SecretString>> {
+    if read.is_faulty("CREDENTIALS") {
+        return None; // whether a key is needed can't be known
+    }
     let text = read.text("UPSTREAM_API_KEY");
     let file = read.text("UPSTREAM_API_KEY_FILE");
     match (credentials, text, file) {
@@ -212,6 +224,11 @@ fn server_tls(read: &mut Reader<'_>) -> Option<Reload<rustls::ServerConfig>> {
         (None, None) => return None,
     };
     let client_ca = client_ca.map(Into::into);
+    let names = ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"];
+    let readable = names.map(|name| read.is_readable(name));
+    if readable.contains(&false) {
+        return None;
+    }
     match tls::load(tls::Files {
         cert,
         key,
@@ -219,7 +236,7 @@ fn server_tls(read: &mut Reader<'_>) -> Option<Reload<rustls::ServerConfig>> {
     }) {
         Ok(tls) => Some(tls),
         Err(error) => {
-            read.fault("TLS_CERT_FILE", error.to_string());
+            read.fault("TLS_CERT_FILE", format!("can't be used: {error}"));
             None
         }
     }

@@ -3,7 +3,10 @@
 //! Exit codes: 0, 1 for a failure, 64 for bad usage (sysexits' EX_USAGE), 64 + the gRPC status code
 //! for a call that failed.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{ErrorKind, Write},
+    process::ExitCode,
+};
 
 use alim_bridge::{
     cli, client,
@@ -54,6 +57,8 @@ async fn run(matches: &ArgMatches) -> ExitCode {
     };
     match called {
         Ok(()) => ExitCode::SUCCESS,
+        // As in `alim-bridge stream … | head`: who reads has seen enough.
+        Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
     }
 }
@@ -81,15 +86,15 @@ async fn bridge(config: Config) -> Result<Drained, BoxError> {
             "anyone who reaches this address may call: set TLS_CERT_FILE and TLS_KEY_FILE, or CALLER_KEYS_FILE"
         );
     }
-    let listener = bind("LISTEN", config.listen).await?;
+    let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
     let admin = match config.admin_listen {
-        Some(address) => Some(bind("ADMIN_LISTEN", address).await?),
+        Some(address) => Some(bind("ALIM_BRIDGE_ADMIN_LISTEN", address).await?),
         None => None,
     };
     let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
     let shutdown = Shutdown::default();
-    tokio::spawn(shutdown.clone().follow_signals());
+    tokio::spawn(shutdown.clone().follow_signals()?);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         %address,
@@ -107,12 +112,12 @@ async fn emulate(flags: &ArgMatches) -> ExitCode {
     let (listen, settings) = cli::emulator(flags);
     let served = async {
         let listener = bind("--listen", listen).await?;
+        let shutdown = Shutdown::default();
+        tokio::spawn(shutdown.clone().follow_signals()?);
         tell(&format!(
             "emulated ALİM listening on http://{}",
             listener.local_addr()?
         ));
-        let shutdown = Shutdown::default();
-        tokio::spawn(shutdown.clone().follow_signals());
         emulator::run(settings, listener, shutdown.drain).await?;
         Ok::<_, BoxError>(())
     };
@@ -124,7 +129,10 @@ async fn emulate(flags: &ArgMatches) -> ExitCode {
 
 async fn demo() -> ExitCode {
     let shutdown = Shutdown::default();
-    tokio::spawn(shutdown.clone().follow_signals());
+    match shutdown.clone().follow_signals() {
+        Ok(following) => drop(tokio::spawn(following)),
+        Err(error) => return fail(&error, FAILURE),
+    }
     match client::demo::run(shutdown).await {
         Ok(drained) => drained_code(drained),
         Err(error) => fail(&error, error.exit_code()),
@@ -181,7 +189,10 @@ fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text += &format!(": {error}");
+        let why = error.to_string();
+        if !text.ends_with(&why) {
+            text += &format!(": {why}"); // many errors repeat their source themselves
+        }
         cause = error.source();
     }
     for line in text.lines() {

@@ -18,17 +18,13 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 type Parse<T> = fn(&[Vec<u8>]) -> Result<T, String>;
 
-/// Why a value can't be made from its files.
+/// Why a value can't be made from its files. It does not repeat a path: that may be a key that was
+/// put in the wrong place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file can't be read.
-    #[error("{}: {source}", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] io::Error),
     /// The files were read, but don't hold what they should.
     #[error("{0}")]
     Content(String),
@@ -115,13 +111,7 @@ impl<T: Send + Sync + 'static> Reload<T> {
 }
 
 fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, Error> {
-    let read_one = |path: &PathBuf| {
-        fs::read(path).map_err(|source| Error::Read {
-            path: path.clone(),
-            source,
-        })
-    };
-    paths.iter().map(read_one).collect()
+    Ok(paths.iter().map(fs::read).collect::<io::Result<_>>()?)
 }
 
 impl<T> Clone for Reload<T> {

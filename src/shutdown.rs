@@ -17,21 +17,22 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Turns SIGTERM and SIGINT into the stages, for as long as it is polled.
+    /// Listens for SIGTERM and SIGINT from now on; the future turns them into the stages.
     ///
     /// # Errors
     ///
     /// - [`std::io::Error`] when the system refuses to tell of signals.
-    pub async fn follow_signals(self) -> std::io::Result<()> {
+    pub fn follow_signals(self) -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        for stage in [&self.drain, &self.cut] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+        Ok(async move {
+            for stage in [&self.drain, &self.cut] {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                stage.cancel();
             }
-            stage.cancel();
-        }
-        Ok(())
+        })
     }
 }

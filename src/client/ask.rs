@@ -30,9 +30,10 @@ const MAX_MESSAGE_BYTES: usize = 1 << 30;
 ///
 /// - [`Error::Status`] with what the bridge said, and those of [`Target::connect`].
 pub async fn invoke(target: &Target, question: InvokeRequest, output: Output) -> Result<(), Error> {
+    let request = target.request(question)?;
     let channel = target.connect().await?;
     let mut client = GraphServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let reply = until_interrupted(client.invoke(target.request(question)?)).await??;
+    let reply = until_interrupted(client.invoke(request)).await??;
     let reply = reply.into_inner();
     match output {
         Output::Text | Output::Transcript => print(&format!("{}\n", reply.response)),
@@ -47,9 +48,9 @@ pub async fn invoke(target: &Target, question: InvokeRequest, output: Output) ->
 /// - [`Error::Status`] with what the bridge said; what was printed before it is not the whole answer.
 ///   And those of [`Target::connect`].
 pub async fn stream(target: &Target, question: StreamRequest, output: Output) -> Result<(), Error> {
+    let request = target.request(question)?;
     let channel = target.connect().await?;
     let mut client = GraphServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let request = target.request(question)?;
     let printed = async {
         let mut events = client.stream(request).await?.into_inner();
         let mut is_mid_line = false;

@@ -46,7 +46,12 @@ pub async fn run(shutdown: Shutdown) -> Result<Drained, Error> {
         "An embedded ALİM serves {upstream_url}\nalim-bridge serves gRPC on {address}\n"
     ))?;
     tokio::select! {
-        shown = show(address) => shown?,
+        shown = show(address) => match shown {
+            Err(Error::Status(status)) if status.code() == tonic::Code::Cancelled => {
+                shutdown.drain.cancelled().await; // Ctrl-C: the call that is shown hears of it too
+            }
+            shown => shown?,
+        },
         ended = &mut bridge => return drained(ended),
         () = shutdown.drain.cancelled() => {}
     }

@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, TimeoutExpired,
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
@@ -39,7 +39,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// The bridge can't be reached.
-    #[error("{address}: {source}")]
+    #[error("{address} can't be reached")]
     Connect {
         /// Where it was looked for.
         address: String,
@@ -51,7 +51,7 @@ pub enum Error {
     #[error("{}", show::status_text(.0))]
     Status(Box<Status>),
     /// Standard input or output failed.
-    #[error("input or output: {0}")]
+    #[error("input or output failed")]
     Io(#[from] std::io::Error),
     /// What was asked about is not healthy.
     #[error("{0}")]
@@ -62,8 +62,15 @@ pub enum Error {
 }
 
 impl From<Status> for Error {
+    /// tonic's own clock says Cancelled; the deadline that it stands for says otherwise.
     fn from(status: Status) -> Self {
-        Self::Status(Box::new(status))
+        let source = std::error::Error::source(&status);
+        let mut causes = std::iter::successors(source, |cause| cause.source());
+        let is_late = causes.any(|cause| cause.is::<TimeoutExpired>());
+        Self::Status(Box::new(match is_late {
+            true => Status::deadline_exceeded("no answer within --timeout"),
+            false => status,
+        }))
     }
 }
 
@@ -97,7 +104,7 @@ impl Target {
             .map_err(|error| usage(error.to_string()))?
             .connect_timeout(Duration::from_secs(5));
         if address.starts_with("https://") {
-            let tls = self.tls().map_err(|error| usage(error.to_string()))?;
+            let tls = self.tls().map_err(Error::Usage)?;
             endpoint = endpoint
                 .tls_config(tls)
                 .map_err(|error| usage(error.to_string()))?;
@@ -106,12 +113,13 @@ impl Target {
         connected.map_err(|source| Error::Connect { address, source })
     }
 
-    fn tls(&self) -> std::io::Result<ClientTlsConfig> {
+    fn tls(&self) -> Result<ClientTlsConfig, String> {
         let tls = ClientTlsConfig::new();
-        Ok(match &self.ca_file {
-            Some(path) => tls.ca_certificate(Certificate::from_pem(std::fs::read(path)?)),
-            None => tls.with_native_roots(),
-        })
+        let Some(path) = &self.ca_file else {
+            return Ok(tls.with_native_roots());
+        };
+        let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(tls.ca_certificate(Certificate::from_pem(pem)))
     }
 
     /// A request with the credentials and the deadline.

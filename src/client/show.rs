@@ -20,12 +20,13 @@ pub(super) fn status_text(status: &Status) -> String {
         .error_info()
         .map_or("no reason given", |info| info.reason.as_str());
     let mut text = format!("{:?} ({reason}): {}", status.code(), status.message());
-    for violation in details
+    let violations = details
         .bad_request()
-        .iter()
-        .flat_map(|bad| &bad.field_violations)
-    {
-        text += &format!("\n  {}: {}", violation.field, violation.description);
+        .map(|bad| bad.field_violations.as_slice());
+    for violation in violations.unwrap_or_default() {
+        if !status.message().contains(&violation.description) {
+            text += &format!("\n  {}: {}", violation.field, violation.description);
+        }
     }
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         text += &format!("\n  try again in {} s", delay.as_secs_f64());

@@ -27,16 +27,18 @@ impl Strings {
             };
             match SETTINGS.iter().find(|setting| setting.name == rest) {
                 Some(_) if value.is_empty() => {}
-                Some(setting) => drop(self.values.insert(setting.name, value)),
+                Some(setting) => drop(self.values.entry(setting.name).or_insert(value)),
                 None if is_injected(rest) => {}
                 None => self.unknown.push(name),
             }
         }
     }
 
-    /// Takes in a flag, which goes before the environment.
+    /// Takes in a flag, which goes before the environment; an empty value counts as unset.
     pub fn flag(&mut self, name: &'static str, value: String) {
-        self.values.insert(name, value);
+        if !value.is_empty() {
+            self.values.insert(name, value);
+        }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -108,6 +110,13 @@ impl<'a> Reader<'a> {
         self.faults.push(Fault { name, text });
     }
 
+    pub(super) fn is_faulty(&self, name: &str) -> bool {
+        let faulty = self.faults.iter();
+        faulty
+            .filter_map(|fault| fault.name.strip_prefix(PREFIX))
+            .any(|faulty| faulty == name)
+    }
+
     pub(super) fn text(&self, name: &str) -> Option<String> {
         self.strings.get(name).map(String::from)
     }
@@ -161,13 +170,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn duration(&mut self, name: &str) -> Duration {
-        let rule = "a duration above zero with its unit, such as 500ms, 3s or 15m";
+        let rule = "a duration above zero and up to a year with its unit, such as 500ms, 3s or 15m";
         let parse = |text: &str| parse_duration(text).filter(|duration| !duration.is_zero());
         self.parsed(name, rule, parse, MAX_DURATION)
     }
 
     pub(super) fn duration_or_zero(&mut self, name: &str) -> Duration {
-        let rule = "a duration with its unit, such as 0s, 500ms or 15m";
+        let rule = "a duration up to a year with its unit, such as 0s, 500ms or 15m";
         self.parsed(name, rule, parse_duration, MAX_DURATION)
     }
 
@@ -223,11 +232,21 @@ impl<'a> Reader<'a> {
 
     pub(super) fn certificates(&mut self, name: &str) -> Option<Vec<u8>> {
         let path = self.text(name)?;
-        let content = std::fs::read(&path).map_err(|error| format!("{path}: {error}"));
-        let checked = content.and_then(|pem| tls::certificates(&pem).map(|_| pem));
+        let content = std::fs::read(&path).map_err(|error| error.to_string());
+        let checked = content.and_then(|pem| tls::authorities(&pem).map(|_| pem));
         checked
             .map_err(|why| self.fault(name, format!("can't be used: {why}")))
             .ok()
+    }
+
+    /// A file that is named can be read; the path is not repeated, for it may be a key.
+    pub(super) fn is_readable(&mut self, name: &str) -> bool {
+        let Some(path) = self.text(name) else {
+            return true;
+        };
+        let read = std::fs::read(path);
+        read.map_err(|error| self.fault(name, format!("can't be used: {error}")))
+            .is_ok()
     }
 
     pub(super) fn reload<T>(

@@ -77,7 +77,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "CALLER_KEYS_FILE",
         "",
-        "Lines of name:sha256-hex; callers then send authorization: Bearer <key>. Re-read when it changes",
+        "Lines of name:sha256-hex; callers then send authorization: Bearer KEY. Re-read when it changes",
     ),
     row(
         "CONNECT_TIMEOUT",

@@ -43,13 +43,8 @@ fn parse(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
     let builder = match rest.first() {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            let mut roots = RootCertStore::empty();
-            for authority in certificates(authorities)? {
-                roots
-                    .add(authority)
-                    .map_err(|error| format!("client CA: {error}"))?;
-            }
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
+            let roots = Arc::new(self::authorities(authorities)?);
+            let verifier = WebPkiClientVerifier::builder(roots).build();
             builder
                 .with_client_cert_verifier(verifier.map_err(|error| format!("client CA: {error}"))?)
         }
@@ -61,12 +56,21 @@ fn parse(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-/// The certificates of a PEM file.
+/// The authorities of a PEM file.
 ///
 /// # Errors
 ///
 /// - A sentence that says what is wrong with it; no certificate at all is wrong too.
-pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(pem)? {
+        let added = roots.add(authority);
+        added.map_err(|error| format!("authority: {error}"))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| format!("certificate: {error}"))?;
     match chain.is_empty() {

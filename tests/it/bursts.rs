@@ -26,6 +26,20 @@ async fn a_default_tonic_caller_that_pauses_in_a_burst_of_20000_tokens_gets_them
 }
 
 #[tokio::test]
+async fn the_time_in_which_a_caller_does_not_read_is_no_silence_of_the_upstream() {
+    let large = "x".repeat(60_000);
+    let mut chunks = vec![sse_tokens(&[&large]); 200];
+    chunks.push(sse_answer(&[]));
+    let upstream = Upstream::answering(Reply::sse_chunks(chunks));
+    let bridge = Bridge::with(&upstream.url(), &[("STREAM_IDLE_TIMEOUT", "300ms")]).await;
+    let events = bridge.stream("Salam").await.expect("an event").into_inner();
+    tokio::time::sleep(Duration::from_secs(2)).await; // the pause that the story is about
+    let (events, ending) = read_all(events).await;
+    ending.expect("OK: the upstream was never silent");
+    assert_eq!(text(&events).len(), 200 * 60_000);
+}
+
+#[tokio::test]
 async fn forty_thousand_events_in_one_chunk_arrive_in_order() {
     let tokens: Vec<_> = (0..40_000).map(|n| n.to_string()).collect();
     let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();

@@ -2,11 +2,14 @@
 
 mod bursts;
 mod calls;
+mod cli;
 mod clocks;
 mod emulator;
 mod failures;
+mod house;
 mod protocol;
 mod retries;
+mod settings;
 mod sse;
 mod sse_cases;
 mod statuses;

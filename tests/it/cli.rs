@@ -1,0 +1,375 @@
+//! The command as it is deployed: a child process on ports of its own, judged by what it prints and
+//! by the code that it exits with.
+
+mod running;
+
+use std::net::TcpListener;
+
+use serde_json::Value;
+
+use crate::support::upstream::refused_url;
+use running::{Ended, Running, run, start};
+
+const KEY: &str = "hunter2-s3cret";
+
+/// Two nodes, a dozen sentences.
+const QUESTION: &str = "Salam!";
+
+fn emulate() -> (Running, String) {
+    let args = ["emulate", "--listen", "127.0.0.1:0", "--token-delay", "1ms"];
+    let mut emulator = start(&[&args[..], &["--api-key", KEY]].concat(), &[]);
+    let url = emulator.address();
+    (emulator, url)
+}
+
+/// A bridge on ports of its own, with these settings in its environment besides.
+fn serve(upstream: &str, settings: &[(&str, &str)]) -> (Running, String) {
+    let usual = [
+        ("ALIM_BRIDGE_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("ALIM_BRIDGE_LISTEN", "127.0.0.1:0"),
+        ("ALIM_BRIDGE_UPSTREAM_URL", upstream),
+        ("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY),
+    ];
+    let mut bridge = start(&["serve"], &[&usual, settings].concat());
+    let address = bridge.address();
+    (bridge, address)
+}
+
+/// The embedded ALİM, a bridge in front of it, and the bridge's address.
+fn deployed() -> (Running, Running, String) {
+    let (emulator, url) = emulate();
+    let (bridge, address) = serve(&format!("{url}/api/v1"), &[]);
+    (emulator, bridge, address)
+}
+
+impl Ended {
+    /// What it printed, when it succeeded.
+    fn printed(self) -> String {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+fn objects(lines: &str) -> Vec<Value> {
+    let parsed = lines.lines().map(serde_json::from_str);
+    parsed.collect::<Result<_, _>>().expect("JSON lines")
+}
+
+#[test]
+fn help_lists_the_commands_and_version_tells_the_version() {
+    let help = run(&["--help"]).printed();
+    for command in ["serve", "demo", "emulate", "invoke", "stream", "health"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
+    }
+    let version = concat!("alim-bridge ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(run(&["--version"]).printed(), version);
+}
+
+#[test]
+fn a_command_line_that_is_not_understood_exits_with_64() {
+    for args in [
+        &[][..],
+        &["serv"],
+        &["--verbose"],
+        &["serve", "--verbose"],
+        &["invoke"],
+        &["stream", "a", "--timeout", "3"],
+        &["invoke", "a", "--scenario-context", "[]"],
+        &["health", "--http", "live"],
+    ] {
+        let ended = run(args);
+        assert_eq!((ended.code, &*ended.stdout), (Some(64), ""), "{args:?}");
+        assert!(!ended.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn serve_names_every_setting_at_fault_and_exits_with_64() {
+    let variables = [("ALIM_BRIDGE_LISTEN", "here"), ("ALIM_BRIDGE_TYPO", "1")];
+    let ended = start(&["serve", "--retries", "1000"], &variables).ended();
+    assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
+    for name in ["UPSTREAM_API_KEY", "LISTEN", "TYPO", "RETRIES"] {
+        let told = format!("alim-bridge: ALIM_BRIDGE_{name} ");
+        let lines = ended.stderr.lines();
+        let named = lines.filter(|line| line.starts_with(&told));
+        assert_eq!(named.count(), 1, "{name}\n{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_flag_of_serve_goes_before_its_variable() {
+    let variables = [
+        ("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY),
+        ("ALIM_BRIDGE_LISTEN", "nowhere"),
+        ("ALIM_BRIDGE_ADMIN_LISTEN", "nowhere"),
+    ];
+    let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
+    let mut bridge = start(&args, &variables);
+    assert!(bridge.address().starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_and_exits_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let serve = ["serve", "--upstream-api-key", KEY, "--listen", &address];
+    let emulate = ["emulate", "--listen", &address];
+    for args in [&serve[..], &emulate] {
+        let ended = run(args);
+        assert_eq!((ended.code, &*ended.stdout), (Some(1), ""));
+        assert!(ended.stderr.contains(&address), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn invoke_and_stream_print_the_same_answer() {
+    let (_emulator, _bridge, address) = deployed();
+    let invoked = run(&["invoke", "--address", &address, QUESTION]).printed();
+    assert!(invoked.starts_with("Salam! Mən ALİM"), "{invoked}");
+    let streamed = run(&["stream", "--address", &address, QUESTION]);
+    let aside: Vec<_> = streamed.stderr.lines().collect();
+    assert_eq!(aside[..2], ["· classify_intent", "· generate_response"]);
+    assert!(
+        aside[2].contains(" tokens, ") && aside.len() == 3,
+        "{aside:?}"
+    );
+    assert_eq!(streamed.printed(), invoked);
+}
+
+#[test]
+fn the_tokens_of_stream_json_are_the_response_of_invoke_json() {
+    let (_emulator, _bridge, address) = deployed();
+    let invoked = run(&["invoke", "--json", "--address", &address, QUESTION]).printed();
+    let streamed = run(&["stream", "--json", "--address", &address, QUESTION]).printed();
+    let (reply, events) = (&objects(&invoked)[0], objects(&streamed));
+    let tokens: Vec<_> = events
+        .iter()
+        .filter_map(|event| event["token"]["text"].as_str())
+        .collect();
+    assert_eq!(tokens.concat(), reply["response"]);
+    assert_eq!(events[0]["node"]["name"], "classify_intent");
+    let done = &events.last().expect("events")["done"];
+    assert_eq!(done["tokenCount"], tokens.len().to_string());
+    assert_eq!(
+        reply["threadId"].as_str().map(str::len),
+        Some(36),
+        "{reply}"
+    );
+}
+
+#[test]
+fn health_is_told_by_word_and_exit_code() {
+    let (_emulator, url) = emulate();
+    let (mut bridge, address) = serve(&format!("{url}/api/v1"), &[]);
+    bridge.logs("the upstream can be reached");
+    let service = ["--service", "alim.v1.GraphService"];
+    for asked in [&[][..], &service] {
+        let health = run(&[&["health", "--address", &address], asked].concat());
+        assert_eq!(health.printed(), "SERVING\n");
+    }
+}
+
+#[test]
+fn health_over_http_is_a_200_and_nothing_else() {
+    let (_emulator, url) = emulate();
+    let ask = |url: &str| run(&["health", "--http", url]);
+    assert_eq!(ask(&format!("{url}/live")).printed(), "ok\n");
+    for url in [format!("{url}/nowhere"), refused_url()] {
+        let ended = ask(&url);
+        assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{url}");
+    }
+}
+
+#[test]
+fn health_of_the_service_follows_the_upstream_and_that_of_the_process_does_not() {
+    let (mut bridge, address) = serve(&refused_url(), &[]);
+    bridge.logs("the upstream can't be reached");
+    let health = ["health", "--address", &address];
+    assert_eq!(run(&health).printed(), "SERVING\n");
+    let service = run(&[&health[..], &["--service", "alim.v1.GraphService"]].concat());
+    assert_eq!((service.code, &*service.stdout), (Some(1), ""));
+    assert_eq!(service.stderr, "alim-bridge: NOT_SERVING\n");
+}
+
+#[test]
+fn a_call_that_the_bridge_refuses_exits_with_64_and_its_code() {
+    let (_emulator, _bridge, address) = deployed();
+    for (args, code, told) in [
+        (&["invoke", ""][..], 67, "InvalidArgument (INVALID_REQUEST)"),
+        (&["stream", ""], 67, "InvalidArgument (INVALID_REQUEST)"),
+        (
+            &["invoke", "a", "--thread-id", "b"],
+            67,
+            "thread_id must be",
+        ),
+        (&["health", "--service", "a"], 69, "NotFound"),
+    ] {
+        let ended = run(&[args, &["--address", &address]].concat());
+        assert_eq!((ended.code, &*ended.stdout), (Some(code), ""), "{args:?}");
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_call_that_the_upstream_fails_exits_with_64_and_its_code() {
+    let (_emulator, _bridge, address) = deployed();
+    for (command, fault, code, reason) in [
+        ("invoke", "rate_limited", 72, "(UPSTREAM_RATE_LIMITED)"),
+        ("invoke", "empty", 77, "(UPSTREAM_MALFORMED_REPLY)"),
+        ("stream", "unavailable", 78, "(UPSTREAM_UNAVAILABLE)"),
+        ("stream", "agent_failed", 77, "(UPSTREAM_STREAM_FAILED)"),
+        ("stream", "truncated", 78, "(UPSTREAM_STREAM_TRUNCATED)"),
+    ] {
+        let context = format!(r#"{{"emulator_fault": "{fault}"}}"#);
+        let context = ["--scenario-context", &context, "--address", &address];
+        let ended = run(&[&[command, QUESTION][..], &context].concat());
+        assert_eq!(ended.code, Some(code), "{fault}: {}", ended.stderr);
+        assert!(ended.stderr.contains(reason), "{fault}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_come_in_time_exits_with_68() {
+    let (_emulator, _bridge, address) = deployed();
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mute = mute.local_addr().expect("bound").to_string();
+    let silent = ["--scenario-context", r#"{"emulator_fault": "silent"}"#];
+    for (address, command) in [(&address, "stream"), (&mute, "invoke"), (&mute, "stream")] {
+        let args = [
+            command,
+            QUESTION,
+            "--timeout",
+            "300ms",
+            "--address",
+            address,
+        ];
+        let ended = run(&[&args[..], &silent].concat());
+        assert_eq!(ended.code, Some(68), "{command}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_bridge_that_is_not_there_exits_with_78() {
+    let url = refused_url();
+    let address = url.trim_end_matches("/api/v1");
+    for command in ["invoke", "stream", "health"] {
+        let message = &["Salam"][..(command != "health").into()];
+        let ended = run(&[&[command, "--address", address], message].concat());
+        assert_eq!((ended.code, &*ended.stdout), (Some(78), ""), "{command}");
+        assert!(ended.stderr.contains(address), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_stream_as_cancelled() {
+    let (_emulator, _bridge, address) = deployed();
+    let slow = ["--scenario-context", r#"{"emulator_fault": "slow"}"#];
+    let stream = ["stream", "--address", &address, QUESTION];
+    let mut stream = start(&[&stream[..], &slow].concat(), &[]);
+    stream.logs("classify_intent");
+    stream.signal("INT");
+    assert_eq!(stream.ended().code, Some(65));
+}
+
+#[test]
+fn sigterm_stops_what_serves_with_exit_code_0() {
+    let (emulator, bridge, address) = deployed();
+    run(&["invoke", "--address", &address, QUESTION]).printed();
+    for running in [bridge, emulator] {
+        let ended = running.stopped();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert_eq!(ended.stdout.lines().count(), 1, "{}", ended.stdout);
+    }
+}
+
+/// Several times, for what is not ready yet may be so by chance.
+#[test]
+fn a_signal_is_heard_from_the_moment_the_port_is_told() {
+    for _ in 0..8 {
+        let (emulator, _) = emulate();
+        let (bridge, _) = serve(&refused_url(), &[]);
+        for running in [emulator, bridge] {
+            let ended = running.stopped();
+            assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_bridge_that_anyone_may_call_says_so_and_serves() {
+    const WARNING: &str = "anyone who reaches this address may call";
+    let url = refused_url();
+    let (open, address) = serve(&url, &[("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")]);
+    let here = address.replace("0.0.0.0", "127.0.0.1");
+    run(&["health", "--address", &here]).printed();
+    let log = open.stopped().stderr;
+    let warning = log.lines().find(|line| line.contains(WARNING));
+    assert!(warning.is_some_and(|line| line.contains("WARN")), "{log}");
+    let (closed, _) = serve(&url, &[]);
+    assert!(!closed.stopped().stderr.contains(WARNING));
+}
+
+#[test]
+fn serve_starts_while_the_upstream_is_down_and_says_so_to_callers() {
+    let (_bridge, address) = serve(&refused_url(), &[]);
+    let ended = run(&["invoke", "--address", &address, QUESTION]);
+    assert_eq!(ended.code, Some(78));
+    assert!(
+        ended.stderr.contains("(UPSTREAM_UNREACHABLE)"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn the_service_key_is_in_no_output_at_the_finest_level() {
+    let (_emulator, url) = emulate();
+    let (bridge, address) = serve(&format!("{url}/api/v1"), &[("ALIM_BRIDGE_LOG", "trace")]);
+    for args in [["invoke", QUESTION], ["stream", QUESTION], ["invoke", ""]] {
+        let ended = run(&[&args[..], &["--address", &address]].concat());
+        assert!(!(ended.stdout + &ended.stderr).contains(KEY));
+    }
+    let ended = bridge.stopped();
+    for told in ["TRACE", "hyper_util", "/api/v1", "call ended"] {
+        assert!(ended.stderr.contains(told), "{told} is not logged");
+    }
+    assert!(!(ended.stdout + &ended.stderr).contains(KEY));
+}
+
+#[test]
+fn demo_shows_an_answer_its_making_and_what_to_try_and_stops_when_asked() {
+    let mut demo = start(&["demo"], &[]);
+    let address = demo.says("alim-bridge serves gRPC on ");
+    let address = address.rsplit(' ').next().expect("a last word");
+    demo.says("Ready.");
+    let Ended {
+        code,
+        stdout,
+        stderr,
+    } = demo.stopped();
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    assert_eq!(stdout.matches("Tövsiyələr:").count(), 2, "{stdout}");
+    for line in ["\n· classify_intent\n", " tokens, ", "first token after"] {
+        assert!(stdout.contains(line), "{stdout}");
+    }
+    let tries = stdout
+        .lines()
+        .filter(|line| line.starts_with("grpcurl -plaintext "));
+    assert_eq!(
+        tries.filter(|line| line.contains(address)).count(),
+        4,
+        "{stdout}"
+    );
+}
+
+/// Both the demo and the call that it shows hear of the signal: eight times, for either may be first.
+#[test]
+fn ctrl_c_stops_a_demo_in_the_middle_with_exit_code_0() {
+    for _ in 0..8 {
+        let mut demo = start(&["demo"], &[]);
+        demo.says("── Invoke");
+        demo.signal("INT");
+        let ended = demo.ended();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    }
+}

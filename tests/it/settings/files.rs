@@ -1,0 +1,176 @@
+//! Settings that point to files: keys, certificates, callers; and whom the bridge is then open to.
+
+use std::{fs, path::PathBuf};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use secrecy::ExposeSecret;
+use tempfile::{NamedTempFile, TempDir};
+
+use alim_bridge::config::SETTINGS;
+
+use super::{KEY, assert_refused, at_fault, parse, parsed, told};
+
+fn file(content: impl AsRef<[u8]>) -> NamedTempFile {
+    let file = NamedTempFile::new().expect("a file");
+    fs::write(&file, content).expect("written");
+    file
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().expect("UTF-8")
+}
+
+/// A certificate and its key, as PEM files.
+fn tls_files() -> (NamedTempFile, NamedTempFile) {
+    let made = generate_simple_self_signed(["localhost".to_owned()]);
+    let CertifiedKey { cert, signing_key } = made.expect("a certificate");
+    (file(cert.pem()), file(signing_key.serialize_pem()))
+}
+
+/// A file that lists one caller.
+fn callers_file() -> NamedTempFile {
+    file(format!("orders:{}", "0".repeat(64)))
+}
+
+/// A path in a directory that is there, to a file that is not.
+fn missing() -> (TempDir, PathBuf) {
+    let folder = TempDir::new().expect("a directory");
+    let path = folder.path().join("missing.pem");
+    (folder, path)
+}
+
+#[test]
+fn the_bridge_has_exactly_one_key_unless_callers_bring_theirs() {
+    let key_file = file("k");
+    let key_file = ("UPSTREAM_API_KEY_FILE", path(&key_file));
+    let caller = ("CREDENTIALS", "caller");
+    for (typed, faults) in [
+        (&[][..], &["UPSTREAM_API_KEY"][..]),
+        (&[KEY], &[]),
+        (&[key_file], &[]),
+        (&[KEY, key_file], &["UPSTREAM_API_KEY_FILE"]),
+        (&[caller], &[]),
+        (&[caller, KEY], &["CREDENTIALS"]),
+        (&[caller, key_file], &["CREDENTIALS"]),
+    ] {
+        assert_eq!(at_fault(typed), faults, "{typed:?}");
+    }
+    assert!(parse(&[caller]).expect("valid").upstream.key.is_none());
+}
+
+#[test]
+fn white_space_round_a_key_is_taken_off() {
+    for content in ["s3cret", "s3cret\n", "s3cret\r\n", " s3cret \n\n"] {
+        let file = file(content);
+        let config = parse(&[("UPSTREAM_API_KEY_FILE", path(&file))]).expect("valid");
+        let key = config.upstream.key.expect("a key").load();
+        assert_eq!(key.expose_secret(), "s3cret", "{content:?}");
+    }
+}
+
+#[test]
+fn a_key_that_is_not_fit_for_a_header_is_refused() {
+    for key in ["a b", "a\tb", "a\nb", "açar", "a\u{7f}", "\n"] {
+        assert_eq!(
+            at_fault(&[("UPSTREAM_API_KEY", key)]),
+            ["UPSTREAM_API_KEY"],
+            "{key:?}"
+        );
+        let file = file(key);
+        let typed = [("UPSTREAM_API_KEY_FILE", path(&file))];
+        assert_eq!(at_fault(&typed), ["UPSTREAM_API_KEY_FILE"], "{key:?}");
+    }
+}
+
+#[test]
+fn certificate_and_key_come_together() {
+    let (cert, key) = tls_files();
+    let [cert, key, client_ca] = [
+        ("TLS_CERT_FILE", path(&cert)),
+        ("TLS_KEY_FILE", path(&key)),
+        ("TLS_CLIENT_CA_FILE", path(&cert)),
+    ];
+    assert_eq!(at_fault(&[KEY, cert]), ["TLS_KEY_FILE"]);
+    assert_eq!(at_fault(&[KEY, key]), ["TLS_CERT_FILE"]);
+    assert_eq!(at_fault(&[KEY, client_ca]), ["TLS_CLIENT_CA_FILE"]);
+    assert!(parsed(&[]).server.tls.is_none());
+    assert!(parsed(&[cert, key]).server.tls.is_some());
+    assert!(parsed(&[cert, key, client_ca]).server.tls.is_some());
+}
+
+#[test]
+fn a_missing_file_is_told_under_the_name_that_points_to_it() {
+    let (_folder, missing) = missing();
+    let missing = missing.to_str().expect("UTF-8");
+    assert_eq!(
+        at_fault(&[("UPSTREAM_API_KEY_FILE", missing)]),
+        ["UPSTREAM_API_KEY_FILE"]
+    );
+    assert_refused("UPSTREAM_CA_FILE", &[missing]);
+    assert_refused("CALLER_KEYS_FILE", &[missing]);
+    let (cert, key) = tls_files();
+    let good = [("TLS_CERT_FILE", path(&cert)), ("TLS_KEY_FILE", path(&key))];
+    for name in ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"] {
+        let others = good.into_iter().filter(|(other, _)| *other != name);
+        let typed: Vec<_> = others.chain([KEY, (name, missing)]).collect();
+        assert_eq!(at_fault(&typed), [name], "{name}");
+    }
+}
+
+#[test]
+fn files_that_hold_something_else_are_faults() {
+    let other = file("Suvarın.\n");
+    assert_refused("UPSTREAM_CA_FILE", &[path(&other)]);
+    assert_refused("CALLER_KEYS_FILE", &[path(&other)]);
+    let (cert, _) = tls_files();
+    let cert = ("TLS_CERT_FILE", path(&cert));
+    assert!(!at_fault(&[KEY, cert, ("TLS_KEY_FILE", path(&other))]).is_empty());
+}
+
+#[test]
+fn a_key_put_where_its_file_belongs_is_not_repeated() {
+    for row in SETTINGS.iter().filter(|row| row.name.ends_with("_FILE")) {
+        let text = told(&[
+            (row.name, "hunter2"),
+            ("TLS_CERT_FILE", "hunter2"),
+            ("TLS_KEY_FILE", "hunter2"),
+        ]);
+        assert!(
+            text.contains(row.name) && !text.contains("hunter2"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_a_faulty_file_holds_is_never_repeated() {
+    let secret = file("orders: hunter2 ü");
+    let (cert, _) = tls_files();
+    for name in ["UPSTREAM_API_KEY_FILE", "CALLER_KEYS_FILE", "TLS_KEY_FILE"] {
+        let text = told(&[("TLS_CERT_FILE", path(&cert)), (name, path(&secret))]);
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn a_bridge_is_open_when_it_leaves_loopback_and_knows_no_callers() {
+    let (cert, key) = tls_files();
+    let callers = callers_file();
+    let everywhere = ("LISTEN", "0.0.0.0:50051");
+    let mutual_tls = [
+        ("TLS_CERT_FILE", path(&cert)),
+        ("TLS_KEY_FILE", path(&key)),
+        ("TLS_CLIENT_CA_FILE", path(&cert)),
+    ];
+    assert!(parsed(&[everywhere]).is_open_to_the_network());
+    assert!(parsed(&[("LISTEN", "[::]:50051")]).is_open_to_the_network());
+    for closed in [
+        &[][..],
+        &[("LISTEN", "127.0.0.2:50051")],
+        &[("LISTEN", "[::1]:50051")],
+        &[everywhere, ("CALLER_KEYS_FILE", path(&callers))],
+        &[&[everywhere], &mutual_tls[..]].concat(),
+    ] {
+        assert!(!parsed(closed).is_open_to_the_network(), "{closed:?}");
+    }
+}

@@ -1,0 +1,178 @@
+//! What each kind of value may be: durations, sizes, counts, choices, addresses, URLs.
+
+use std::time::Duration;
+
+use alim_bridge::config::{Config, SETTINGS};
+
+use super::{KEY, assert_refused, assert_taken, parse, parsed, told};
+
+type Clock = fn(&Config) -> Duration;
+
+/// Every duration, and where it must arrive.
+const CLOCKS: [(&str, Clock); 12] = [
+    ("CONNECT_TIMEOUT", |it| it.upstream.connect_timeout),
+    ("INVOKE_TIMEOUT", |it| it.server.clocks.invoke),
+    ("STREAM_INITIAL_TIMEOUT", |it| it.server.clocks.initial),
+    ("STREAM_IDLE_TIMEOUT", |it| it.server.clocks.idle),
+    ("STREAM_LIFETIME", |it| it.server.clocks.lifetime),
+    ("POOL_IDLE_TIMEOUT", |it| it.upstream.pool_idle_timeout),
+    ("KEEPALIVE_INTERVAL", |it| it.server.keepalive_interval),
+    ("KEEPALIVE_TIMEOUT", |it| it.server.keepalive_timeout),
+    ("MAX_CONNECTION_AGE", |it| {
+        it.server.max_connection_age.unwrap_or_default()
+    }),
+    ("UPSTREAM_HEALTH_INTERVAL", |it| it.server.health_interval),
+    ("DRAIN_DELAY", |it| it.server.drain_delay),
+    ("DRAIN_TIMEOUT", |it| it.server.drain_timeout),
+];
+
+#[test]
+fn each_duration_reaches_its_own_clock() {
+    for (name, clock) in CLOCKS {
+        let config = parsed(&[(name, "1234ms")]);
+        assert_eq!(clock(&config), Duration::from_millis(1234), "{name}");
+    }
+}
+
+#[test]
+fn durations_need_a_unit_and_only_drains_may_be_zero() {
+    for (name, clock) in CLOCKS {
+        assert_refused(name, &["3", "0", "-3s", "3 parsecs", "s", "1000y"]);
+        assert_taken(name, &["500ms", "3s", "15m", "1h 30m"]);
+        match name {
+            "DRAIN_DELAY" | "DRAIN_TIMEOUT" => {
+                assert_eq!(clock(&parsed(&[(name, "0s")])), Duration::ZERO);
+            }
+            _ => assert_refused(name, &["0s", "0ms"]),
+        }
+    }
+}
+
+#[test]
+fn sizes_are_bytes_with_or_without_a_unit() {
+    for name in ["MAX_REQUEST_BYTES", "MAX_REPLY_BYTES", "MAX_EVENT_BYTES"] {
+        assert_refused(
+            name,
+            &["0", "-1", "lots", "4 parsecs", "1073741825", "2GiB"],
+        );
+    }
+    let typed = [
+        ("MAX_REQUEST_BYTES", "65536"),
+        ("MAX_REPLY_BYTES", "1GiB"),
+        ("MAX_EVENT_BYTES", "4MB"),
+    ];
+    let Config {
+        server, upstream, ..
+    } = parsed(&typed);
+    assert_eq!(server.max_request_bytes, 65_536);
+    assert_eq!(
+        (server.max_reply_bytes, upstream.max_reply_bytes),
+        (1 << 30, 1 << 30)
+    );
+    assert_eq!(upstream.sse.max_event_bytes, 4_000_000);
+}
+
+#[test]
+fn counts_and_choices_have_bounds() {
+    assert_refused("MAX_CALLS", &["0", "-1", "1.5", "1000001", "off"]);
+    assert_refused("MAX_CONNECTIONS", &["0", "1000001"]);
+    assert_refused("RETRIES", &["-1", "11", "two"]);
+    assert_refused("CREDENTIALS", &["Service", "both"]);
+    assert_refused("SSE_FRAMING", &["Recover", "none"]);
+    assert_refused("LOG_FORMAT", &["xml"]);
+    assert_refused("LOG", &["alim_bridge=loud"]);
+    let config = parsed(&[
+        ("MAX_CALLS", "1000000"),
+        ("MAX_CONNECTIONS", "1"),
+        ("RETRIES", "0"),
+    ]);
+    let server = config.server;
+    assert_eq!(
+        (
+            server.max_calls,
+            server.max_connections,
+            config.upstream.retries
+        ),
+        (1_000_000, 1, 0)
+    );
+}
+
+#[test]
+fn addresses_are_ip_and_port_and_only_the_admin_port_can_be_off() {
+    assert_refused(
+        "LISTEN",
+        &["50051", ":50051", "localhost:50051", "127.0.0.1", "off"],
+    );
+    assert_refused("ADMIN_LISTEN", &["9464", "OFF"]);
+    let config = parsed(&[("LISTEN", "[::1]:0"), ("ADMIN_LISTEN", "off")]);
+    assert_eq!(
+        (config.listen.to_string(), config.admin_listen),
+        ("[::1]:0".into(), None)
+    );
+}
+
+#[test]
+fn urls_have_a_host_and_no_user_query_or_fragment() {
+    for name in ["UPSTREAM_URL", "UPSTREAM_HEALTH_URL"] {
+        assert_refused(
+            name,
+            &[
+                "http://u@h/",
+                "http://u:p@h/",
+                "http://:p@h/",
+                "http://h/?a=b",
+            ],
+        );
+        assert_refused(
+            name,
+            &[
+                "http://h/?",
+                "http://h/#a",
+                "ftp://h/",
+                "h:8000",
+                "/api",
+                "http://",
+            ],
+        );
+        assert_taken(
+            name,
+            &[
+                "http://h",
+                "https://h:8443/api/v1/",
+                "http://[::1]:8000/api/v1",
+            ],
+        );
+    }
+    let config = parsed(&[
+        ("UPSTREAM_URL", "https://a/b"),
+        ("UPSTREAM_HEALTH_URL", "http://c/d"),
+    ]);
+    assert_eq!(config.upstream.url.as_str(), "https://a/b");
+    assert_eq!(
+        config.upstream.health_url.expect("set").as_str(),
+        "http://c/d"
+    );
+}
+
+#[test]
+fn a_value_at_fault_is_never_repeated_for_it_may_be_a_key() {
+    for row in SETTINGS.iter().filter(|row| !row.name.ends_with("_FILE")) {
+        let key = Some(KEY).filter(|key| key.0 != row.name);
+        let typed: Vec<_> = key
+            .into_iter()
+            .chain([(row.name, "hunter2=ü hunter2")])
+            .collect();
+        let text = told(&typed);
+        assert!(
+            text.contains(row.name) && !text.contains("hunter2"),
+            "{text}"
+        );
+    }
+    assert!(!told(&[("APIKEY", "hunter2")]).contains("hunter2"));
+}
+
+#[test]
+fn the_key_is_not_shown_by_debug() {
+    let config = parse(&[("UPSTREAM_API_KEY", "hunter2")]).expect("valid");
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
