@@ -3,14 +3,22 @@
 //! A permit is held until the body of the answer ends, for a stream costs as long as it lasts; tower's
 //! concurrency limit lets go at the head. When the bridge drains, admission closes for good.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 /// The right to have one call open; dropping it gives the place back.
 #[derive(Debug)]
 pub struct Permit {
-    _place: OwnedSemaphorePermit,
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Permit {
+    /// Gives the place back before the answer's body has ended, for a caller who does not read it.
+    pub fn release(&self) {
+        let place = self.place.lock();
+        drop(place.unwrap_or_else(|held| held.into_inner()).take());
+    }
 }
 
 /// Why a call may not begin. The upstream never saw it.
@@ -50,7 +58,9 @@ impl Admission {
     /// - [`Refused::Saturated`] when all places are taken, [`Refused::Draining`] after [`close`](Self::close).
     pub fn enter(&self) -> Result<Permit, Refused> {
         match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Ok(Permit { _place: place }),
+            Ok(place) => Ok(Permit {
+                place: Mutex::new(Some(place)),
+            }),
             Err(TryAcquireError::NoPermits) => Err(Refused::Saturated { limit: self.limit }),
             Err(TryAcquireError::Closed) => Err(Refused::Draining),
         }
@@ -79,6 +89,8 @@ mod tests {
             admission.enter().err(),
             Some(Refused::Saturated { limit: 1 })
         );
+        first.release();
+        assert!(admission.enter().is_ok());
         drop(first);
         assert!(admission.enter().is_ok());
     }

@@ -1,7 +1,7 @@
 //! Which header and metadata names may cross the bridge, each way.
 //!
 //! A list of what may pass, never of what may not: a name that is not here stays on its own bank, so
-//! a key can't leak through a header that nobody thought of. What crosses is visible ASCII of bounded
+//! a key can't leak through a header that nobody thought of. What crosses is printable ASCII of bounded
 //! length (RFC 9110, 5.5; gRPC over HTTP/2, Custom-Metadata).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -22,7 +22,8 @@ const TO_UPSTREAM: [HeaderName; 4] = [
 const MAX_VALUE_BYTES: usize = 8192;
 /// Callers reject heads over 8 KiB, so what comes back is kept far below.
 const MAX_REPLY_VALUE_BYTES: usize = 128;
-const MAX_REPLY_NAMES: usize = 8;
+const MAX_REPLY_NAME_BYTES: usize = 40;
+const MAX_REPLY_NAMES: usize = 6;
 
 /// What of the caller's metadata goes to the upstream: the trace, the language, and a request id
 /// that is made when the caller sent none that is fit to pass.
@@ -40,21 +41,24 @@ pub fn to_upstream(metadata: &HeaderMap) -> HeaderMap {
 }
 
 /// What of the upstream's head goes back to the caller: `x-request-id`, `retry-after` and
-/// `x-ratelimit-*`, at most 8 names of 128 bytes each.
+/// `x-ratelimit-*`; at most 6 of them, with names of 40 bytes and values of 128.
 pub fn to_caller(head: &HeaderMap) -> HeaderMap {
     let mut out = HeaderMap::new();
     for (name, value) in head {
         let crosses = *name == REQUEST_ID
             || *name == http::header::RETRY_AFTER
             || name.as_str().starts_with("x-ratelimit-");
-        if crosses && out.len() < MAX_REPLY_NAMES && fit(value, MAX_REPLY_VALUE_BYTES) {
+        // gRPC reads `-bin` values as base64, and fails a call over one that is none.
+        let is_fit =
+            name.as_str().len() <= MAX_REPLY_NAME_BYTES && !name.as_str().ends_with("-bin");
+        if crosses && is_fit && out.len() < MAX_REPLY_NAMES && fit(value, MAX_REPLY_VALUE_BYTES) {
             out.insert(name.clone(), value.clone());
         }
     }
     out
 }
 
-/// The caller's request id when it is 1 to 128 visible ASCII characters, else a new UUID.
+/// The caller's request id when it is 1 to 128 printable ASCII characters, else a new UUID.
 pub fn request_id(metadata: &HeaderMap) -> HeaderValue {
     match metadata.get(REQUEST_ID) {
         Some(id) if !id.is_empty() && fit(id, 128) => id.clone(),

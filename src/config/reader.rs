@@ -11,8 +11,9 @@ use url::Url;
 use super::{MAX_DURATION, PREFIX, SETTINGS};
 use crate::{reload::Reload, server::tls};
 
-/// What was typed: the flags, and the environment's variables that begin with [`PREFIX`].
-#[derive(Debug, Default)]
+/// What was typed: the flags, and the environment's variables that begin with [`PREFIX`]. Keys are among
+/// them, so it can't be shown by Debug.
+#[derive(Default)]
 pub struct Strings {
     values: BTreeMap<&'static str, String>,
     unknown: Vec<String>,

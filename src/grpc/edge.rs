@@ -11,33 +11,31 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{
-    Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use pin_project_lite::pin_project;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
+    body::{self, EdgeBody, GRPC_STATUS},
     clocks::{Clocks, Due},
     failure::{Credentials, Failure, Protocol},
+    hold::Hold,
 };
 use crate::{
-    admission::Permit,
     callers::CallerKeys,
     headers::{REQUEST_ID, request_id},
     reload::Reload,
-    telemetry::{Method, Record, metrics::Metrics, trace_id},
+    telemetry::{Method, Ongoing, Record, metrics::Metrics, trace_id},
 };
 
-const GRPC_STATUS: &str = "grpc-status";
 const GRPC_DETAILS: &str = "grpc-status-details-bin";
 
 /// What the edge needs to know.
@@ -49,6 +47,8 @@ pub struct Edge {
     pub callers: Option<Reload<CallerKeys>>,
     /// How long calls may take.
     pub clocks: Clocks,
+    /// Ends what is no call to ALİM, such as a health watch, so that its connection can close.
+    pub goaway: CancellationToken,
 }
 
 impl<S> Layer<S> for Edge {
@@ -84,21 +84,15 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let method = Method::of(request.uri().path());
         let id = request_id(request.headers());
-        let record = self.edge.record(method, &id, request.headers());
+        let ongoing = self.edge.begin(method, &id, request.headers());
+        let record = ongoing.record().clone();
         request.headers_mut().insert(REQUEST_ID, id.clone());
-        if !is_grpc(request.headers()) {
-            let mut refusal = refuse(no_grpc(), &record);
-            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Box::pin(async move { Ok(finish(refusal, id, record)) });
-        }
-        if let Err(failure) = self.edge.admit(method, request.headers(), &record) {
-            let refusal = refuse(failure, &record);
-            return Box::pin(async move { Ok(finish(refusal, id, record)) });
-        }
         let due = self
             .edge
             .clocks
             .due(method, request.headers(), record.started());
+        let goaway = (!method.is_graph()).then(|| self.edge.goaway.clone());
+        let refused = self.edge.judge(method, request.headers(), &record).err();
         let begun = Begun {
             record: record.clone(),
             due,
@@ -109,28 +103,34 @@ where
         std::mem::swap(&mut inner, &mut self.inner); // the one that is ready
         let answer = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
         Box::pin(async move {
-            let answer = match due.head.bound(answer).await {
-                Ok(Ok(answer)) => with_reason(answer?, &record),
-                Ok(Err(_panic)) => refuse(Failure::Panicked, &record),
-                Err(clock) => refuse(Failure::Clock(clock), &record),
+            let answer = match refused {
+                Some(failure) => refuse(failure, &record),
+                None => match due.head.bound(answer).await {
+                    Ok(Ok(answer)) => with_reason(answer?, &record),
+                    Ok(Err(_panic)) => refuse(Failure::Panicked, &record),
+                    Err(clock) => refuse(Failure::Clock(clock), &record),
+                },
             };
-            Ok(finish(answer, id, record))
+            Ok(finish(answer, id, ongoing, goaway))
         })
     }
 }
 
 impl Edge {
-    fn record(&self, method: Method, id: &HeaderValue, metadata: &HeaderMap) -> Record {
+    fn begin(&self, method: Method, id: &HeaderValue, metadata: &HeaderMap) -> Ongoing {
         let id = id.to_str().expect("a fit request id").to_owned();
-        let parent = metadata
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok());
-        Record::begin(
-            Arc::clone(&self.metrics),
-            method,
-            id,
-            parent.and_then(trace_id),
-        )
+        let parent = metadata.get("traceparent");
+        let trace = parent.and_then(|value| trace_id(value.to_str().ok()?));
+        Ongoing::begin(Arc::clone(&self.metrics), method, id, trace)
+    }
+
+    /// Whether a call may go on, by its head alone.
+    fn judge(&self, method: Method, metadata: &HeaderMap, record: &Record) -> Result<(), Failure> {
+        if !is_grpc(metadata) {
+            let text = "content-type must be application/grpc";
+            return Err(Failure::Protocol(Protocol::ContentType, text.into()));
+        }
+        self.admit(method, metadata, record)
     }
 
     /// Health is exempt, because probes have no keys; reflection is not.
@@ -167,15 +167,16 @@ pub(super) fn begun(extensions: &tonic::Extensions) -> Begun {
     begun.expect("the edge is round every call").clone()
 }
 
-fn finish(mut answer: Response<Body>, id: HeaderValue, record: Record) -> Response<EdgeBody> {
+fn finish(
+    mut answer: Response<Body>,
+    id: HeaderValue,
+    ongoing: Ongoing,
+    goaway: Option<CancellationToken>,
+) -> Response<EdgeBody> {
     answer.headers_mut().entry(REQUEST_ID).or_insert(id);
-    note_status(&record, answer.headers());
-    let permit = take_permit(answer.extensions_mut());
-    answer.map(|inner| EdgeBody {
-        inner,
-        record,
-        _permit: permit,
-    })
+    body::note_status(ongoing.record(), answer.headers());
+    let hold = answer.extensions_mut().remove::<Arc<Hold>>();
+    answer.map(|inner| EdgeBody::new(inner, ongoing, hold, goaway))
 }
 
 /// Anything else SHOULD be told with HTTP's 415 (gRPC over HTTP/2, Content-Type); a browser could
@@ -188,27 +189,13 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
 }
 
-fn no_grpc() -> Failure {
-    let text = "content-type must be application/grpc";
-    Failure::Protocol(Protocol::ContentType, text.into())
-}
-
 fn refuse(failure: Failure, record: &Record) -> Response<Body> {
-    record.failed(failure.reason(Credentials::Service));
-    failure.into_status(Credentials::Service, None).into_http()
-}
-
-fn take_permit(extensions: &mut Extensions) -> Option<Arc<Permit>> {
-    extensions.remove::<Arc<Permit>>()
-}
-
-fn note_status(record: &Record, fields: &HeaderMap) {
-    let code = fields
-        .get(GRPC_STATUS)
-        .and_then(|code| code.to_str().ok()?.parse().ok());
-    if let Some(code) = code {
-        record.status(code);
+    let is_grpc = !matches!(failure, Failure::Protocol(Protocol::ContentType, _));
+    let mut refusal = failure.tell(record, Credentials::Service, None).into_http();
+    if !is_grpc {
+        *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     }
+    refusal
 }
 
 /// Puts the table's row in place of a status that tonic made of the request itself.
@@ -254,43 +241,6 @@ fn protocol_text(broken: Protocol, found: &Status) -> String {
     }
 }
 
-pin_project! {
-    /// An answer's body, with what must last as long as it does.
-    pub struct EdgeBody {
-        #[pin]
-        inner: Body,
-        record: Record,
-        _permit: Option<Arc<Permit>>,
-    }
-}
-
-impl HttpBody for EdgeBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            note_status(this.record, trailers);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -328,6 +278,7 @@ mod tests {
                 idle: second,
                 lifetime: second,
             },
+            goaway: CancellationToken::new(),
         };
         let request = Request::post("/alim.v1.GraphService/Invoke")
             .header(CONTENT_TYPE, "application/grpc")

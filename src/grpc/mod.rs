@@ -4,9 +4,11 @@
 //! call: request, admission, upstream, response, under the deadline that the [`edge`] keeps; every
 //! failure goes through `rows` and `status`.
 
+mod body;
 pub mod clocks;
 pub mod edge;
 pub mod failure;
+mod hold;
 mod pack;
 mod relay;
 mod request;
@@ -26,6 +28,7 @@ use tonic::{Request, Response, Status};
 use self::{
     edge::Begun,
     failure::{Credentials, Failure},
+    hold::Hold,
     pack::Packed,
     relay::Relay,
 };
@@ -33,7 +36,7 @@ use crate::{
     admission::Admission,
     pb::{self, graph_service_server::GraphService},
     telemetry::Record,
-    upstream::Upstream,
+    upstream::{Error, Upstream},
 };
 
 /// The service: everything that a call passes on its way.
@@ -94,9 +97,8 @@ impl Bridge {
         note_head(&begun.record, &headers);
         let message = response::invoke(reply, self.max_reply_bytes)?;
         begun.record.message_sent();
-        let mut response = response::with_headers(message, headers);
-        response.extensions_mut().insert(Arc::new(permit)); // the edge holds it to the body's end
-        Ok(response)
+        let hold = Hold::until(begun.due.end, self.cut.clone(), permit, drop);
+        Ok(held(message, headers, hold))
     }
 
     async fn relay(
@@ -110,12 +112,12 @@ impl Bridge {
         let asked = self.upstream.stream(&call, begun.due.head.at);
         let (events, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
-        let mut relay = Relay::new(events, permit, self.idle, begun.record.clone());
+        let mut relay = Relay::new(events, self.idle, begun.record.clone());
         let first = self.within(begun, relay.first()).await??;
-        relay.watch(begun.due.end, self.cut.clone());
+        let hold = Hold::until(begun.due.end, self.cut.clone(), permit, relay.let_go());
         let rest = stream::unfold((relay, self.credentials), next_message);
         let events = Packed::new(stream::iter([Ok(first)]).chain(rest));
-        Ok(response::with_headers(Box::pin(events), headers))
+        Ok(held(Box::pin(events) as Events, headers, hold))
     }
 
     /// Does `work` until the head is due or the drain's time is up; work that comes too late is not
@@ -129,15 +131,24 @@ impl Bridge {
     }
 
     fn status(&self, failure: Failure, record: &Record) -> Status {
-        record.failed(failure.reason(self.credentials));
         if let Failure::Upstream(error) = &failure {
             if let Some(status) = error.http_status() {
                 record.upstream_status(status.as_u16());
             }
+            if let Error::Rejected(rejection) = error {
+                note_limit(record, &rejection.headers);
+            }
             tracing::debug!(error = %Causes(error), "the upstream failed");
         }
-        failure.into_status(self.credentials, None)
+        failure.tell(record, self.credentials, None)
     }
+}
+
+/// The edge holds what is put beside an answer to the end of its body.
+fn held<T>(message: T, headers: HeaderMap, hold: Arc<Hold>) -> Response<T> {
+    let mut response = response::with_headers(message, headers);
+    response.extensions_mut().insert(hold);
+    response
 }
 
 type Unfolded = (Relay, Credentials);
@@ -152,8 +163,12 @@ async fn next_message(
 
 fn note_head(record: &Record, headers: &HeaderMap) {
     record.upstream_status(200);
+    note_limit(record, headers);
+}
+
+fn note_limit(record: &Record, headers: &HeaderMap) {
     let left = headers.get("x-ratelimit-remaining");
-    if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse().ok()) {
+    if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
         record.ratelimit_remaining(left);
     }
 }

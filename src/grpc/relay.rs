@@ -1,14 +1,13 @@
-//! Events into the messages of one stream: deadline, clocks, permit, exactly one ending.
+//! Events into the messages of one stream: clocks, counts, exactly one ending.
 //!
-//! Pulled, not pumped: [`Relay::next`] asks the upstream for as much as the caller takes. But hyper
-//! does not poll a stream whose caller has stopped reading, so clocks inside `next` would never fire
-//! for such a caller. What the upstream call costs, its connection and its permit, is therefore kept
-//! in a [`Slot`] that a watchdog can empty from outside when the deadline, the lifetime or the drain
-//! is over; a caller who reads again then finds the status. Initial and idle need no watchdog: they
-//! only count while somebody waits for the upstream.
+//! Pulled, not pumped: [`Relay::next`] asks the upstream for as much as the caller takes. hyper does not
+//! poll a stream whose caller has stopped reading, so the upstream call is kept in a [`Slot`] that the
+//! call's [`Hold`](super::hold::Hold) can empty from outside when the deadline, the lifetime or the
+//! drain is over; a caller who reads again then finds the status. Initial and idle need no watchdog: a
+//! caller who is not polled is not waiting for the upstream.
 //!
 //! A relay ends once: with `Done`, or with one [`Failure`]. Dropping it, as hyper does when the caller
-//! leaves, drops the upstream call and frees the permit.
+//! leaves, drops the upstream call.
 
 use std::{
     future::{Future, poll_fn},
@@ -19,15 +18,13 @@ use std::{
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     failure::{Credentials, Failure},
     response::{self, Tally},
 };
 use crate::{
-    admission::Permit,
-    deadline::{Clock, Deadline},
+    deadline::Clock,
     pb,
     reply::Event,
     telemetry::Record,
@@ -37,7 +34,6 @@ use crate::{
 /// One stream from its first event to its one ending.
 pub(super) struct Relay {
     slot: Arc<Slot>,
-    watchdog: Option<AbortOnDropHandle<()>>,
     idle: Duration,
     idle_check: Pin<Box<Sleep>>,
     record: Record,
@@ -50,10 +46,9 @@ pub(super) struct Relay {
 impl Relay {
     /// A relay whose first event is still to come: the caller of this bounds the wait for it. `idle`
     /// is the longest silence of the upstream from then on.
-    pub(super) fn new(events: Events, permit: Permit, idle: Duration, record: Record) -> Self {
+    pub(super) fn new(events: Events, idle: Duration, record: Record) -> Self {
         Self {
-            slot: Arc::new(Slot::new(events, permit)),
-            watchdog: None,
+            slot: Arc::new(Slot::new(events)),
             idle,
             idle_check: Box::pin(sleep_until(Instant::now() + idle)),
             record,
@@ -71,18 +66,15 @@ impl Relay {
         Ok(self.deliver(event))
     }
 
-    /// From now on, ends the upstream call at `end` or at `cut`, whether the caller reads or not.
-    pub(super) fn watch(&mut self, end: Deadline, cut: CancellationToken) {
+    /// What ends the upstream call from outside; the first end stands, and only that is noted.
+    pub(super) fn let_go(&self) -> impl FnOnce(Failure) + Send + 'static {
         let (slot, record) = (Arc::clone(&self.slot), self.record.clone());
-        let watchdog = async move {
-            let failure = tokio::select! {
-                () = tokio::time::sleep_until(end.at) => Failure::Clock(end.clock),
-                () = cut.cancelled() => Failure::Cut,
-            };
-            record.failed(failure.reason(Credentials::Service)); // the caller may never read it
-            slot.end(failure);
-        };
-        self.watchdog = Some(AbortOnDropHandle::new(tokio::spawn(watchdog)));
+        move |failure| {
+            let reason = failure.reason(Credentials::Service);
+            if slot.end(failure) {
+                record.failed(reason); // the caller may never read it
+            }
+        }
     }
 
     /// The next message; `None` after the one ending.
@@ -101,8 +93,7 @@ impl Relay {
 
     /// Turns a failure into the stream's status, with how many events went before it.
     pub(super) fn status(&self, failure: Failure, credentials: Credentials) -> tonic::Status {
-        self.record.failed(failure.reason(credentials));
-        failure.into_status(credentials, Some(self.delivered))
+        failure.tell(&self.record, credentials, Some(self.delivered))
     }
 
     fn poll_event_or_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Failure>> {
@@ -110,10 +101,10 @@ impl Relay {
             return Poll::Ready(outcome);
         }
         while self.idle_check.as_mut().poll(cx).is_ready() {
-            let silent_at = self.slot.last_byte().map(|last| last + self.idle);
-            match silent_at {
+            match self.slot.last_byte().map(|last| last + self.idle) {
                 Some(at) if at > Instant::now() => self.idle_check.as_mut().reset(at),
-                _ => return Poll::Ready(Err(Failure::Clock(Clock::Idle))),
+                Some(_) => return Poll::Ready(Err(Failure::Clock(Clock::Idle))),
+                None => return self.slot.poll_event(cx), // ended meanwhile, and not by silence
             }
         }
         Poll::Pending
@@ -140,35 +131,33 @@ impl Relay {
 
     fn over(&mut self) {
         self.is_over = true;
-        self.watchdog = None;
         self.slot.end(Failure::Upstream(Error::Truncated));
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.slot.end(Failure::Cut); // its watchdog may still know it
         self.record
             .progress(self.tally.tokens, self.tally.first_token);
     }
 }
 
-/// The upstream call and its permit, where both the relay and its watchdog can reach them.
+/// The upstream call, where both the relay and its watchdog can reach it.
 struct Slot(Mutex<State>);
 
 enum State {
     Open {
         events: Box<Events>,
-        _permit: Permit,
         waiting: Option<Waker>,
     },
     Ended(Option<Failure>),
 }
 
 impl Slot {
-    fn new(events: Events, permit: Permit) -> Self {
+    fn new(events: Events) -> Self {
         Self(Mutex::new(State::Open {
             events: Box::new(events),
-            _permit: permit,
             waiting: None,
         }))
     }
@@ -201,21 +190,22 @@ impl Slot {
         }
     }
 
-    /// Drops the upstream call and the permit; whoever waits for an event gets `failure`. The first
-    /// end stands.
-    fn end(&self, failure: Failure) {
+    /// Drops the upstream call; whoever waits for an event gets `failure`. False when it had ended.
+    fn end(&self, failure: Failure) -> bool {
         let mut state = self.lock();
-        if matches!(*state, State::Open { .. }) {
-            let open = std::mem::replace(&mut *state, State::Ended(Some(failure)));
-            drop(state);
-            if let State::Open {
-                waiting: Some(waker),
-                ..
-            } = open
-            {
-                waker.wake();
-            }
+        if matches!(*state, State::Ended(_)) {
+            return false;
         }
+        let open = std::mem::replace(&mut *state, State::Ended(Some(failure)));
+        drop(state);
+        if let State::Open {
+            waiting: Some(waker),
+            ..
+        } = open
+        {
+            waker.wake();
+        }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

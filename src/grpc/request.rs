@@ -27,9 +27,8 @@ pub(super) fn parse(
         Credentials::Service => None,
         Credentials::Caller => Some(caller_key(&metadata).ok_or(Failure::CredentialsMissing)?),
     };
-    let question = Question::parse(draft(message)?)?;
     Ok(Call {
-        question,
+        question: question(message)?,
         headers: headers::to_upstream(&metadata),
         caller_key,
     })
@@ -43,12 +42,17 @@ pub(super) fn split<M: Into<pb::InvokeRequest>>(
     (message.into(), metadata.into_headers(), extensions)
 }
 
-fn draft(message: pb::InvokeRequest) -> Result<Draft, Invalid> {
-    let scenario_context = message.scenario_context.map(json::to_json).transpose();
-    let scenario_context = scenario_context.map_err(|error| Invalid {
-        violations: vec![Violation::new("scenario_context", error.to_string())],
-    })?;
-    Ok(Draft {
+/// Checks all fields at once, the number that JSON can't hold with the others.
+fn question(message: pb::InvokeRequest) -> Result<Question, Invalid> {
+    let context = message.scenario_context.map(json::to_json).transpose();
+    let (scenario_context, not_finite) = match context {
+        Ok(context) => (context, None),
+        Err(error) => (
+            None,
+            Some(Violation::new("scenario_context", error.to_string())),
+        ),
+    };
+    let parsed = Question::parse(Draft {
         message: message.message,
         user_id: message.user_id,
         thread_id: message.thread_id,
@@ -56,7 +60,15 @@ fn draft(message: pb::InvokeRequest) -> Result<Draft, Invalid> {
         language: message.language,
         system_prompt_override: message.system_prompt_override,
         scenario_context,
-    })
+    });
+    let Some(not_finite) = not_finite else {
+        return parsed;
+    };
+    let mut violations = parsed
+        .err()
+        .map_or_else(Vec::new, |invalid| invalid.violations);
+    violations.push(not_finite);
+    Err(Invalid { violations })
 }
 
 fn caller_key(metadata: &HeaderMap) -> Option<SecretString> {

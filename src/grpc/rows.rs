@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
 use tonic::Code;
 
 use super::{
@@ -117,11 +116,11 @@ fn clock_row(clock: Clock) -> Row {
         ),
         Clock::Invoke => (
             "INVOKE_TIMEOUT",
-            "the upstream gave no whole reply within the bridge's INVOKE_TIMEOUT",
+            "no whole reply within the bridge's INVOKE_TIMEOUT",
         ),
         Clock::Initial => (
             "INITIAL_TIMEOUT",
-            "the upstream sent no event within the bridge's STREAM_INITIAL_TIMEOUT",
+            "no event within the bridge's STREAM_INITIAL_TIMEOUT",
         ),
         Clock::Idle => (
             "IDLE_TIMEOUT",
@@ -219,86 +218,16 @@ fn malformed_text(why: Malformed) -> String {
 /// The rows for 4xx and 5xx.
 fn rejection_row(rejection: &Rejection, credentials: Credentials) -> Row {
     let status = rejection.status.as_u16();
-    let is_callers = credentials == Credentials::Caller;
     let (code, reason, text) = match status {
-        400 | 422 => (
-            Code::InvalidArgument,
-            "UPSTREAM_REJECTED_REQUEST",
-            "the upstream rejected the request",
-        ),
-        401 if is_callers => (
-            Code::Unauthenticated,
-            "CALLER_CREDENTIALS_REJECTED",
-            "the upstream does not accept the caller's key",
-        ),
-        403 if is_callers => (
-            Code::PermissionDenied,
-            "CALLER_CREDENTIALS_REJECTED",
-            "the upstream does not accept the caller's key",
-        ),
-        401 | 403 => (
-            Code::Internal,
-            "UPSTREAM_CREDENTIALS_REJECTED",
-            "the upstream does not accept the bridge's own key",
-        ),
-        404 if rejection.is_route_missing => (
-            Code::Unimplemented,
-            "UPSTREAM_ROUTE_MISSING",
-            "the upstream has no such route: check UPSTREAM_URL",
-        ),
-        405 | 501 => (
-            Code::Unimplemented,
-            "UPSTREAM_ROUTE_MISSING",
-            "the upstream does not offer this: check UPSTREAM_URL",
-        ),
-        404 | 410 => (
-            Code::NotFound,
-            "UPSTREAM_NOT_FOUND",
-            "the upstream does not know what was asked for",
-        ),
-        409 => (
-            Code::Aborted,
-            "UPSTREAM_CONFLICT",
-            "the upstream found a conflict",
-        ),
-        412 => (
-            Code::FailedPrecondition,
-            "UPSTREAM_PRECONDITION",
-            "a precondition of the upstream does not hold",
-        ),
-        413 => (
-            Code::ResourceExhausted,
-            "UPSTREAM_REQUEST_TOO_LARGE",
-            "the request is too large for the upstream",
-        ),
-        408 | 425 | 502 | 503 => (
-            Code::Unavailable,
-            "UPSTREAM_UNAVAILABLE",
-            "the upstream is not available now",
-        ),
-        429 => (
-            Code::ResourceExhausted,
-            "UPSTREAM_RATE_LIMITED",
-            "the upstream's rate limit is used up",
-        ),
-        504 => (
-            Code::DeadlineExceeded,
-            "UPSTREAM_TIMEOUT",
-            "a gateway before the upstream gave up waiting",
-        ),
-        400..=499 => (
-            Code::FailedPrecondition,
-            "UPSTREAM_REJECTED_REQUEST",
-            "the upstream rejected the request",
-        ),
-        _ => (Code::Internal, "UPSTREAM_FAILED", "the upstream failed"),
+        401 | 403 => key_row(status, credentials),
+        404 if rejection.is_route_missing => {
+            (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING", NO_ROUTE)
+        }
+        ..500 => request_row(status),
+        _ => failure_row(status),
     };
     // 501 and 503 say that nothing was done; any other 5xx may come after the work was.
-    let may_have_run = rejection.status.is_server_error()
-        && !matches!(
-            rejection.status,
-            StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE
-        );
+    let may_have_run = status >= 500 && !matches!(status, 501 | 503);
     let pushback = match rejection.retry_after {
         _ if may_have_run => Pushback::Never,
         Some(wait) => Pushback::After(wait),
@@ -310,6 +239,55 @@ fn rejection_row(rejection: &Rejection, credentials: Credentials) -> Row {
         reason,
         text,
         pushback,
+    }
+}
+
+type Told = (Code, &'static str, &'static str);
+
+const NO_ROUTE: &str = "the upstream does not offer this: check UPSTREAM_URL";
+
+/// A refused key is the caller's fault, or that of whoever runs the bridge.
+fn key_row(status: u16, credentials: Credentials) -> Told {
+    const CALLERS: &str = "the upstream does not accept the caller's key";
+    const OURS: &str = "the upstream does not accept the bridge's own key";
+    match (credentials, status) {
+        (Credentials::Service, _) => (Code::Internal, "UPSTREAM_CREDENTIALS_REJECTED", OURS),
+        (Credentials::Caller, 401) => (
+            Code::Unauthenticated,
+            "CALLER_CREDENTIALS_REJECTED",
+            CALLERS,
+        ),
+        (Credentials::Caller, _) => (
+            Code::PermissionDenied,
+            "CALLER_CREDENTIALS_REJECTED",
+            CALLERS,
+        ),
+    }
+}
+
+#[rustfmt::skip] // one line a row
+fn request_row(status: u16) -> Told {
+    const REJECTED: &str = "the upstream rejected the request";
+    match status {
+        400 | 422 => (Code::InvalidArgument, "UPSTREAM_REJECTED_REQUEST", REJECTED),
+        404 | 410 => (Code::NotFound, "UPSTREAM_NOT_FOUND", "the upstream does not know what was asked for"),
+        405 => (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING", NO_ROUTE),
+        408 | 425 => (Code::Unavailable, "UPSTREAM_UNAVAILABLE", "the upstream is not available now"),
+        409 => (Code::Aborted, "UPSTREAM_CONFLICT", "the upstream found a conflict"),
+        412 => (Code::FailedPrecondition, "UPSTREAM_PRECONDITION", "a precondition of the upstream does not hold"),
+        413 => (Code::ResourceExhausted, "UPSTREAM_REQUEST_TOO_LARGE", "the request is too large for the upstream"),
+        429 => (Code::ResourceExhausted, "UPSTREAM_RATE_LIMITED", "the upstream's rate limit is used up"),
+        _ => (Code::FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", REJECTED),
+    }
+}
+
+#[rustfmt::skip] // one line a row
+fn failure_row(status: u16) -> Told {
+    match status {
+        501 => (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING", NO_ROUTE),
+        502 | 503 => (Code::Unavailable, "UPSTREAM_UNAVAILABLE", "the upstream is not available now"),
+        504 => (Code::DeadlineExceeded, "UPSTREAM_TIMEOUT", "a gateway before the upstream gave up waiting"),
+        _ => (Code::Internal, "UPSTREAM_FAILED", "the upstream failed"),
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     call::{Invalid, Violation},
+    telemetry::Record,
     upstream::{Error, error::Rejection},
 };
 
@@ -30,14 +31,20 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Failure {
     /// The stable word for it: `ErrorInfo.reason`, a log field and a metric label.
-    pub fn reason(&self, credentials: Credentials) -> &'static str {
+    pub(super) fn reason(&self, credentials: Credentials) -> &'static str {
         self.row(credentials).reason
     }
 
-    /// The status that the caller gets; `events_delivered` is how many events went before it, for a
-    /// stream whose head has left.
-    pub fn into_status(self, credentials: Credentials, events_delivered: Option<u64>) -> Status {
+    /// Notes the failure in the call's record, and makes the status that the caller gets of it;
+    /// `events_delivered` is how many events went before it, for a stream whose head has left.
+    pub(super) fn tell(
+        self,
+        record: &Record,
+        credentials: Credentials,
+        events_delivered: Option<u64>,
+    ) -> Status {
         let row = self.row(credentials);
+        record.failed(row.reason);
         let mut info = HashMap::from([("sent".to_owned(), self.was_sent().to_string())]);
         if let Some(delivered) = events_delivered {
             info.insert("eventsDelivered".to_owned(), delivered.to_string());

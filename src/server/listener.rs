@@ -6,6 +6,7 @@
 //! token would take 10 ms.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
     sync::Arc,
@@ -19,7 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use tokio_util::either::Either;
@@ -27,17 +28,36 @@ use tonic::transport::server::Connected;
 
 use crate::reload::Reload;
 
-/// From the connection's start to the end of its TLS handshake.
+/// From the connection's start to the end of its TLS handshake, and from then to its preface.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of HTTP/2's connection preface (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
 
 pin_project! {
     /// A connection that is ready for HTTP/2, and its place among the connections.
     pub(super) struct Connection {
         #[pin]
         io: Either<TcpStream, TlsStream<TcpStream>>,
+        preface: Option<Preface>,
         _place: OwnedSemaphorePermit,
+    }
+}
+
+/// A preface that is still to come: hyper itself would wait for it without end.
+struct Preface {
+    missing: usize,
+    due: Pin<Box<Sleep>>,
+}
+
+impl Preface {
+    fn new() -> Self {
+        Self {
+            missing: PREFACE_BYTES,
+            due: Box::pin(sleep(HANDSHAKE_TIMEOUT)),
+        }
     }
 }
 
@@ -71,7 +91,13 @@ pub(super) async fn accept(
         let ready = ready.clone();
         handshakes.spawn(async move {
             if let Some(io) = shake_hands(stream, acceptor).await {
-                let _ = ready.send(Ok(Connection { io, _place: place })).await;
+                let preface = Some(Preface::new());
+                let connection = Connection {
+                    io,
+                    preface,
+                    _place: place,
+                };
+                let _ = ready.send(Ok(connection)).await;
             }
         });
     }
@@ -111,7 +137,19 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.project().io.poll_read(cx, buffer)
+        let this = self.project();
+        let before = buffer.filled().len();
+        let read = this.io.poll_read(cx, buffer);
+        if let Some(preface) = this.preface {
+            let came = buffer.filled().len() - before;
+            preface.missing = preface.missing.saturating_sub(came);
+            if preface.missing == 0 {
+                *this.preface = None;
+            } else if read.is_pending() && preface.due.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 

@@ -15,14 +15,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::rustls;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{codec::CompressionEncoding, transport::Server};
-use tonic_health::ServingStatus;
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admission::Admission,
@@ -35,10 +35,11 @@ use crate::{
     upstream::{self, Upstream},
 };
 
-/// How long the last statuses may take to leave, and health watchers to go, after the last call.
+/// How long the last statuses may take to leave after the cut.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often the drain looks whether calls are open.
-const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// HTTP/2 streams that one connection may have beyond `MAX_CALLS`: callers keep back what exceeds the
+/// transport's limit, in silence, so admission must be the one that refuses, and health must get through.
+const SPARE_STREAMS: usize = 1024;
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -76,9 +77,9 @@ pub struct Settings {
 /// How the drain went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// Every call ended by itself.
+    /// Every call ended by itself, and its answer was delivered.
     Clean,
-    /// Calls were still open when the time was up.
+    /// Calls were still open, or answers unread, when the time was up.
     Cut,
 }
 
@@ -112,21 +113,65 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<Drained, Error> {
     let mut beside = JoinSet::new(); // dropped, and so stopped, on return
-    watch_files(&settings, &upstream, &mut beside);
+    let mut running = start(&settings, upstream, listener, admin, &shutdown, &mut beside).await?;
+    tokio::select! {
+        ended = &mut running.serving => match ended {
+            Ok(served) => served?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        },
+        () = shutdown.drain.cancelled() => {}
+    }
+
+    tracing::info!(open_calls = running.admission.open_calls(), "draining");
+    running.probe.abort();
+    let _ = running.probe.await; // what it still says must not come after NOT_SERVING
+    health::stop_serving(&running.reporter).await;
+    tokio::select! {
+        () = sleep(settings.drain_delay) => {}
+        () = shutdown.cut.cancelled() => {}
+    }
+    running.accept.abort();
+    running.admission.close();
+    running.goaway.cancel();
+    let Running {
+        serving, admission, ..
+    } = running;
+    Ok(drain(serving, &admission, settings.drain_timeout, &shutdown.cut).await)
+}
+
+type Serving = AbortOnDropHandle<Result<(), tonic::transport::Error>>;
+
+/// What has to be stopped, each in its turn.
+struct Running {
+    serving: Serving,
+    accept: AbortHandle,
+    probe: AbortOnDropHandle<()>,
+    reporter: HealthReporter,
+    admission: Admission,
+    goaway: CancellationToken,
+}
+
+async fn start(
+    settings: &Settings,
+    upstream: upstream::Settings,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    shutdown: &Shutdown,
+    beside: &mut JoinSet<()>,
+) -> Result<Running, Error> {
+    watch_files(settings, &upstream, beside);
     let upstream = Upstream::new(upstream)?;
     let metrics = Arc::new(Metrics::new()?);
     let admission = Admission::new(settings.max_calls);
     if let Some(listener) = admin {
         let (metrics, admission) = (Arc::clone(&metrics), admission.clone());
         let drain = shutdown.drain.clone();
-        beside.spawn(admin::serve(
-            listener,
-            admin::Admin {
-                metrics,
-                admission,
-                drain,
-            },
-        ));
+        let admin = admin::Admin {
+            metrics,
+            admission,
+            drain,
+        };
+        beside.spawn(admin::serve(listener, admin));
     }
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
@@ -139,8 +184,9 @@ pub async fn run(
         Arc::clone(&metrics),
         interval,
     );
-    let probe = beside.spawn(probe);
+    let probe = AbortOnDropHandle::new(tokio::spawn(probe));
 
+    let goaway = CancellationToken::new();
     let bridge = Bridge {
         upstream,
         admission: admission.clone(),
@@ -149,79 +195,75 @@ pub async fn run(
         max_reply_bytes: settings.max_reply_bytes,
         cut: shutdown.cut.clone(),
     };
-    let graph = GraphServiceServer::new(bridge)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .max_decoding_message_size(settings.max_request_bytes)
-        .max_encoding_message_size(usize::MAX);
     let edge = Edge {
         metrics,
         callers: settings.callers.clone(),
         clocks: settings.clocks,
+        goaway: goaway.clone(),
     };
-    let router = transport(&settings)
+    let router = transport(settings)
         .layer(edge)
-        .add_service(graph)
+        .add_service(graph(bridge, settings.max_request_bytes))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-
     let (ready, connections) = mpsc::channel(64);
     let (limit, tls) = (settings.max_connections, settings.tls.clone());
     let accept = beside.spawn(listener::accept(listener, limit, tls, ready));
-    let goaway = CancellationToken::new();
     let connections = ReceiverStream::new(connections);
     let serving =
         router.serve_with_incoming_shutdown(connections, goaway.clone().cancelled_owned());
-    let mut serving = AbortOnDropHandle::new(tokio::spawn(serving));
-    tokio::select! {
-        ended = &mut serving => match ended {
-            Ok(served) => served?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        },
-        () = shutdown.drain.cancelled() => {}
-    }
-
-    tracing::info!(open_calls = admission.open_calls(), "draining");
-    probe.abort();
-    health::stop_serving(&reporter).await;
-    tokio::select! {
-        () = sleep(settings.drain_delay) => {}
-        () = shutdown.cut.cancelled() => {}
-    }
-    accept.abort();
-    admission.close();
-    goaway.cancel();
-    let drained = drain(&admission, settings.drain_timeout, &shutdown.cut).await;
-    let _ = timeout(FLUSH_TIMEOUT, serving).await;
-    Ok(drained)
+    let serving = AbortOnDropHandle::new(tokio::spawn(serving));
+    Ok(Running {
+        serving,
+        accept,
+        probe,
+        reporter,
+        admission,
+        goaway,
+    })
 }
 
-/// Waits for the open calls, then ends them.
-async fn drain(admission: &Admission, patience: Duration, cut: &CancellationToken) -> Drained {
+/// Waits until every connection has closed, which is when every answer has been delivered; then ends
+/// the calls that are left.
+async fn drain(
+    mut serving: Serving,
+    admission: &Admission,
+    patience: Duration,
+    cut: &CancellationToken,
+) -> Drained {
     tokio::select! {
         biased;
-        () = until_idle(admission) => return Drained::Clean,
+        _ = &mut serving => return Drained::Clean,
         () = sleep(patience) => {}
         () = cut.cancelled() => {}
     }
-    tracing::warn!(open_calls = admission.open_calls(), "open calls are ended");
+    let open_calls = admission.open_calls();
+    tracing::warn!(
+        open_calls,
+        "calls or connections that are still open are ended"
+    );
     cut.cancel();
-    let _ = timeout(FLUSH_TIMEOUT, until_idle(admission)).await;
-    Drained::Cut
-}
-
-async fn until_idle(admission: &Admission) {
-    while admission.open_calls() > 0 {
-        sleep(DRAIN_TICK).await;
+    let closed = timeout(FLUSH_TIMEOUT, serving).await;
+    match open_calls == 0 && closed.is_ok() {
+        true => Drained::Clean,
+        false => Drained::Cut,
     }
 }
 
+fn graph(bridge: Bridge, max_request_bytes: usize) -> GraphServiceServer<Bridge> {
+    GraphServiceServer::new(bridge)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(max_request_bytes)
+        .max_encoding_message_size(usize::MAX)
+}
+
 fn transport(settings: &Settings) -> Server {
+    let streams = settings.max_calls.saturating_add(SPARE_STREAMS);
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
-        // One connection may carry all calls: admission counts them, and refuses with a reason.
-        .max_concurrent_streams(u32::try_from(settings.max_calls).unwrap_or(u32::MAX));
+        .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
     if let Some(age) = settings.max_connection_age {
         server = server.max_connection_age(age);
     }

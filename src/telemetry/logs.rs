@@ -63,7 +63,7 @@ pub(super) struct Call<'a> {
 
 /// Writes the record: at debug for probes and tools, which come every few seconds, else at info.
 pub(super) fn call(call: &Call<'_>) {
-    macro_rules! write {
+    macro_rules! record_at {
         ($level:expr) => {
             tracing::event!(
                 target: "alim_bridge::call",
@@ -83,9 +83,9 @@ pub(super) fn call(call: &Call<'_>) {
         };
     }
     if call.method.is_graph() {
-        write!(Level::INFO);
+        record_at!(Level::INFO);
     } else {
-        write!(Level::DEBUG);
+        record_at!(Level::DEBUG);
     }
 }
 

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, process_collector::ProcessCollector,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
 use super::Method;
@@ -42,7 +42,7 @@ pub struct Metrics {
     tokens: IntCounter,
     upstream_errors: IntCounterVec,
     caller_cancelled: IntCounter,
-    ratelimit_remaining: Gauge,
+    ratelimit_remaining: IntGauge,
     open_calls: IntGauge,
     upstream_up: IntGauge,
 }
@@ -55,86 +55,58 @@ impl Metrics {
     /// - [`prometheus::Error`] when two metrics bear one name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        let new = New(&registry);
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        let add = |metric: Box<dyn prometheus::core::Collector>| registry.register(metric);
-        macro_rules! registered {
-            ($metric:expr) => {{
-                let metric = $metric?;
-                add(Box::new(metric.clone()))?;
-                metric
-            }};
-        }
-        let counters = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
-        let sent = registered!(counters(
-            "grpc_server_msg_sent_total",
-            "Messages sent to callers.",
-            &METHOD
-        ));
         let build = Opts::new(
             "alim_bridge_build_info",
             "Always 1; the label says the version.",
         );
         let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
-        registered!(IntGauge::with_opts(build)).set(1);
-        let seconds = |name, help, buckets: &[f64]| {
-            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
-        };
-        let handling = HistogramOpts::new(
-            "grpc_server_handling_seconds",
-            "From a call's start to its body's end.",
-        );
+        new.add(IntGauge::with_opts(build))?.set(1);
+        let sent = new.counters(
+            "grpc_server_msg_sent_total",
+            "Messages sent to callers.",
+            &METHOD,
+        )?;
+        let sent = |method: Method| sent.with_label_values(&method.labels());
         Ok(Self {
-            started: registered!(counters(
-                "grpc_server_started_total",
-                "Calls begun.",
-                &METHOD
-            )),
-            handled: registered!(counters(
+            started: new.counters("grpc_server_started_total", "Calls begun.", &METHOD)?,
+            handled: new.counters(
                 "grpc_server_handled_total",
                 "Calls ended, by code.",
-                &HANDLED
-            )),
-            handling: registered!(HistogramVec::new(
-                handling.buckets(CALL_BUCKETS.to_vec()),
-                &METHOD
-            )),
-            sent: [Method::Invoke, Method::Stream]
-                .map(|method| sent.with_label_values(&method.labels())),
-            first_token: registered!(seconds(
+                &HANDLED,
+            )?,
+            handling: new.handling()?,
+            sent: [sent(Method::Invoke), sent(Method::Stream)],
+            first_token: new.seconds(
                 "alim_bridge_time_to_first_token_seconds",
                 "From a stream's start to its first token.",
-                &FIRST_TOKEN_BUCKETS
-            )),
-            inter_token: registered!(seconds(
+                &FIRST_TOKEN_BUCKETS,
+            )?,
+            inter_token: new.seconds(
                 "alim_bridge_inter_token_seconds",
                 "Between two tokens of a stream.",
-                &INTER_TOKEN_BUCKETS
-            )),
-            tokens: registered!(IntCounter::new(
-                "alim_bridge_tokens_total",
-                "Tokens sent to callers."
-            )),
-            upstream_errors: registered!(counters(
+                &INTER_TOKEN_BUCKETS,
+            )?,
+            tokens: new.counter("alim_bridge_tokens_total", "Tokens sent to callers.")?,
+            upstream_errors: new.counters(
                 "alim_bridge_upstream_errors_total",
-                "Calls that failed, by reason.",
-                &["reason"]
-            )),
-            caller_cancelled: registered!(IntCounter::new(
+                "Calls that the upstream failed, by reason.",
+                &["reason"],
+            )?,
+            caller_cancelled: new.counter(
                 "alim_bridge_caller_cancelled_total",
-                "Calls whose caller left before the end."
-            )),
-            ratelimit_remaining: registered!(Gauge::new(
+                "Invokes and Streams whose caller left before the end.",
+            )?,
+            ratelimit_remaining: new.gauge(
                 "alim_bridge_upstream_ratelimit_remaining",
-                "What the upstream last said the key may still do."
-            )),
-            open_calls: registered!(IntGauge::new(
-                "alim_bridge_open_calls",
-                "Calls that hold a permit."
-            )),
-            upstream_up: registered!(IntGauge::new(
+                "What the upstream last said the key may still do; 0 while it has said nothing.",
+            )?,
+            open_calls: new.gauge("alim_bridge_open_calls", "Calls that hold a permit.")?,
+            upstream_up: new.gauge(
                 "alim_bridge_upstream_up",
-                "1 while the upstream answers its probe."
-            )),
+                "1 while the upstream answers its probe.",
+            )?,
             registry,
         })
     }
@@ -198,7 +170,52 @@ impl Metrics {
         self.caller_cancelled.inc();
     }
 
-    pub(super) fn ratelimit_remaining(&self, left: f64) {
-        self.ratelimit_remaining.set(left);
+    pub(super) fn ratelimit_remaining(&self, left: u32) {
+        self.ratelimit_remaining.set(left.into());
+    }
+}
+
+/// Makes metrics that are registered.
+struct New<'a>(&'a Registry);
+
+impl New<'_> {
+    fn add<T: Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<T>,
+    ) -> prometheus::Result<T> {
+        let metric = made?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn seconds(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(options))
+    }
+
+    fn handling(&self) -> prometheus::Result<HistogramVec> {
+        let help = "From a call's start to its body's end.";
+        let options = HistogramOpts::new("grpc_server_handling_seconds", help);
+        self.add(HistogramVec::new(
+            options.buckets(CALL_BUCKETS.to_vec()),
+            &METHOD,
+        ))
     }
 }

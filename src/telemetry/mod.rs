@@ -1,7 +1,7 @@
 //! What the people on call see: one log record and one set of metrics a call, written at its end.
 //!
-//! [`Record`] lives as long as the call, its body included; whatever way the call ends, its last
-//! clone writes it, so a caller who leaves is recorded too (as Canceled). It holds no text of a
+//! [`Ongoing`] lives as long as the call, its body included; whatever way the call ends, it writes the
+//! record then, so a caller who leaves is recorded too (as Canceled). It holds no text of a
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
 pub mod logs;
@@ -65,7 +65,11 @@ impl Method {
     }
 }
 
-/// A call as it will be recorded; clones share it.
+/// A call that is going on; dropping it ends the call and writes its record.
+#[derive(Debug)]
+pub struct Ongoing(Record);
+
+/// Where a call's parts note what will be recorded; clones share it.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<Inner>);
 
@@ -89,8 +93,8 @@ struct Notes {
     tokens: u64,
 }
 
-impl Record {
-    /// Begins a record; the call starts now.
+impl Ongoing {
+    /// Begins a call; it starts now.
     pub fn begin(
         metrics: Arc<Metrics>,
         method: Method,
@@ -98,16 +102,23 @@ impl Record {
         trace_id: Option<String>,
     ) -> Self {
         metrics.started(method);
-        Self(Arc::new(Inner {
+        Self(Record(Arc::new(Inner {
             method,
             request_id,
             trace_id,
             started: Instant::now(),
             metrics,
             notes: Mutex::default(),
-        }))
+        })))
     }
 
+    /// Where to note what happens.
+    pub fn record(&self) -> &Record {
+        &self.0
+    }
+}
+
+impl Record {
     /// When the call started; all its clocks count from here.
     pub fn started(&self) -> Instant {
         self.0.started
@@ -124,7 +135,7 @@ impl Record {
     }
 
     /// Notes what the upstream lets the key do yet, where it tells.
-    pub fn ratelimit_remaining(&self, left: f64) {
+    pub fn ratelimit_remaining(&self, left: u32) {
         self.0.metrics.ratelimit_remaining(left);
     }
 
@@ -163,31 +174,29 @@ impl Record {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Ongoing {
     fn drop(&mut self) {
-        let notes = self
-            .notes
-            .get_mut()
-            .unwrap_or_else(|held| held.into_inner());
-        let duration = self.started.elapsed();
+        let call = &*self.0.0;
+        let notes = self.0.notes();
+        let duration = call.started.elapsed();
         let code = code_name(notes.code.unwrap_or(CANCELLED));
-        self.metrics.handled(self.method, code, duration);
+        call.metrics.handled(call.method, code, duration);
         if let Some(first_token) = notes.first_token {
-            self.metrics.first_token(first_token);
+            call.metrics.first_token(first_token);
         }
-        if notes.code.is_none() && notes.reason.is_none() {
-            self.metrics.caller_cancelled();
+        if call.method.is_graph() && notes.code.is_none() && notes.reason.is_none() {
+            call.metrics.caller_cancelled();
         }
         logs::call(&logs::Call {
-            method: self.method,
+            method: call.method,
             code,
             reason: notes.reason,
             upstream_status: notes.upstream_status,
             duration,
             first_token: notes.first_token,
             tokens: notes.tokens,
-            request_id: &self.request_id,
-            trace_id: self.trace_id.as_deref(),
+            request_id: &call.request_id,
+            trace_id: call.trace_id.as_deref(),
             caller: notes.caller.as_deref(),
         });
     }

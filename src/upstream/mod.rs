@@ -122,11 +122,7 @@ impl Upstream {
     pub async fn stream(&self, call: &Call, until: Instant) -> Result<(Events, HeaderMap), Error> {
         let head = self.ask(&self.stream_url, SSE, call, until).await?;
         let headers = head.headers();
-        let key = self.key(call);
-        Ok((
-            Events::new(head.into_body(), self.settings.sse, key),
-            headers,
-        ))
+        Ok((head.into_events(self.settings.sse), headers))
     }
 
     /// Whether the upstream can be reached now: GET of the health URL answers 200, or, without one,
@@ -162,7 +158,7 @@ impl Upstream {
         let key = self.key(call);
         let request = request::build(&self.client, url, accept, call, key.as_ref());
         let response = self.send(request, until).await?;
-        response::judge(response, accept, key.as_ref()).await
+        response::judge(response, accept, key).await
     }
 
     /// The key that the upstream is shown: the caller's own, else the bridge's as it is now.

@@ -6,14 +6,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use mime::Mime;
 use reqwest::Response;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::error::{Error, Malformed, Part, Rejection, detail_of, hide};
+use super::{
+    error::{Error, Malformed, Part, Rejection, detail_of, hide},
+    sse::{self, Events},
+};
 use crate::{call::Violation, headers, reply::Reply};
 
 /// An error body over this size loses its `detail`; its status keeps its meaning.
@@ -27,6 +30,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub(super) struct Head {
     response: Response,
+    /// The key that the upstream was shown.
+    key: Option<SecretString>,
 }
 
 /// Lets a 200 of content type `accept` pass; `key` is kept out of what errors quote.
@@ -38,14 +43,16 @@ pub(super) struct Head {
 pub(super) async fn judge(
     response: Response,
     accept: &'static str,
-    key: Option<&SecretString>,
+    key: Option<SecretString>,
 ) -> Result<Head, Error> {
     let status = response.status();
     if status.is_redirection() {
         return Err(Error::Redirected { status });
     }
     if status.is_client_error() || status.is_server_error() {
-        return Err(Error::Rejected(Box::new(reject(response, key).await)));
+        return Err(Error::Rejected(Box::new(
+            reject(response, key.as_ref()).await,
+        )));
     }
     let malformed = if status != StatusCode::OK {
         Some(Malformed::Status(status.as_u16()))
@@ -58,19 +65,20 @@ pub(super) async fn judge(
     };
     match malformed {
         Some(why) => Err(Error::Malformed { why }),
-        None => Ok(Head { response }),
+        None => Ok(Head { response, key }),
     }
 }
 
 impl Head {
     /// The headers that cross to the caller.
     pub(super) fn headers(&self) -> HeaderMap {
-        headers::to_caller(self.response.headers())
+        crossing(self.response.headers(), self.key.as_ref())
     }
 
-    /// The body, to be read as a stream.
-    pub(super) fn into_body(self) -> reqwest::Body {
-        http::Response::from(self.response).into_body()
+    /// The events of the body.
+    pub(super) fn into_events(self, settings: sse::Settings) -> Events {
+        let body = http::Response::from(self.response).into_body();
+        Events::new(body, settings, self.key)
     }
 
     /// Reads the whole answer; one of exactly `limit` bytes passes.
@@ -81,10 +89,12 @@ impl Head {
     /// - [`Error::Malformed`] when it is empty, no JSON, or lacks a required field.
     pub(super) async fn into_reply(self, limit: usize) -> Result<Reply, Error> {
         let body = read(self.response, limit).await?;
+        // serde would also read a list of the fields' values.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
         let why = match serde_json::from_slice(&body) {
-            Ok(reply) => return Ok(reply),
-            Err(_) if body.is_empty() => Malformed::Empty,
-            Err(_) => Malformed::Json,
+            Ok(reply) if is_object => return Ok(reply),
+            _ if body.is_empty() => Malformed::Empty,
+            _ => Malformed::Json,
         };
         Err(Error::Malformed { why })
     }
@@ -112,9 +122,20 @@ async fn read(response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// The headers that cross to the caller, but for one that quotes the key.
+fn crossing(head: &HeaderMap, key: Option<&SecretString>) -> HeaderMap {
+    let quotes = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default().to_owned();
+        hide(text.clone(), key) != text
+    };
+    let crossing = headers::to_caller(head).into_iter();
+    let named = crossing.filter_map(|(name, value)| Some((name?, value)));
+    named.filter(|(_, value)| !quotes(value)).collect()
+}
+
 async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {
     let status = response.status();
-    let headers = headers::to_caller(response.headers());
+    let headers = crossing(response.headers(), key);
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
@@ -164,7 +185,7 @@ fn parse_violations(body: &[u8], key: Option<&SecretString>) -> Vec<Violation> {
                 .get("msg")
                 .and_then(Value::as_str)
                 .unwrap_or("invalid");
-            Violation::new(path.join("."), hide(message.to_owned(), key))
+            Violation::new(hide(path.join("."), key), hide(message.to_owned(), key))
         })
         .collect()
 }

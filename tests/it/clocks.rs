@@ -64,15 +64,15 @@ async fn a_stream_that_falls_silent_ends_by_idle_timeout() {
 
 #[tokio::test]
 async fn heartbeats_keep_a_stream_from_being_idle() {
-    let gate = Gate::default();
+    let gates: Vec<_> = (0..9).map(|_| Gate::default()).collect();
     let mut reply = Reply::sse(sse_tokens(&["a"]));
-    for _ in 0..8 {
-        reply = reply.wait(&gate).chunk(": ping\n\n");
+    for gate in &gates[..8] {
+        reply = reply.wait(gate).chunk(": ping\n\n");
     }
-    let upstream = Upstream::answering(reply.wait(&gate).chunk(sse_answer(&["b"])));
+    let upstream = Upstream::answering(reply.wait(&gates[8]).chunk(sse_answer(&["b"])));
     let bridge = Bridge::with(&upstream.url(), &[("STREAM_IDLE_TIMEOUT", "400ms")]).await;
     let heart = tokio::spawn(async move {
-        for _ in 0..9 {
+        for gate in gates {
             tokio::time::sleep(Duration::from_millis(100)).await; // twice the idle time in all
             gate.open();
         }

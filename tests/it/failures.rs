@@ -97,7 +97,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
         ),
         (
             "a list",
-            Reply::json(200, "[]"),
+            Reply::json(200, r#"["a","b",null,null]"#),
             Some((Internal, MALFORMED)),
             None,
         ),

@@ -19,7 +19,7 @@ const SPAWNS: [(&str, &str); 7] = [
         "the upstream, the bridge and its caller run at once in one process",
     ),
     (
-        "grpc/relay.rs",
+        "grpc/hold.rs",
         "the watchdog must act when a caller stops reading, and so polls nothing",
     ),
     ("main.rs", "signals are heard whatever the command does"),

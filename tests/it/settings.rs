@@ -205,6 +205,6 @@ fn a_flag_goes_before_the_environment_whichever_is_read_first() {
     first.environment(environment());
     for strings in [last, first] {
         let config = Config::parse(&strings).expect("valid");
-        assert_eq!(config.upstream.retries, 7, "{strings:?}");
+        assert_eq!(config.upstream.retries, 7);
     }
 }

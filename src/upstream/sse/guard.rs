@@ -67,7 +67,7 @@ impl Guard {
         }
         let Some(end) = end else {
             self.unfinished.extend_from_slice(&self.chunk);
-            self.chunk.clear();
+            self.chunk = Bytes::new(); // gives hyper's buffer back
             return Ok(false);
         };
         self.after_cr = self.chunk[end] == b'\r';

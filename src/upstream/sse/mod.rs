@@ -4,15 +4,17 @@
 //! caller who stops reading stops the reading here. Kept at any time: one chunk as hyper gave it and
 //! one unfinished event within its limit.
 //!
-//! eventsource-stream is handed one whole event at a time (its lines, and the blank line that ends
-//! it): its cost is then linear, and nothing of the state that it would carry over is needed, since
-//! the bridge has no use for `id` and `retry` (WHATWG HTML 9.2.6).
+//! eventsource-stream is handed one whole event at a time, line by line: it moves all that it still
+//! holds for each line that it takes, so its cost is linear only so. Nothing of the state that it would
+//! carry from event to event is needed, since the bridge has no use for `id` and `retry` (WHATWG HTML
+//! 9.2.6).
 
 pub mod framing;
 pub mod guard;
 
 use std::{
     convert::Infallible,
+    iter,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -24,7 +26,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use secrecy::SecretString;
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use self::{
     framing::{Framing, State},
@@ -45,8 +47,9 @@ const KEPT_CAPACITY: usize = 4096;
 pub struct Settings {
     /// How newlines inside tokens are read.
     pub framing: Framing,
-    /// Bytes that the lines of one event may have together, joined by one byte each, comments not
-    /// counted; exactly as many pass. No line may be longer either, comments included.
+    /// Bytes that the lines of one event may have together as UTF-8 (U+FFFD in an invalid byte's
+    /// place is three), joined by one byte each, comments not counted; exactly as many pass. No line
+    /// may be longer either, comments included.
     pub max_event_bytes: usize,
 }
 
@@ -152,16 +155,21 @@ impl Events {
     }
 
     /// The next bytes of the body; a cut connection reads as its end, since neither can be `done`.
+    /// Each chunk costs a turn of tokio's budget: a flood of heartbeats must not hold a worker, or
+    /// no clock would fire.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
         loop {
+            let turn = ready!(coop::poll_proceed(cx));
             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => return Poll::Ready(Some(data)),
-                    Err(_trailers) => {}
-                },
+                Some(Ok(frame)) => {
+                    turn.made_progress();
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(data));
+                    }
+                }
                 Some(Err(_)) | None => return Poll::Ready(None),
             }
         }
@@ -192,8 +200,9 @@ async fn read_to_end(mut body: reqwest::Body) {
 /// Reads one whole event by the standard. The leading line end keeps eventsource-stream's own BOM
 /// rule, which panics, away from text that begins with U+FEFF.
 fn parse(block: &str) -> Option<(String, String)> {
-    let whole = stream::iter([Ok::<_, Infallible>("\n"), Ok(block)]);
-    let event = whole.eventsource().next().now_or_never()??.ok()?;
+    let lines = iter::once("\n").chain(block.split_inclusive('\n'));
+    let lines = stream::iter(lines.map(Ok::<_, Infallible>));
+    let event = lines.eventsource().next().now_or_never()??.ok()?;
     Some((event.event, event.data))
 }
 

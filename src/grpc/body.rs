@@ -1,0 +1,114 @@
+//! An answer's body, with what must last as long as it does: the call's record, and what it holds.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Status, body::Body};
+
+use super::{
+    failure::{Credentials, Failure},
+    hold::Hold,
+};
+use crate::{
+    admission::Refused,
+    telemetry::{Ongoing, Record},
+};
+
+pub(super) const GRPC_STATUS: &str = "grpc-status";
+
+pin_project! {
+    /// The body of every answer. The fields are dropped in this order: what the answer is made by can
+    /// still note what it did.
+    pub struct EdgeBody {
+        #[pin]
+        inner: Body,
+        ongoing: Ongoing,
+        _hold: Option<Arc<Hold>>,
+        goaway: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+        is_over: bool,
+    }
+}
+
+impl EdgeBody {
+    /// A body that ends by itself, or, with `goaway`, when that comes: a health watch would else keep
+    /// its connection, and with it the drain, open for good.
+    pub(super) fn new(
+        inner: Body,
+        ongoing: Ongoing,
+        hold: Option<Arc<Hold>>,
+        goaway: Option<CancellationToken>,
+    ) -> Self {
+        Self {
+            inner,
+            ongoing,
+            _hold: hold,
+            goaway: goaway.map(|token| Box::pin(token.cancelled_owned())),
+            is_over: false,
+        }
+    }
+}
+
+impl HttpBody for EdgeBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.project();
+        if *this.is_over {
+            return Poll::Ready(None);
+        }
+        let frame = match this.inner.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(goaway) = this.goaway else {
+                    return Poll::Pending;
+                };
+                ready!(goaway.as_mut().poll(cx));
+                *this.is_over = true;
+                Some(Ok(Frame::trailers(draining(this.ongoing.record()))))
+            }
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            note_status(this.ongoing.record(), trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Notes the code that goes to the caller, where these are the fields that bear it.
+pub(super) fn note_status(record: &Record, fields: &HeaderMap) {
+    let code = fields.get(GRPC_STATUS);
+    if let Some(code) = code.and_then(|code| code.to_str().ok()?.parse().ok()) {
+        record.status(code);
+    }
+}
+
+fn draining(record: &Record) -> HeaderMap {
+    let failure = Failure::Refused(Refused::Draining);
+    let status = failure.tell(record, Credentials::Service, None);
+    let mut trailers = status.into_http::<()>().into_parts().0.headers;
+    trailers.remove(http::header::CONTENT_TYPE);
+    trailers
+}
