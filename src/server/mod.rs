@@ -113,7 +113,15 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<Drained, Error> {
     let mut beside = JoinSet::new(); // dropped, and so stopped, on return
-    let mut running = start(&settings, upstream, listener, admin, &shutdown, &mut beside).await?;
+    let mut running = start(
+        &settings,
+        upstream,
+        listener,
+        admin,
+        &shutdown.drain,
+        &mut beside,
+    )
+    .await?;
     tokio::select! {
         ended = &mut running.serving => match ended {
             Ok(served) => served?,
@@ -124,7 +132,7 @@ pub async fn run(
 
     tracing::info!(open_calls = running.admission.open_calls(), "draining");
     running.probe.abort();
-    let _ = running.probe.await; // what it still says must not come after NOT_SERVING
+    let _ = (&mut running.probe).await; // what it still says must not come after NOT_SERVING
     health::stop_serving(&running.reporter).await;
     tokio::select! {
         () = sleep(settings.drain_delay) => {}
@@ -133,10 +141,7 @@ pub async fn run(
     running.accept.abort();
     running.admission.close();
     running.goaway.cancel();
-    let Running {
-        serving, admission, ..
-    } = running;
-    Ok(drain(serving, &admission, settings.drain_timeout, &shutdown.cut).await)
+    Ok(drain(running, settings.drain_timeout, &shutdown.cut).await)
 }
 
 type Serving = AbortOnDropHandle<Result<(), tonic::transport::Error>>;
@@ -149,6 +154,8 @@ struct Running {
     reporter: HealthReporter,
     admission: Admission,
     goaway: CancellationToken,
+    /// Ends the open calls; apart from the stop signal's, so that what is open can be seen before.
+    cut: CancellationToken,
 }
 
 async fn start(
@@ -156,7 +163,7 @@ async fn start(
     upstream: upstream::Settings,
     listener: TcpListener,
     admin: Option<TcpListener>,
-    shutdown: &Shutdown,
+    drain: &CancellationToken,
     beside: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
     watch_files(settings, &upstream, beside);
@@ -165,7 +172,7 @@ async fn start(
     let admission = Admission::new(settings.max_calls);
     if let Some(listener) = admin {
         let (metrics, admission) = (Arc::clone(&metrics), admission.clone());
-        let drain = shutdown.drain.clone();
+        let drain = drain.clone();
         let admin = admin::Admin {
             metrics,
             admission,
@@ -186,14 +193,14 @@ async fn start(
     );
     let probe = AbortOnDropHandle::new(tokio::spawn(probe));
 
-    let goaway = CancellationToken::new();
+    let (goaway, cut) = (CancellationToken::new(), CancellationToken::new());
     let bridge = Bridge {
         upstream,
         admission: admission.clone(),
         idle: settings.clocks.idle,
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
-        cut: shutdown.cut.clone(),
+        cut: cut.clone(),
     };
     let edge = Edge {
         metrics,
@@ -221,29 +228,26 @@ async fn start(
         reporter,
         admission,
         goaway,
+        cut,
     })
 }
 
 /// Waits until every connection has closed, which is when every answer has been delivered; then ends
 /// the calls that are left.
-async fn drain(
-    mut serving: Serving,
-    admission: &Admission,
-    patience: Duration,
-    cut: &CancellationToken,
-) -> Drained {
+async fn drain(running: Running, patience: Duration, impatience: &CancellationToken) -> Drained {
+    let mut serving = running.serving;
     tokio::select! {
         biased;
         _ = &mut serving => return Drained::Clean,
         () = sleep(patience) => {}
-        () = cut.cancelled() => {}
+        () = impatience.cancelled() => {}
     }
-    let open_calls = admission.open_calls();
+    let open_calls = running.admission.open_calls();
     tracing::warn!(
         open_calls,
         "calls or connections that are still open are ended"
     );
-    cut.cancel();
+    running.cut.cancel();
     let closed = timeout(FLUSH_TIMEOUT, serving).await;
     match open_calls == 0 && closed.is_ok() {
         true => Drained::Clean,

@@ -26,7 +26,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use secrecy::SecretString;
-use tokio::{task::coop, time::Instant};
+use tokio::time::Instant;
 
 use self::{
     framing::{Framing, State},
@@ -97,30 +97,42 @@ impl Events {
     /// - [`Error::Truncated`] when the body ends, or is cut, before `done`.
     /// - [`Error::TooLarge`] when an event, or a line, exceeds its limit.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
-        while self.body.is_some() {
-            let outcome = match self.buffered_event() {
-                Ok(Some(event)) => event_or_error(event, self.key.as_ref()),
-                Err(TooLong) => Err(Error::TooLarge {
-                    what: error::Part::Event,
-                    limit: self.settings.max_event_bytes,
-                }),
-                Ok(None) => match ready!(self.poll_chunk(cx)) {
-                    Some(chunk) => {
-                        self.last_byte = Instant::now();
-                        self.guard.push(chunk);
-                        continue;
-                    }
-                    None => Err(end_without_done(self.guard.unfinished(), self.key.as_ref())),
-                },
-            };
-            match outcome {
-                Ok(Event::Done) => self.leave(),
-                Ok(_) => {}
-                Err(_) => self.body = None,
-            }
-            return Poll::Ready(Some(outcome));
+        if self.body.is_none() {
+            return Poll::Ready(None);
         }
-        Poll::Ready(None)
+        let mut read = self.buffered_event();
+        if let Ok(None) = read {
+            match ready!(self.poll_chunk(cx)) {
+                Some(chunk) => {
+                    self.last_byte = Instant::now();
+                    self.guard.push(chunk);
+                    read = self.buffered_event();
+                }
+                None => {
+                    self.body = None;
+                    let end = end_without_done(self.guard.unfinished(), self.key.as_ref());
+                    return Poll::Ready(Some(Err(end)));
+                }
+            }
+        }
+        let outcome = match read {
+            Ok(Some(event)) => event_or_error(event, self.key.as_ref()),
+            Ok(None) => {
+                // One chunk a poll: a flood of heartbeats must not keep a worker from the clocks.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Err(TooLong) => Err(Error::TooLarge {
+                what: error::Part::Event,
+                limit: self.settings.max_event_bytes,
+            }),
+        };
+        match outcome {
+            Ok(Event::Done) => self.leave(),
+            Ok(_) => {}
+            Err(_) => self.body = None,
+        }
+        Poll::Ready(Some(outcome))
     }
 
     /// An event of the bytes at hand, as (type, data).
@@ -155,17 +167,13 @@ impl Events {
     }
 
     /// The next bytes of the body; a cut connection reads as its end, since neither can be `done`.
-    /// Each chunk costs a turn of tokio's budget: a flood of heartbeats must not hold a worker, or
-    /// no clock would fire.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
         loop {
-            let turn = ready!(coop::poll_proceed(cx));
             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
-                    turn.made_progress();
                     if let Ok(data) = frame.into_data() {
                         return Poll::Ready(Some(data));
                     }

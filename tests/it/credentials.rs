@@ -1,0 +1,293 @@
+//! Whose key opens what: the callers' at the bridge, and the one that the upstream is shown.
+
+mod quotes;
+
+use std::fs;
+
+use alim_bridge::pb::{InvokeRequest, StreamRequest};
+use ring::digest::{SHA256, digest};
+use tempfile::{NamedTempFile, TempDir};
+use tonic::{Code, IntoRequest, Request, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+};
+
+use crate::support::{
+    Bridge, SERVICE_KEY, Told, ask, ask_stream, config,
+    extra::{files_are_read_again, with_metadata},
+    reply_json,
+    upstream::{Reply, Upstream},
+};
+
+/// A key that only one caller has.
+const KEY: &str = "orders-key";
+
+/// What opens nothing.
+const NOT_ITS_KEY: [&str; 8] = [
+    "",
+    "Bearer ",
+    "Bearer another-key",
+    "bearer ORDERS-KEY",
+    "Basic orders-key",
+    "orders-key",
+    "Bearerorders-key",
+    "Bearer orders-key, Bearer orders-key",
+];
+
+fn told(code: Code, reason: &str) -> (Code, String) {
+    (code, reason.into())
+}
+
+fn missing() -> (Code, String) {
+    told(Code::Unauthenticated, "CALLER_CREDENTIALS_MISSING")
+}
+
+fn rejected() -> (Code, String) {
+    told(Code::Unauthenticated, "CALLER_CREDENTIALS_REJECTED")
+}
+
+fn a_reply() -> Reply {
+    Reply::json(200, reply_json())
+}
+
+/// A line of `CALLER_KEYS_FILE`.
+fn line_for(key: &str) -> String {
+    let hash = digest(&SHA256, key.as_bytes());
+    let hex = hash.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    format!("orders:{}\n", hex.collect::<String>())
+}
+
+/// A bridge that knows one caller, an upstream behind it, and the directory with the file `keys`.
+async fn guarded() -> (Upstream, Bridge, TempDir) {
+    let dir = TempDir::new().expect("a directory");
+    let keys = dir.path().join("keys");
+    fs::write(&keys, line_for(KEY)).expect("written");
+    let keys = keys.to_str().expect("UTF-8");
+    let upstream = Upstream::answering(a_reply());
+    let bridge = Bridge::with(&upstream.url(), &[("CALLER_KEYS_FILE", keys)]).await;
+    (upstream, bridge, dir)
+}
+
+/// A bridge that passes the caller's own key on.
+async fn passing_on(reply: Reply) -> (Upstream, Bridge) {
+    let upstream = Upstream::answering(reply);
+    let bridge = Bridge::with(&upstream.url(), &[("CREDENTIALS", "caller")]).await;
+    (upstream, bridge)
+}
+
+/// A bridge whose service key is what this file holds.
+async fn with_key_file(upstream: &Upstream, file: &NamedTempFile) -> Bridge {
+    let (url, path) = (upstream.url(), file.path().to_str().expect("UTF-8"));
+    let settings = [("UPSTREAM_URL", &*url), ("UPSTREAM_API_KEY_FILE", path)];
+    Bridge::of(config(&settings)).await
+}
+
+fn bearing<T>(message: T, authorization: &str) -> Request<T> {
+    with_metadata(message, &[("authorization", authorization.as_bytes())])
+}
+
+fn keyed<T>(message: T, key: &str) -> Request<T> {
+    with_metadata(message, &[("x-api-key", key.as_bytes())])
+}
+
+/// The statuses of both methods for what must fail before the first event.
+async fn refusals(
+    bridge: &Bridge,
+    invoke: impl IntoRequest<InvokeRequest>,
+    stream: impl IntoRequest<StreamRequest>,
+) -> [Status; 2] {
+    let mut client = bridge.client.clone();
+    [
+        client.invoke(invoke).await.expect_err("no reply"),
+        client.stream(stream).await.expect_err("no event"),
+    ]
+}
+
+#[tokio::test]
+async fn a_caller_without_a_key_is_told_so_and_nothing_is_sent() {
+    let (upstream, bridge, _dir) = guarded().await;
+    for status in refusals(&bridge, ask("Salam"), ask_stream("Salam")).await {
+        assert_eq!(status.code_and_reason(), missing());
+        assert_eq!(status.info("sent").as_deref(), Some("false"));
+        assert_eq!(status.pushback(), None);
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_caller_with_anything_but_its_key_is_rejected_and_nothing_is_sent() {
+    let (upstream, bridge, _dir) = guarded().await;
+    let hash = line_for(KEY).replace("orders:", "Bearer ");
+    for shown in NOT_ITS_KEY.into_iter().chain([hash.trim()]) {
+        let invoke = bearing(ask("Salam"), shown);
+        for status in refusals(&bridge, invoke, bearing(ask_stream("Salam"), shown)).await {
+            assert_eq!(status.code_and_reason(), rejected(), "{shown:?}");
+            assert_eq!(status.info("sent").as_deref(), Some("false"), "{shown:?}");
+        }
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_caller_with_its_key_passes_and_the_key_stays_at_the_bridge() {
+    let (upstream, bridge, _dir) = guarded().await;
+    let mut client = bridge.client.clone();
+    for shown in ["Bearer orders-key", "bearer  orders-key"] {
+        let reply = client.invoke(bearing(ask("Salam"), shown)).await;
+        reply.expect("a reply");
+    }
+    for asked in upstream.requests() {
+        assert!(!format!("{asked:?}").contains(KEY), "{asked:?}");
+        assert_eq!(asked.headers["x-api-key"], SERVICE_KEY);
+    }
+}
+
+#[tokio::test]
+async fn health_needs_no_key() {
+    let (_upstream, bridge, _dir) = guarded().await;
+    let health = bridge.health("").await.expect("no key needed");
+    assert_eq!(health, ServingStatus::Serving);
+    bridge.watch("").await;
+}
+
+#[tokio::test]
+async fn reflection_needs_a_key() {
+    let (_upstream, bridge, _dir) = guarded().await;
+    let mut reflection = ServerReflectionClient::new(bridge.channel.clone());
+    let asked = || tokio_stream::iter([ServerReflectionRequest::default()]);
+    let status = reflection.server_reflection_info(asked()).await;
+    assert_eq!(status.expect_err("no key").code_and_reason(), missing());
+    let asked = bearing(asked(), "Bearer orders-key");
+    let answer = reflection.server_reflection_info(asked).await;
+    answer.expect("with the key");
+}
+
+#[tokio::test]
+async fn an_unknown_method_needs_a_key_before_it_is_called_unknown() {
+    let (_upstream, bridge, _dir) = guarded().await;
+    let status = unknown_method(&bridge, Request::new(ask("Salam"))).await;
+    assert_eq!(status.code_and_reason(), missing());
+    let status = unknown_method(&bridge, bearing(ask("Salam"), "Bearer orders-key")).await;
+    let unknown = told(Code::Unimplemented, "METHOD_UNKNOWN");
+    assert_eq!(status.code_and_reason(), unknown);
+}
+
+async fn unknown_method(bridge: &Bridge, request: Request<InvokeRequest>) -> Status {
+    let mut grpc = tonic::client::Grpc::new(bridge.channel.clone());
+    grpc.ready().await.expect("a connection");
+    let path = http::uri::PathAndQuery::from_static("/alim.v1.GraphService/Guess");
+    let codec = tonic_prost::ProstCodec::<InvokeRequest, InvokeRequest>::default();
+    let answer = grpc.unary(request, path, codec).await;
+    answer.expect_err("no such method")
+}
+
+#[tokio::test]
+async fn a_changed_key_file_is_taken_over_and_a_bad_change_leaves_the_old_one_standing() {
+    let (_upstream, bridge, dir) = guarded().await;
+    let mut client = bridge.client.clone();
+    for (content, known, unknown) in [
+        (line_for("second"), "Bearer second", "Bearer orders-key"),
+        ("orders:no-hash".into(), "Bearer second", "Bearer no-hash"),
+        (String::new(), "Bearer second", "Bearer "),
+        (line_for("third"), "Bearer third", "Bearer second"),
+    ] {
+        fs::write(dir.path().join("keys"), &content).expect("written");
+        files_are_read_again().await;
+        let passed = client.invoke(bearing(ask("Salam"), known)).await;
+        passed.unwrap_or_else(|status| panic!("after {content:?}: {status:?}"));
+        let status = client.invoke(bearing(ask("Salam"), unknown)).await;
+        assert_eq!(status.expect_err("unknown").code_and_reason(), rejected());
+    }
+}
+
+#[tokio::test]
+async fn a_callers_own_key_is_what_the_upstream_is_shown() {
+    let (upstream, bridge) = passing_on(a_reply()).await;
+    let mut client = bridge.client.clone();
+    for key in ["first", "second"] {
+        let reply = client.invoke(keyed(ask("Salam"), key)).await;
+        reply.expect("a reply");
+    }
+    let shown = upstream.requests();
+    let shown = shown.iter().map(|asked| &asked.headers["x-api-key"]);
+    assert_eq!(shown.collect::<Vec<_>>(), ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_caller_who_brings_no_key_of_its_own_is_told_so_and_nothing_is_sent() {
+    let (upstream, bridge) = passing_on(a_reply()).await;
+    for key in [
+        &[][..],
+        &[("x-api-key", &b""[..])],
+        &[("x-api-key", b"\xff")],
+    ] {
+        let invoke = with_metadata(ask("Salam"), key);
+        let stream = with_metadata(ask_stream("Salam"), key);
+        for status in refusals(&bridge, invoke, stream).await {
+            assert_eq!(status.code_and_reason(), missing(), "{key:?}");
+            assert_eq!(status.info("sent").as_deref(), Some("false"));
+        }
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_callers_key_that_the_upstream_refuses_is_the_callers_fault() {
+    for (http, code) in [(401, Code::Unauthenticated), (403, Code::PermissionDenied)] {
+        let (_upstream, bridge) = passing_on(Reply::json(http, "{}")).await;
+        let invoke = keyed(ask("Salam"), KEY);
+        for status in refusals(&bridge, invoke, keyed(ask_stream("Salam"), KEY)).await {
+            let refused = told(code, "CALLER_CREDENTIALS_REJECTED");
+            assert_eq!(status.code_and_reason(), refused, "{http}");
+            assert_eq!(status.info("sent").as_deref(), Some("true"), "{http}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_key_that_the_upstream_refuses_is_the_bridges_fault() {
+    for http in [401, 403] {
+        let upstream = Upstream::answering(Reply::json(http, "{}"));
+        let bridge = Bridge::before(&upstream.url()).await;
+        let invoke = keyed(ask("Salam"), KEY);
+        for status in refusals(&bridge, invoke, keyed(ask_stream("Salam"), KEY)).await {
+            let refused = told(Code::Internal, "UPSTREAM_CREDENTIALS_REJECTED");
+            assert_eq!(status.code_and_reason(), refused, "{http}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_a_service_key_the_callers_key_never_reaches_the_upstream() {
+    let upstream = Upstream::answering(a_reply());
+    let bridge = Bridge::before(&upstream.url()).await;
+    let mut client = bridge.client.clone();
+    let reply = client.invoke(keyed(ask("Salam"), KEY)).await;
+    reply.expect("a reply");
+    let asked = &upstream.requests()[0];
+    let shown = asked.headers.get_all("x-api-key").iter();
+    assert_eq!(shown.collect::<Vec<_>>(), [SERVICE_KEY]);
+    assert!(!format!("{asked:?}").contains(KEY), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_changed_service_key_is_shown_from_then_on_and_a_bad_change_is_not() {
+    let file = NamedTempFile::new().expect("a file");
+    fs::write(&file, "first\n").expect("written");
+    let upstream = Upstream::answering(a_reply());
+    let bridge = with_key_file(&upstream, &file).await;
+    for (content, shown) in [
+        ("first\n", "first"),
+        ("second", "second"),
+        ("two words", "second"),
+        ("\n", "second"),
+        (" third\n", "third"),
+    ] {
+        fs::write(&file, content).expect("written");
+        files_are_read_again().await;
+        bridge.invoke("Salam").await.expect("a reply");
+        let asked = upstream.requests().pop().expect("a request");
+        assert_eq!(asked.headers["x-api-key"], shown, "after {content:?}");
+    }
+}

@@ -1,0 +1,141 @@
+//! An upstream that quotes the key that it was shown: no status bears it, in whatever place it stood.
+
+use std::fs;
+
+use serde_json::json;
+use tempfile::NamedTempFile;
+use tonic::Status;
+
+use super::{KEY, keyed, passing_on, with_key_file};
+use crate::support::{
+    Bridge, SERVICE_KEY, Told, ask_stream,
+    extra::files_are_read_again,
+    read_all, sse_tokens,
+    upstream::{Gate, Reply, Upstream},
+};
+
+/// All that reaches the caller with a status, as text: the fields as they travel, and the details.
+fn everything_in(status: &Status) -> String {
+    let head = status.clone().into_http::<()>();
+    let details = String::from_utf8_lossy(status.details()).into_owned();
+    format!(
+        "{status:?} {:?} {details} {:?}",
+        head.headers(),
+        status.rich()
+    )
+}
+
+/// Answers that quote this key, each in a place that callers are told of.
+fn quoting(key: &str) -> Vec<(&'static str, Reply)> {
+    let quote = format!("no such key: '{key}' ({key})");
+    let fields = json!({"detail": [{"loc": ["header", key], "msg": quote}]});
+    let event = |data: String| Reply::sse(format!("event: error\ndata: {data}\n\n"));
+    let last_line = json!({"detail": quote});
+    vec![
+        (
+            "detail of a 401",
+            Reply::json(401, json!({"detail": quote})),
+        ),
+        (
+            "detail of a 403",
+            Reply::json(403, json!({"detail": quote})),
+        ),
+        (
+            "detail of a 500",
+            Reply::json(500, json!({"detail": quote})),
+        ),
+        ("error of a 400", Reply::json(400, json!({"error": quote}))),
+        ("msg of a 422", Reply::json(422, fields)),
+        (
+            "error event, JSON",
+            event(json!({"detail": quote}).to_string()),
+        ),
+        ("error event, text", event(quote)),
+        ("the last line", Reply::sse(last_line.to_string())),
+    ]
+}
+
+#[tokio::test]
+async fn the_service_key_is_in_no_status_wherever_the_upstream_quotes_it() {
+    for (place, reply) in quoting(SERVICE_KEY) {
+        let upstream = Upstream::answering(reply);
+        let bridge = Bridge::before(&upstream.url()).await;
+        let (_, ending) = bridge.stream_all("Salam").await;
+        let all = everything_in(&ending.expect_err(place));
+        assert!(!all.contains(SERVICE_KEY), "{place}: {all}");
+        assert!(all.contains("'<key>' (<key>)"), "{place}: {all}");
+    }
+}
+
+#[tokio::test]
+async fn a_callers_own_key_is_in_no_status_either() {
+    for (place, reply) in quoting(KEY) {
+        let (_upstream, bridge) = passing_on(reply).await;
+        let mut client = bridge.client.clone();
+        let status = client.stream(keyed(ask_stream("Salam"), KEY)).await;
+        let all = everything_in(&status.expect_err(place));
+        assert!(!all.contains(KEY), "{place}: {all}");
+        assert!(all.contains("'<key>' (<key>)"), "{place}: {all}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_quoted_after_the_first_event_is_in_no_trailer() {
+    let error = json!({"detail": format!("bad key {SERVICE_KEY}")});
+    let body = sse_tokens(&["a"]) + &format!("event: error\ndata: {error}\n\n");
+    let upstream = Upstream::answering(Reply::sse(body));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let answer = bridge.stream("Salam").await.expect("a first event");
+    let (events, ending) = read_all(answer.into_inner()).await;
+    let all = everything_in(&ending.expect_err("an error event"));
+    assert_eq!(events.len(), 1);
+    assert!(
+        !all.contains(SERVICE_KEY) && all.contains("bad key <key>"),
+        "{all}"
+    );
+}
+
+#[tokio::test]
+async fn an_invoke_quotes_no_key_either() {
+    for (place, reply) in quoting(SERVICE_KEY).into_iter().take(5) {
+        let upstream = Upstream::answering(reply);
+        let bridge = Bridge::before(&upstream.url()).await;
+        let all = everything_in(&bridge.invoke("Salam").await.expect_err(place));
+        assert!(!all.contains(SERVICE_KEY), "{place}: {all}");
+        assert!(all.contains("'<key>' (<key>)"), "{place}: {all}");
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_quotes_the_key_does_not_cross() {
+    let reply = Reply::json(429, "{}").header("x-ratelimit-scope", &format!("a {SERVICE_KEY}"));
+    let upstream = Upstream::answering(reply.header("x-ratelimit-limit", "60"));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let all = everything_in(&bridge.invoke("Salam").await.expect_err("limited"));
+    assert!(!all.contains(SERVICE_KEY), "{all}");
+    assert!(all.contains("x-ratelimit-limit"), "{all}");
+}
+
+#[tokio::test]
+async fn the_key_that_was_shown_is_in_no_status_even_when_it_has_changed_since() {
+    let file = NamedTempFile::new().expect("a file");
+    fs::write(&file, "first-key").expect("written");
+    let gate = Gate::default();
+    let late = Reply::nothing().wait(&gate).send(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n\
+         event: error\ndata: bad key first-key\n\n",
+    );
+    let upstream = Upstream::answering(late);
+    let bridge = with_key_file(&upstream, &file).await;
+    let mut client = bridge.client.clone();
+    let asked = tokio::spawn(async move { client.stream(ask_stream("Salam")).await });
+    upstream.received(1).await;
+    fs::write(&file, "second-key").expect("written");
+    files_are_read_again().await;
+    gate.open();
+    let status = asked.await.expect("no panic").expect_err("an error event");
+    assert!(
+        everything_in(&status).contains("bad key <key>"),
+        "{status:?}"
+    );
+}

@@ -1,0 +1,275 @@
+//! What tools and balancers ask: which services there are, and whether they serve.
+
+use prost::Message;
+use prost_types::{FileDescriptorProto, source_code_info::Location};
+use tokio::net::TcpListener;
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving, Unknown};
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::support::{
+    Bridge,
+    extra::{SERVICE, next_health},
+    reply_json,
+    upstream::{Gate, Reply, Upstream, refused_url},
+};
+
+/// A bridge that nobody asks for an answer.
+async fn bridge() -> Bridge {
+    Bridge::before(&refused_url()).await
+}
+
+/// The one answer of reflection v1 to one request.
+async fn reflect(
+    bridge: &Bridge,
+    asked: v1::server_reflection_request::MessageRequest,
+) -> Result<v1::server_reflection_response::MessageResponse, Status> {
+    let mut client =
+        v1::server_reflection_client::ServerReflectionClient::new(bridge.channel.clone());
+    let request = v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(asked),
+    };
+    let answers = client.server_reflection_info(tokio_stream::iter([request]));
+    let answer = answers.await?.into_inner().message().await?;
+    Ok(answer
+        .and_then(|it| it.message_response)
+        .expect("an answer"))
+}
+
+/// The files that define a symbol, the one that holds it first.
+async fn files_with(bridge: &Bridge, symbol: &str) -> Vec<FileDescriptorProto> {
+    use v1::{server_reflection_request as request, server_reflection_response as response};
+    let asked = request::MessageRequest::FileContainingSymbol(symbol.into());
+    let answer = reflect(bridge, asked).await.expect("a known symbol");
+    let response::MessageResponse::FileDescriptorResponse(files) = answer else {
+        panic!("{answer:?}")
+    };
+    let files = files.file_descriptor_proto.iter();
+    files
+        .map(|file| FileDescriptorProto::decode(&file[..]).expect("a descriptor"))
+        .collect()
+}
+
+/// What stands above this part of the file; the path is protobuf's own (descriptor.proto).
+fn comment_above<'a>(file: &'a FileDescriptorProto, path: &[i32]) -> &'a str {
+    let found = |location: &&Location| location.path == path;
+    let mut locations = file.source_code_info.iter().flat_map(|info| &info.location);
+    let location = locations.find(found).expect("a part of the file");
+    location.leading_comments().trim()
+}
+
+#[tokio::test]
+async fn reflection_v1_lists_both_services() {
+    use v1::{server_reflection_request as request, server_reflection_response as response};
+    let asked = request::MessageRequest::ListServices(String::new());
+    let answer = reflect(&bridge().await, asked).await.expect("an answer");
+    let response::MessageResponse::ListServicesResponse(list) = answer else {
+        panic!("{answer:?}")
+    };
+    let names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
+    for name in [SERVICE, "grpc.health.v1.Health"] {
+        assert!(names.contains(&&name.to_owned()), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn reflection_v1alpha_lists_both_services_for_older_tools() {
+    use v1alpha::{server_reflection_request as request, server_reflection_response as response};
+    let bridge = bridge().await;
+    let mut client =
+        v1alpha::server_reflection_client::ServerReflectionClient::new(bridge.channel.clone());
+    let asked = v1alpha::ServerReflectionRequest {
+        message_request: Some(request::MessageRequest::ListServices(String::new())),
+        ..v1alpha::ServerReflectionRequest::default()
+    };
+    let answers = client.server_reflection_info(tokio_stream::iter([asked]));
+    let mut answers = answers.await.expect("an answer").into_inner();
+    let answer = answers.message().await.expect("OK").expect("an answer");
+    let Some(response::MessageResponse::ListServicesResponse(list)) = answer.message_response
+    else {
+        panic!("{answer:?}")
+    };
+    let names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
+    for name in [SERVICE, "grpc.health.v1.Health"] {
+        assert!(names.contains(&&name.to_owned()), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_contract_comes_with_its_comments() {
+    let files = files_with(&bridge().await, SERVICE).await;
+    let file = &files[0];
+    assert_eq!(file.package(), "alim.v1");
+    let (service, method) = (&[6, 0], &[6, 0, 2, 1]);
+    let above = comment_above(file, service);
+    assert!(above.starts_with("Asks the ALİM assistant"), "{above}");
+    let above = comment_above(file, method);
+    assert!(above.contains("exactly one Done and OK"), "{above}");
+}
+
+#[tokio::test]
+async fn what_the_contract_imports_can_be_resolved_too() {
+    let bridge = bridge().await;
+    for import in &files_with(&bridge, SERVICE).await[0].dependency {
+        use v1::server_reflection_request::MessageRequest::FileByFilename;
+        let answer = reflect(&bridge, FileByFilename(import.clone())).await;
+        answer.unwrap_or_else(|status| panic!("{import}: {status:?}"));
+    }
+}
+
+#[tokio::test]
+async fn the_details_of_statuses_can_be_resolved_by_their_names() {
+    let bridge = bridge().await;
+    for name in ["ErrorInfo", "BadRequest", "RetryInfo"] {
+        let files = files_with(&bridge, &format!("google.rpc.{name}")).await;
+        let has_it = |file: &FileDescriptorProto| {
+            file.message_type
+                .iter()
+                .any(|message| message.name() == name)
+        };
+        assert!(files.iter().any(has_it), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_process_serves_whether_the_upstream_does_or_not() {
+    let bridge = bridge().await;
+    bridge.invoke("Salam").await.expect_err("unreachable");
+    assert_eq!(bridge.health("").await.expect("known"), Serving);
+}
+
+#[tokio::test]
+async fn the_service_serves_while_the_upstream_accepts_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/api/v1", listener.local_addr().expect("bound"));
+    let bridge = Bridge::with(&url, &[("UPSTREAM_HEALTH_INTERVAL", "10ms")]).await;
+    for _ in 0..2 {
+        listener.accept().await.expect("a probe"); // at the second, the first has been judged
+    }
+    assert_eq!(bridge.health(SERVICE).await.expect("known"), Serving);
+}
+
+#[tokio::test]
+async fn the_service_does_not_serve_while_the_upstream_is_unreachable() {
+    let bridge = bridge().await;
+    bridge.invoke("Salam").await.expect_err("unreachable"); // so the first probe was, too
+    assert_eq!(bridge.health(SERVICE).await.expect("known"), NotServing);
+    let ready = bridge.admin("/readyz").await;
+    assert_eq!(ready.0, 200, "taking it out of balancers would not help");
+    assert!(
+        ready.1.contains(r#""upstreamReachable":false"#),
+        "{ready:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_service_is_not_found() {
+    for service in ["alim.v1.Graph", "grpc.health.v1.Health"] {
+        let status = bridge().await.health(service).await;
+        assert_eq!(status.expect_err("unknown").code(), Code::NotFound);
+    }
+}
+
+/// An empty answer to a probe, once the gate is open.
+fn probed(status: u16, gate: &Gate) -> Reply {
+    let answer = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: 0\r\n\r\n");
+    Reply::nothing().wait(gate).send(answer)
+}
+
+fn opened() -> Gate {
+    let gate = Gate::default();
+    gate.open();
+    gate
+}
+
+/// A bridge that probes a path of this upstream without pause.
+async fn probing(upstream: &Upstream) -> Bridge {
+    let health = format!("{}/health", upstream.url());
+    let settings = [
+        ("UPSTREAM_HEALTH_URL", health.as_str()),
+        ("UPSTREAM_HEALTH_INTERVAL", "10ms"),
+        ("CONNECT_TIMEOUT", "1m"), // the last probe is held
+    ];
+    Bridge::with(&upstream.url(), &settings).await
+}
+
+#[tokio::test]
+async fn a_health_url_must_answer_200() {
+    for (http, expected) in [
+        (200, Serving),
+        (204, NotServing),
+        (302, NotServing),
+        (404, NotServing),
+        (500, NotServing),
+    ] {
+        let upstream = Upstream::answering(probed(http, &opened()));
+        let bridge = probing(&upstream).await;
+        let probe = upstream.received(2).await.remove(0); // at the second, the first has been judged
+        assert_eq!((&*probe.method, &*probe.path), ("GET", "/api/v1/health"));
+        assert!(!probe.headers.contains_key("x-api-key"), "no key needed");
+        let health = bridge.health(SERVICE).await;
+        assert_eq!(health.expect("known"), expected, "{http}");
+    }
+}
+
+#[tokio::test]
+async fn until_the_first_probe_is_over_the_service_is_known_but_not_how_it_is() {
+    let first = Gate::default();
+    let upstream = Upstream::scripted([probed(200, &first), Reply::nothing().then_hold()]);
+    let bridge = probing(&upstream).await;
+    upstream.received(1).await;
+    let mut watch = bridge.watch(SERVICE).await;
+    assert_eq!(next_health(&mut watch).await, Unknown);
+    first.open();
+    assert_eq!(next_health(&mut watch).await, Serving);
+}
+
+#[tokio::test]
+async fn who_watches_sees_the_service_go_after_three_failures_and_come_back_after_one_success() {
+    let [failing, recovering] = [Gate::default(), Gate::default()];
+    let upstream = Upstream::scripted([
+        probed(200, &opened()),
+        probed(500, &failing),
+        probed(500, &failing),
+        probed(500, &failing),
+        probed(200, &recovering),
+        Reply::nothing().then_hold(),
+    ]);
+    let bridge = probing(&upstream).await;
+    upstream.received(2).await; // at the second, the first has been judged
+    let mut watch = bridge.watch(SERVICE).await;
+    assert_eq!(next_health(&mut watch).await, Serving);
+    failing.open();
+    assert_eq!(next_health(&mut watch).await, NotServing);
+    recovering.open();
+    assert_eq!(next_health(&mut watch).await, Serving);
+    assert_eq!(bridge.health("").await.expect("known"), Serving);
+}
+
+#[tokio::test]
+async fn two_failures_in_a_row_do_not_flip_the_service() {
+    let open = opened();
+    let upstream = Upstream::scripted([
+        probed(200, &open),
+        probed(500, &open),
+        probed(500, &open),
+        Reply::nothing().then_hold(),
+    ]);
+    let bridge = probing(&upstream).await;
+    upstream.received(4).await;
+    assert_eq!(bridge.health(SERVICE).await.expect("known"), Serving);
+}
+
+#[tokio::test]
+async fn a_failing_probe_refuses_no_call() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let probed = Upstream::answering(probed(500, &opened()));
+    let settings = [
+        ("UPSTREAM_HEALTH_URL", &*probed.url()),
+        ("UPSTREAM_HEALTH_INTERVAL", "10ms"),
+    ];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    probed.received(2).await; // at the second, the first has been judged
+    bridge.invoke("Salam").await.expect("a reply");
+}

@@ -1,0 +1,227 @@
+//! The two stages of a shutdown, as callers, probes and the upstream see them.
+
+mod wire;
+
+use std::time::Duration;
+
+use alim_bridge::{pb::stream_response::Event, server::Drained};
+use tokio::{net::TcpStream, time::timeout};
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use self::wire::{GOAWAY, HEADERS, Wire};
+use crate::support::{
+    Bridge, Told, ask, ask_stream,
+    extra::{SERVICE, next_health},
+    read_all, reply_json, sse_tokens, token,
+    upstream::{Gate, Reply, Upstream},
+};
+
+const DONE: &str = "event: done\ndata: [DONE]\n\n";
+
+/// Far longer than any test: only what must end a call can have ended it.
+const NEVER: &str = "1h";
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A token, and `done` when the gate opens.
+fn token_then_done(gate: &Gate) -> Reply {
+    let begun = Reply::sse(sse_tokens(&["a"]));
+    begun.wait(gate).chunk(DONE)
+}
+
+/// The status of a call that was still open when the drain's time was up.
+fn assert_cut(status: &Status, events: Option<&str>) {
+    let told = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
+    assert_eq!(status.code_and_reason(), told, "{status:?}");
+    assert_eq!(status.pushback().as_deref(), Some("-1"), "it may have run");
+    assert_eq!(status.info("sent").as_deref(), Some("true"));
+    assert_eq!(status.info("eventsDelivered").as_deref(), events);
+}
+
+/// Begins the drain, and waits until it has reached the wire.
+async fn begin_drain(bridge: &Bridge, wire: &Wire) {
+    wire.hold();
+    bridge.shutdown.drain.cancel();
+    wire.holds(GOAWAY).await;
+}
+
+async fn drained(bridge: Bridge) -> Drained {
+    let drained = timeout(PATIENCE, bridge.drained()).await;
+    drained.expect("long before the drain's own time is up")
+}
+
+#[tokio::test]
+async fn without_calls_the_drain_is_over_at_once() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
+    bridge.invoke("Salam").await.expect("a reply");
+    assert_eq!(drained(bridge).await, Drained::Clean);
+}
+
+#[tokio::test]
+async fn an_open_stream_goes_on_through_the_drain_to_its_done() {
+    let gate = Gate::default();
+    let upstream = Upstream::answering(token_then_done(&gate));
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
+    let wire = Wire::to(bridge.address).await;
+    let events = wire.client().stream(ask_stream("Salam")).await;
+    begin_drain(&bridge, &wire).await;
+    wire.release();
+    gate.open();
+    let (events, ending) = read_all(events.expect("a token").into_inner()).await;
+    ending.expect("OK");
+    assert!(matches!(events[..], [Event::Token(_), Event::Done(_)]));
+    assert_eq!(drained(bridge).await, Drained::Clean);
+}
+
+#[tokio::test]
+async fn an_open_invoke_goes_on_through_the_drain_to_its_reply() {
+    let gate = Gate::default();
+    let body = reply_json();
+    let late = Reply::head(200).header("content-type", "application/json");
+    let late = late.header("content-length", &body.len().to_string());
+    let upstream = Upstream::answering(late.wait(&gate).send(body));
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
+    let wire = Wire::to(bridge.address).await;
+    let mut client = wire.client();
+    let answer = tokio::spawn(async move { client.invoke(ask("Salam")).await });
+    upstream.received(1).await;
+    begin_drain(&bridge, &wire).await;
+    wire.release();
+    gate.open();
+    answer.await.expect("no panic").expect("a reply");
+    assert_eq!(drained(bridge).await, Drained::Clean);
+}
+
+#[tokio::test]
+async fn while_open_calls_go_on_new_connections_find_nobody() {
+    let gate = Gate::default();
+    let upstream = Upstream::answering(token_then_done(&gate));
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
+    let wire = Wire::to(bridge.address).await;
+    let open = wire.client().stream(ask_stream("Salam")).await;
+    begin_drain(&bridge, &wire).await;
+    TcpStream::connect(bridge.address)
+        .await
+        .expect_err("refused");
+    gate.open();
+    wire.release();
+    let open = open.expect("a token").into_inner();
+    read_all(open).await.1.expect("OK");
+}
+
+#[tokio::test]
+async fn a_call_that_meets_the_goaway_is_refused_as_draining_and_may_be_tried_elsewhere() {
+    let gate = Gate::default();
+    let upstream = Upstream::answering(token_then_done(&gate));
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
+    let wire = Wire::to(bridge.address).await;
+    let mut client = wire.client();
+    let open = client.stream(ask_stream("Salam")).await.expect("a token");
+    begin_drain(&bridge, &wire).await; // and the caller does not know of it yet
+    let answered = async {
+        wire.holds(HEADERS).await;
+        wire.release();
+    };
+    let (refused, ()) = tokio::join!(client.invoke(ask("late")), answered);
+    assert_refused(&refused.expect_err("draining"));
+    gate.open();
+    read_all(open.into_inner()).await.1.expect("OK");
+    assert_eq!(upstream.requests().len(), 1, "the late call was not sent");
+    assert_eq!(drained(bridge).await, Drained::Clean);
+}
+
+fn assert_refused(status: &Status) {
+    let told = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
+    assert_eq!(status.code_and_reason(), told, "{status:?}");
+    assert_eq!(status.info("sent").as_deref(), Some("false"));
+    assert_eq!(status.pushback(), None);
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
+    let events = bridge.stream("Salam").await.expect("a token").into_inner();
+    let ((events, ending), drained) = tokio::join!(read_all(events), drained(bridge));
+    assert_eq!(events, [token("a")]);
+    assert_cut(&ending.expect_err("cut"), Some("1"));
+    assert_eq!(drained, Drained::Cut);
+    upstream.connection_closed().await;
+}
+
+#[tokio::test]
+async fn a_call_without_an_event_or_reply_yet_ends_with_a_status_too() {
+    let upstream = Upstream::answering(Reply::nothing().then_hold());
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
+    let (mut first, mut second) = (bridge.client.clone(), bridge.client.clone());
+    let invoke = tokio::spawn(async move { first.invoke(ask("Salam")).await });
+    let stream = tokio::spawn(async move { second.stream(ask_stream("Salam")).await });
+    upstream.received(2).await;
+    assert_eq!(drained(bridge).await, Drained::Cut);
+    let invoked = invoke.await.expect("no panic");
+    assert_cut(&invoked.expect_err("cut"), None);
+    let streamed = stream.await.expect("no panic");
+    assert_cut(&streamed.expect_err("trailers only"), None);
+    upstream.connection_closed().await;
+    upstream.connection_closed().await;
+}
+
+#[tokio::test]
+async fn the_second_stage_cuts_at_once_before_the_drain_delay_is_over_and_after() {
+    for delay in ["0s", NEVER] {
+        let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+        let settings = [("DRAIN_DELAY", delay), ("DRAIN_TIMEOUT", NEVER)];
+        let bridge = Bridge::with(&upstream.url(), &settings).await;
+        let events = bridge.stream("Salam").await.expect("a token").into_inner();
+        bridge.shutdown.drain.cancel();
+        bridge.shutdown.cut.cancel();
+        let ((_, ending), _) = tokio::join!(read_all(events), drained(bridge));
+        assert_cut(&ending.expect_err("cut"), Some("1"));
+        upstream.connection_closed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_does_not_read_cannot_hold_up_the_drain() {
+    let more_than_windows_hold = vec![sse_tokens(&[&"x".repeat(100_000)]); 100];
+    let upstream = Upstream::answering(Reply::sse_chunks(more_than_windows_hold).then_hold());
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
+    let _unread = bridge.stream("Salam").await.expect("a token");
+    assert_eq!(drained(bridge).await, Drained::Cut);
+    upstream.connection_closed().await;
+}
+
+#[tokio::test]
+async fn during_the_drain_delay_calls_are_answered_and_balancers_told() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_DELAY", NEVER)]).await;
+    assert_eq!(bridge.admin("/readyz").await.0, 200);
+    bridge.shutdown.drain.cancel();
+    assert_eq!(bridge.admin("/readyz").await.0, 503);
+    assert_eq!(bridge.admin("/livez").await.0, 200);
+    bridge.invoke("Salam").await.expect("a reply");
+    let mut late = bridge.another_client();
+    late.invoke(ask("Salam")).await.expect("a reply");
+}
+
+#[tokio::test]
+async fn both_services_stop_serving_as_soon_as_the_drain_begins() {
+    let upstream = Upstream::answering(Reply::head(200).header("content-length", "0"));
+    let health = upstream.url();
+    let settings = [
+        ("UPSTREAM_HEALTH_URL", health.as_str()),
+        ("UPSTREAM_HEALTH_INTERVAL", "10ms"),
+        ("DRAIN_DELAY", NEVER),
+    ];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    upstream.received(2).await; // the first probe has been judged
+    let mut watches = [bridge.watch("").await, bridge.watch(SERVICE).await];
+    for expected in [ServingStatus::Serving, ServingStatus::NotServing] {
+        for watch in &mut watches {
+            assert_eq!(next_health(watch).await, expected);
+        }
+        bridge.shutdown.drain.cancel();
+    }
+}

@@ -1,0 +1,278 @@
+//! TLS on both sides: whom callers may trust, whom the bridge trusts, and certificates that change.
+
+mod authority;
+
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+
+use alim_bridge::pb::{
+    InvokeResponse, graph_service_client::GraphServiceClient, stream_response::Event,
+};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{
+    Code, Response, Status,
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
+use url::Url;
+
+use self::authority::{Authority, Files, Identity};
+use crate::support::{
+    Bridge, Told, ask, ask_stream,
+    extra::files_are_read_again,
+    read_all, reply_json, sse_tokens,
+    upstream::{Gate, Reply, Upstream},
+};
+
+/// The name in the bridge's URL and so in its certificates.
+const LOCALHOST: &str = "127.0.0.1";
+
+/// Half of what the bridge allows a handshake.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A bridge with TLS, and an upstream behind it.
+async fn behind_tls(files: &Files, client_ca: &str) -> (Upstream, Bridge) {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = with_tls(&upstream, files, client_ca).await;
+    (upstream, bridge)
+}
+
+async fn with_tls(upstream: &Upstream, files: &Files, client_ca: &str) -> Bridge {
+    let (cert, key) = (files.path("tls.crt"), files.path("tls.key"));
+    let settings = [
+        ("TLS_CERT_FILE", cert.as_str()),
+        ("TLS_KEY_FILE", &key),
+        ("TLS_CLIENT_CA_FILE", client_ca),
+    ];
+    Bridge::with(&upstream.url(), &settings).await
+}
+
+fn trusting(authority: &Authority) -> ClientTlsConfig {
+    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem))
+}
+
+fn showing(tls: ClientTlsConfig, identity: &Identity) -> ClientTlsConfig {
+    tls.identity(tonic::transport::Identity::from_pem(
+        &identity.cert,
+        &identity.key,
+    ))
+}
+
+fn client(address: SocketAddr, tls: ClientTlsConfig) -> GraphServiceClient<Channel> {
+    let endpoint = Channel::from_shared(format!("https://{address}")).expect("a URL");
+    let endpoint = endpoint.tls_config(tls).expect("usable certificates");
+    GraphServiceClient::new(endpoint.connect_lazy())
+}
+
+type Answer = Result<Response<InvokeResponse>, Status>;
+
+async fn call(bridge: &Bridge, tls: ClientTlsConfig) -> Answer {
+    in_time(client(bridge.address, tls)).await
+}
+
+/// Calls, and does not wait until the bridge gives a handshake up.
+async fn in_time(mut client: GraphServiceClient<Channel>) -> Answer {
+    let answer = timeout(PATIENCE, client.invoke(ask("Salam"))).await;
+    answer.expect("an answer or a refusal at once")
+}
+
+/// No status came over the connection, for it was closed.
+fn assert_closed(status: &Status) {
+    let is_closed = matches!(status.code(), Code::Unknown | Code::Unavailable);
+    assert!(is_closed && status.source().is_some(), "{status:?}");
+}
+
+/// The certificate that a new connection is shown.
+async fn shown(bridge: &Bridge, authority: &Authority) -> Vec<u8> {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM");
+    roots.add(root).expect("an authority");
+    let config = ClientConfig::builder().with_root_certificates(roots);
+    let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+    let socket = TcpStream::connect(bridge.address).await.expect("a port");
+    let name = ServerName::try_from(LOCALHOST).expect("an address");
+    let connection = connector.connect(name, socket).await.expect("TLS");
+    let chain = connection.get_ref().1.peer_certificates().expect("shown");
+    chain[0].to_vec()
+}
+
+#[tokio::test]
+async fn a_caller_who_trusts_the_authority_is_answered_over_tls() {
+    let authority = Authority::new();
+    let files = Files::with(&authority.vouch_for(LOCALHOST));
+    let (upstream, bridge) = behind_tls(&files, "").await;
+    call(&bridge, trusting(&authority)).await.expect("a reply");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_who_trusts_another_authority_does_not_call() {
+    let files = Files::with(&Authority::new().vouch_for(LOCALHOST));
+    let (upstream, bridge) = behind_tls(&files, "").await;
+    let status = call(&bridge, trusting(&Authority::new())).await;
+    assert_closed(&status.expect_err("no trust"));
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_caller_without_tls_is_not_answered() {
+    let files = Files::with(&Authority::new().vouch_for(LOCALHOST));
+    let (upstream, bridge) = behind_tls(&files, "").await;
+    let answer = in_time(bridge.client.clone()).await;
+    let status = answer.expect_err("plain HTTP/2");
+    assert_closed(&status);
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn with_a_client_ca_only_callers_whom_it_vouches_for_are_answered() {
+    let (authority, callers) = (Authority::new(), Authority::new());
+    let files = Files::with(&authority.vouch_for(LOCALHOST));
+    files.put("ca.crt", &callers.pem);
+    let (upstream, bridge) = behind_tls(&files, &files.path("ca.crt")).await;
+    let tls = || trusting(&authority);
+    let stranger = authority.vouch_for("orders");
+    for tls in [tls(), showing(tls(), &stranger)] {
+        let status = call(&bridge, tls).await.expect_err("not vouched for");
+        assert_closed(&status);
+    }
+    assert!(upstream.requests().is_empty());
+    let known = callers.vouch_for("orders");
+    let reply = call(&bridge, showing(tls(), &known)).await;
+    reply.expect("a reply");
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_shown_to_new_connections_and_a_bad_change_is_not() {
+    let authority = Authority::new();
+    let [first, second] = [(); 2].map(|()| authority.vouch_for(LOCALHOST));
+    let files = Files::with(&first);
+    let (_upstream, bridge) = behind_tls(&files, "").await;
+    assert_eq!(shown(&bridge, &authority).await, first.der);
+    files.put("tls.crt", &second.cert);
+    files_are_read_again().await;
+    let still = shown(&bridge, &authority).await;
+    assert_eq!(still, first.der, "the new key is not there yet");
+    files.replace(&second);
+    files_are_read_again().await;
+    assert_eq!(shown(&bridge, &authority).await, second.der);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_while_the_certificate_changes() {
+    let authority = Authority::new();
+    let files = Files::with(&authority.vouch_for(LOCALHOST));
+    let gate = Gate::default();
+    let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate);
+    let upstream = Upstream::answering(reply.chunk("event: done\ndata: [DONE]\n\n"));
+    let bridge = with_tls(&upstream, &files, "").await;
+    let mut client = client(bridge.address, trusting(&authority));
+    let events = client.stream(ask_stream("Salam")).await.expect("a token");
+    files.replace(&authority.vouch_for(LOCALHOST));
+    files_are_read_again().await;
+    gate.open();
+    let (events, ending) = read_all(events.into_inner()).await;
+    ending.expect("OK");
+    assert!(matches!(events[..], [Event::Token(_), Event::Done(_)]));
+}
+
+#[tokio::test]
+async fn a_changed_client_ca_decides_over_new_connections() {
+    let (authority, callers) = (Authority::new(), Authority::new());
+    let files = Files::with(&authority.vouch_for(LOCALHOST));
+    files.put("ca.crt", &Authority::new().pem);
+    let (_upstream, bridge) = behind_tls(&files, &files.path("ca.crt")).await;
+    let tls = || showing(trusting(&authority), &callers.vouch_for("orders"));
+    call(&bridge, tls()).await.expect_err("not vouched for yet");
+    files.put("ca.crt", &callers.pem);
+    files_are_read_again().await;
+    call(&bridge, tls()).await.expect("a reply");
+}
+
+#[tokio::test]
+async fn handshakes_that_stall_block_nobody() {
+    let authority = Authority::new();
+    let files = Files::with(&authority.vouch_for(LOCALHOST));
+    let (_upstream, bridge) = behind_tls(&files, "").await;
+    let mut stalled = Vec::new();
+    for _ in 0..100 {
+        stalled.push(TcpStream::connect(bridge.address).await.expect("a port"));
+    }
+    call(&bridge, trusting(&authority)).await.expect("a reply");
+}
+
+/// TLS in front of a plain upstream: its base URL, and what keeps it running.
+async fn tls_before(upstream: &Upstream, identity: &Identity) -> (String, AbortOnDropHandle<()>) {
+    let plain = Url::parse(&upstream.url()).expect("a URL");
+    let plain = plain.socket_addrs(|| None).expect("an address")[0];
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://{}/api/v1", listener.local_addr().expect("bound"));
+    let acceptor = acceptor(identity);
+    let task = tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.expect("a connection");
+            if let Ok(mut outer) = acceptor.accept(socket).await {
+                let mut inner = TcpStream::connect(plain).await.expect("the upstream");
+                let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            }
+        }
+    });
+    (url, AbortOnDropHandle::new(task))
+}
+
+fn acceptor(identity: &Identity) -> TlsAcceptor {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let chain = vec![CertificateDer::from(identity.der.clone())];
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("PEM");
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(chain, key).expect("a pair");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+#[tokio::test]
+async fn an_upstream_with_tls_is_reached_when_its_authority_is_given() {
+    let authority = Authority::new();
+    let identity = authority.vouch_for(LOCALHOST);
+    let files = Files::with(&identity);
+    files.put("ca.crt", &authority.pem);
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let (url, _front) = tls_before(&upstream, &identity).await;
+    let bridge = Bridge::with(&url, &[("UPSTREAM_CA_FILE", &files.path("ca.crt"))]).await;
+    bridge.invoke("Salam").await.expect("a reply");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_no_given_authority_vouches_for_is_unreachable_and_gets_nothing() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    for (name, trusted) in [
+        (LOCALHOST, None),
+        (LOCALHOST, Some(&other)),
+        ("alim.example", Some(&authority)),
+    ] {
+        let identity = authority.vouch_for(name);
+        let files = Files::with(&identity);
+        files.put("ca.crt", trusted.map_or("", |trusted| &trusted.pem));
+        let ca = trusted.map(|_| files.path("ca.crt")).unwrap_or_default();
+        let upstream = Upstream::answering(Reply::json(200, reply_json()));
+        let (url, _front) = tls_before(&upstream, &identity).await;
+        let bridge = Bridge::with(&url, &[("UPSTREAM_CA_FILE", &ca)]).await;
+        let status = bridge.invoke("Salam").await.expect_err("no trust");
+        assert_unreachable(&status);
+        assert!(upstream.requests().is_empty());
+    }
+}
+
+fn assert_unreachable(status: &Status) {
+    let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+    assert_eq!(status.code_and_reason(), told);
+    assert_eq!(status.info("sent").as_deref(), Some("false"));
+    assert_eq!(status.pushback(), None);
+}
