@@ -12,6 +12,7 @@ mod failures;
 mod headers;
 mod house;
 mod protocol;
+mod readme;
 mod reflection_health;
 mod retries;
 mod settings;
