@@ -17,13 +17,15 @@
 //!
 //! Stream: the same up to the head, then [`upstream::sse::Events`]: bytes →
 //! [`guard`](upstream::sse::guard) → [`framing`](upstream::sse::framing) → eventsource-stream →
-//! [`reply::Event`], held in a `grpc::relay::Relay` that keeps the clocks and the permit, and packed
-//! into frames by `grpc::pack`. The head of the answer is held back until the first event, so all that
-//! fails before it is a trailers-only answer that a retry policy can act on.
+//! [`reply::Event`], turned into messages by a `grpc::relay::Relay` and packed into frames by
+//! `grpc::pack`. The head of the answer is held back until the first event, so all that fails before it
+//! is a trailers-only answer that a retry policy can act on.
 //!
 //! Whatever fails is a [`grpc::failure::Failure`]; `grpc::rows` says what each means to the caller, and
-//! `grpc::status` writes it. Round every call stands [`grpc::edge`], which keeps its one
-//! [record](telemetry::Record).
+//! `grpc::status` writes it. Round every call stands [`grpc::edge`], which waits for the head until it
+//! is due ([`grpc::clocks`]) and keeps, to the end of the body, the call's one
+//! [record](telemetry::Ongoing) and its `grpc::hold::Hold`: the permit, and the watchdog that ends the
+//! call of a caller who has stopped reading.
 //!
 //! # What is promised
 //!
