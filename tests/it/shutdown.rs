@@ -194,6 +194,29 @@ async fn a_caller_who_does_not_read_cannot_hold_up_the_drain() {
 }
 
 #[tokio::test]
+async fn a_caller_who_hears_nothing_cannot_hold_up_the_second_stage() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
+    let wire = Wire::to(bridge.address).await;
+    let _open = wire.client().stream(ask_stream("Salam")).await;
+    begin_drain(&bridge, &wire).await; // and the wire stays held
+    bridge.shutdown.cut.cancel();
+    assert_eq!(drained(bridge).await, Drained::Cut);
+    upstream.connection_closed().await;
+}
+
+#[tokio::test]
+async fn a_health_watch_is_told_and_does_not_hold_up_the_drain() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
+    let mut watch = bridge.watch("").await;
+    assert_eq!(next_health(&mut watch).await, ServingStatus::Serving);
+    assert_eq!(drained(bridge).await, Drained::Clean);
+    assert_eq!(next_health(&mut watch).await, ServingStatus::NotServing);
+    assert_refused(&watch.message().await.expect_err("the end"));
+}
+
+#[tokio::test]
 async fn during_the_drain_delay_calls_are_answered_and_balancers_told() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_DELAY", NEVER)]).await;

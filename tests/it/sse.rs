@@ -132,6 +132,21 @@ fn an_event_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
 }
 
 #[test]
+fn an_event_of_many_lines_is_joined_whatever_its_size() {
+    for lines in [1, 10, 60, 100, 2000] {
+        let body = format!(
+            "\u{feff}\u{feff}x: 1\n{}\n",
+            "data: a\u{feff}\n".repeat(lines)
+        );
+        let expected = vec!["a\u{feff}"; lines].join("\n");
+        assert_eq!(
+            whole(body.as_bytes(), Framing::Recover),
+            others(&[("message", &expected)])
+        );
+    }
+}
+
+#[test]
 fn an_endless_line_is_refused_long_before_it_ends() {
     let chunks = vec![vec![b'x'; 1000]; 2000];
     let (_, error) = pipeline(chunks, Framing::Recover, 4096);

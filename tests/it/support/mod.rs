@@ -12,10 +12,10 @@ use alim_bridge::{
         self, InvokeRequest, InvokeResponse, StreamRequest, StreamResponse,
         graph_service_client::GraphServiceClient, stream_response::Event,
     },
-    server::{self, Drained},
+    server::Drained,
     shutdown::Shutdown,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -40,38 +40,12 @@ impl Bridge {
 
     /// A bridge with some settings, named as in the environment without the prefix.
     pub(crate) async fn with(upstream_url: &str, settings: &[(&str, &str)]) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut all = vec![("UPSTREAM_URL", upstream_url), ("LOG", "off")];
         if !settings.contains(&("CREDENTIALS", "caller")) {
             all.push(("UPSTREAM_API_KEY", SERVICE_KEY));
         }
         all.extend(settings);
-        let config = config(&all);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let admin_listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let admin = admin_listener.local_addr().expect("bound");
-        let shutdown = Shutdown::default();
-        let (server, upstream) = (config.server, config.upstream);
-        let running = server::run(
-            server,
-            upstream,
-            listener,
-            Some(admin_listener),
-            shutdown.clone(),
-        );
-        let task = tokio::spawn(async move { running.await.expect("a bridge that runs") });
-        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");
-        let channel = endpoint.connect_lazy();
-        let client = GraphServiceClient::new(channel.clone());
-        Self {
-            client,
-            channel,
-            address,
-            admin,
-            shutdown,
-            task,
-        }
+        Self::of(config(&all)).await
     }
 
     pub(crate) async fn invoke(&self, message: &str) -> Result<Response<InvokeResponse>, Status> {
