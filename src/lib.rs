@@ -2,7 +2,7 @@
 //!
 //! # Two banks and a span
 //!
-//! - [`upstream`] is ALİM's bank: it alone names reqwest and eventsource-stream.
+//! - [`upstream`] is ALİM's bank: it alone names the HTTP client and eventsource-stream.
 //! - [`grpc`] is the callers' bank: with [`pb`], [`server`] and [`client`] it alone names tonic.
 //! - Between them stand plain words that know neither: [`call`], [`reply`], [`deadline`], [`headers`],
 //!   [`admission`].
@@ -12,7 +12,7 @@
 //! A call is a line of types; one arrow is one function.
 //!
 //! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → [`admission::Admission::enter`] →
-//! [`upstream::Upstream::invoke`] → `request::build` → reqwest, under the [`deadline`] →
+//! [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
 //! `response::judge` → `Head::into_reply` → [`reply::Reply`] → `grpc::response::invoke`.
 //!
 //! Stream: the same up to the head, then [`upstream::sse::Events`]: bytes →
