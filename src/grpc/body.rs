@@ -1,7 +1,11 @@
 //! An answer's body, with what must last as long as it does: the call's record, and what it holds.
+//!
+//! However it ends, it ends with trailers: a panic in what makes it becomes a status too, for a bare
+//! reset would tell the caller nothing.
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -69,17 +73,26 @@ impl HttpBody for EdgeBody {
         if *this.is_over {
             return Poll::Ready(None);
         }
-        let frame = match this.inner.poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
+        // What a panic leaves behind is never polled again.
+        let polled = catch_unwind(AssertUnwindSafe(|| this.inner.poll_frame(cx)));
+        let outcome = match polled {
+            Ok(Poll::Ready(frame)) => Ok(frame),
+            Ok(Poll::Pending) => {
                 let Some(goaway) = this.goaway else {
                     return Poll::Pending;
                 };
                 ready!(goaway.as_mut().poll(cx));
-                *this.is_over = true;
-                Some(Ok(Frame::trailers(draining(this.ongoing.record()))))
+                Err(Failure::Refused(Refused::Draining))
             }
+            Err(_panic) => Err(Failure::Panicked),
         };
+        let frame = outcome.unwrap_or_else(|failure| {
+            *this.is_over = true;
+            Some(Ok(Frame::trailers(trailers(
+                failure,
+                this.ongoing.record(),
+            ))))
+        });
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
@@ -105,10 +118,38 @@ pub(super) fn note_status(record: &Record, fields: &HeaderMap) {
     }
 }
 
-fn draining(record: &Record) -> HeaderMap {
-    let failure = Failure::Refused(Refused::Draining);
+fn trailers(failure: Failure, record: &Record) -> HeaderMap {
     let status = failure.tell(record, Credentials::Service, None);
     let mut trailers = status.into_http::<()>().into_parts().0.headers;
     trailers.remove(http::header::CONTENT_TYPE);
     trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio_stream::{StreamExt, iter};
+
+    use super::*;
+    use crate::telemetry::{Method, metrics::Metrics};
+
+    #[tokio::test]
+    async fn a_panic_after_the_head_ends_the_body_with_a_status_and_is_not_met_again() {
+        let metrics = Arc::new(Metrics::new().expect("fresh"));
+        let method = Method::of("/alim.v1.GraphService/Stream");
+        let ongoing = Ongoing::begin(metrics, method, "id".into(), None);
+        let frames = iter([true, false]).map(|is_whole| {
+            assert!(is_whole, "the fault that is tried");
+            Ok::<_, Status>(Frame::data(Bytes::from_static(b"event")))
+        });
+        let mut body = EdgeBody::new(Body::new(StreamBody::new(frames)), ongoing, None, None);
+
+        let event = body.frame().await.expect("a frame").expect("no error");
+        assert!(event.is_data());
+        let last = body.frame().await.expect("a frame").expect("no error");
+        let trailers = last.into_trailers().expect("trailers");
+        assert_eq!(trailers[GRPC_STATUS], "13", "INTERNAL");
+        assert_eq!(trailers["grpc-retry-pushback-ms"], "-1");
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
 }
