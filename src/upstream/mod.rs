@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use tokio::{net::TcpStream, time::Instant};
 
 pub use self::error::Error;
-use self::{response::Head, sse::Events};
+use self::{response::Head, retry::Retries, sse::Events};
 use crate::{call::Call, reload::Reload, reply::Reply};
 
 const JSON: &str = "application/json";
@@ -41,7 +41,8 @@ pub struct Settings {
     pub max_reply_bytes: usize,
     /// How streamed bodies are read.
     pub sse: sse::Settings,
-    /// How many times a call that found no connection is tried again.
+    /// How many times a call that found no connection is tried again, while the budget of all calls
+    /// lasts.
     pub retries: u32,
     /// What [`Upstream::probe`] asks with GET; without it, it opens a TCP connection.
     pub health_url: Option<Url>,
@@ -53,6 +54,7 @@ pub struct Upstream {
     client: Client,
     invoke_url: Url,
     stream_url: Url,
+    retries: Retries,
     settings: Settings,
 }
 
@@ -96,6 +98,7 @@ impl Upstream {
             client: client.build().map_err(BuildError::Client)?,
             invoke_url: join("/graph/invoke"),
             stream_url: join("/graph/stream"),
+            retries: Retries::new(settings.retries),
             settings,
         })
     }
@@ -173,6 +176,7 @@ impl Upstream {
     }
 
     async fn send(&self, request: Request, until: Instant) -> Result<reqwest::Response, Error> {
+        self.retries.begin();
         for attempt in 1.. {
             let again = request.try_clone().expect("a body in memory");
             let error = match self.client.execute(again).await {
@@ -180,8 +184,10 @@ impl Upstream {
                 Err(error) if error.is_connect() => Error::Unreachable(error),
                 Err(error) => Error::Interrupted(error),
             };
-            let (retries, jitter) = (self.settings.retries, fastrand::f64());
-            match retry::backoff(&error, attempt, retries, until, jitter) {
+            match self
+                .retries
+                .backoff(&error, attempt, until, fastrand::f64())
+            {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(error),
             }
