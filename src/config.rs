@@ -11,6 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
+use url::Url;
 
 use self::reader::Reader;
 pub use self::{
@@ -44,6 +45,8 @@ pub struct Config {
     pub log_format: logs::Format,
     /// Which are written.
     pub log: EnvFilter,
+    /// Where spans go, as OTLP over gRPC; `None` is nowhere.
+    pub collector: Option<Url>,
 }
 
 impl Config {
@@ -76,6 +79,7 @@ impl Config {
                 ],
             ),
             log: read.log_filter("LOG"),
+            collector: read.optional("OTLP_ENDPOINT", Reader::url),
         };
         read.finish(config)
     }
@@ -118,6 +122,7 @@ fn server_settings(
 ) -> server::Settings {
     server::Settings {
         tls: server_tls(read),
+        traces: None, // made where a runtime is
         callers: read
             .optional("CALLER_KEYS_FILE", |read, name| {
                 read.reload(name, parse_callers)

@@ -14,6 +14,7 @@ use alim_bridge::{
     emulator,
     server::{self, Drained},
     shutdown::Shutdown,
+    telemetry::{logs, traces::Traces},
 };
 use clap::ArgMatches;
 use tokio::net::TcpListener;
@@ -78,8 +79,13 @@ async fn serve(flags: &ArgMatches) -> ExitCode {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn bridge(config: Config) -> Result<Drained, BoxError> {
-    alim_bridge::telemetry::logs::init(config.log_format, config.log.clone());
+async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
+    let _written = logs::init(config.log_format, config.log.clone());
+    let traces = match &config.collector {
+        Some(collector) => Some(Traces::to(collector, &config.upstream.url)?),
+        None => None,
+    };
+    config.server.traces.clone_from(&traces);
     if config.is_open_to_the_network() {
         tracing::warn!(
             listen = %config.listen,
@@ -104,6 +110,9 @@ async fn bridge(config: Config) -> Result<Drained, BoxError> {
     );
     tell(&format!("alim-bridge listening on {address}"));
     let drained = server::run(config.server, config.upstream, listener, admin, shutdown).await?;
+    if let Some(traces) = traces {
+        let _ = tokio::task::spawn_blocking(move || traces.stop()).await;
+    }
     tracing::info!(?drained, "stopped");
     Ok(drained)
 }

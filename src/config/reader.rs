@@ -20,10 +20,15 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// Takes in the environment; an empty value counts as unset.
+    /// Takes in the environment; an empty value counts as unset. OpenTelemetry's own variables name the
+    /// collector where no setting of ours does.
     pub fn environment(&mut self, vars: impl IntoIterator<Item = (String, String)>) {
+        let mut otel = BTreeMap::new();
         for (name, value) in vars {
             let Some(rest) = name.strip_prefix(PREFIX) else {
+                if name.starts_with("OTEL_") && !value.is_empty() {
+                    otel.insert(name, value);
+                }
                 continue;
             };
             match SETTINGS.iter().find(|setting| setting.name == rest) {
@@ -32,6 +37,25 @@ impl Strings {
                 None if is_injected(rest) => {}
                 None => self.unknown.push(name),
             }
+        }
+        self.open_telemetry(otel);
+    }
+
+    /// The variables of OpenTelemetry that decide whether there are traces; the rest are the SDK's.
+    fn open_telemetry(&mut self, mut vars: BTreeMap<String, String>) {
+        let says = |name: &str, word: &str| {
+            vars.get(name)
+                .is_some_and(|value| value.eq_ignore_ascii_case(word))
+        };
+        if says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none") {
+            self.values.remove("OTLP_ENDPOINT");
+            return;
+        }
+        let endpoint = vars
+            .remove("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+            .or_else(|| vars.remove("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        if let Some(endpoint) = endpoint {
+            self.values.entry("OTLP_ENDPOINT").or_insert(endpoint);
         }
     }
 

@@ -173,4 +173,9 @@ pub const SETTINGS: &[Setting] = &[
         "text, json, or auto: text on a terminal",
     ),
     row("LOG", "info", "A filter such as info or alim_bridge=debug"),
+    row(
+        "OTLP_ENDPOINT",
+        "",
+        "Where traces go, as OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables are honoured",
+    ),
 ];

@@ -131,13 +131,14 @@ mod tests {
     use tokio_stream::{StreamExt, iter};
 
     use super::*;
-    use crate::telemetry::{Method, metrics::Metrics};
+    use crate::telemetry::{Method, metrics::Metrics, traces::Trace};
 
     #[tokio::test]
     async fn a_panic_after_the_head_ends_the_body_with_a_status_and_is_not_met_again() {
         let metrics = Arc::new(Metrics::new().expect("fresh"));
         let method = Method::of("/alim.v1.GraphService/Stream");
-        let ongoing = Ongoing::begin(metrics, method, "id".into(), None);
+        let trace = Trace::begin(None, method, &HeaderMap::new());
+        let ongoing = Ongoing::begin(metrics, method, "id".into(), trace);
         let frames = iter([true, false]).map(|is_whole| {
             assert!(is_whole, "the fault that is tried");
             Ok::<_, Status>(Frame::data(Bytes::from_static(b"event")))

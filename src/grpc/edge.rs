@@ -33,7 +33,11 @@ use crate::{
     callers::CallerKeys,
     headers::{REQUEST_ID, request_id},
     reload::Reload,
-    telemetry::{Method, Ongoing, Record, metrics::Metrics, trace_id},
+    telemetry::{
+        Method, Ongoing, Record,
+        metrics::Metrics,
+        traces::{Trace, Traces},
+    },
 };
 
 const GRPC_DETAILS: &str = "grpc-status-details-bin";
@@ -43,6 +47,8 @@ const GRPC_DETAILS: &str = "grpc-status-details-bin";
 pub struct Edge {
     /// Where calls are counted.
     pub metrics: Arc<Metrics>,
+    /// Where spans go; `None` is nowhere.
+    pub traces: Option<Traces>,
     /// The keys of those who may call; `None` when everyone may.
     pub callers: Option<Reload<CallerKeys>>,
     /// How long calls may take.
@@ -119,8 +125,7 @@ where
 impl Edge {
     fn begin(&self, method: Method, id: &HeaderValue, metadata: &HeaderMap) -> Ongoing {
         let id = id.to_str().expect("a fit request id").to_owned();
-        let parent = metadata.get("traceparent");
-        let trace = parent.and_then(|value| trace_id(value.to_str().ok()?));
+        let trace = Trace::begin(self.traces.as_ref(), method, metadata);
         Ongoing::begin(Arc::clone(&self.metrics), method, id, trace)
     }
 
@@ -271,6 +276,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let edge = Edge {
             metrics: Arc::new(Metrics::new().expect("metrics")),
+            traces: None,
             callers: None,
             clocks: Clocks {
                 invoke: second,

@@ -90,11 +90,13 @@ impl Bridge {
         metadata: HeaderMap,
         begun: &Begun,
     ) -> Result<Response<pb::InvokeResponse>, Failure> {
-        let call = request::parse(message, metadata, self.credentials)?;
+        let mut call = request::parse(message, metadata, self.credentials)?;
         let permit = self.admission.enter()?;
+        begun.record.upstream_asked(&mut call.headers);
         let asked = self.upstream.invoke(&call, begun.due.head.at);
         let (reply, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
+        begun.record.upstream_over();
         let message = response::invoke(reply, self.max_reply_bytes)?;
         begun.record.message_sent();
         let hold = Hold::until(begun.due.end, self.cut.clone(), permit, drop);
@@ -107,8 +109,9 @@ impl Bridge {
         metadata: HeaderMap,
         begun: &Begun,
     ) -> Result<Response<Events>, Failure> {
-        let call = request::parse(message, metadata, self.credentials)?;
+        let mut call = request::parse(message, metadata, self.credentials)?;
         let permit = self.admission.enter()?;
+        begun.record.upstream_asked(&mut call.headers);
         let asked = self.upstream.stream(&call, begun.due.head.at);
         let (events, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
@@ -138,7 +141,12 @@ impl Bridge {
             if let Error::Rejected(rejection) = error {
                 note_limit(record, &rejection.headers);
             }
-            tracing::debug!(error = %Causes(error), "the upstream failed");
+            tracing::debug!(
+                request_id = record.request_id(),
+                trace_id = record.trace_id(),
+                error = %Causes(error),
+                "the upstream failed"
+            );
         }
         failure.tell(record, self.credentials, None)
     }

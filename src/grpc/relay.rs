@@ -73,6 +73,7 @@ impl Relay {
             let reason = failure.reason(Credentials::Service);
             if slot.end(failure) {
                 record.failed(reason); // the caller may never read it
+                record.upstream_over();
             }
         }
     }
@@ -85,6 +86,7 @@ impl Relay {
         Some(match poll_fn(|cx| self.poll_event_or_idle(cx)).await {
             Ok(event) => Ok(self.deliver(event)),
             Err(failure) => {
+                self.record.failed(failure.reason(Credentials::Service));
                 self.over();
                 Err(failure)
             }
@@ -121,7 +123,10 @@ impl Relay {
                 self.record
                     .token(self.last_token.replace(now).map(|last| now - last));
             }
-            Event::Done => self.over(),
+            Event::Done => {
+                self.record.done();
+                self.over();
+            }
             Event::Node(_) | Event::Other { .. } => {}
         }
         self.delivered += 1;
@@ -132,6 +137,7 @@ impl Relay {
     fn over(&mut self) {
         self.is_over = true;
         self.slot.end(Failure::Upstream(Error::Truncated));
+        self.record.upstream_over();
     }
 }
 

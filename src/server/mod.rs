@@ -31,7 +31,7 @@ use crate::{
     pb::{self, graph_service_server::GraphServiceServer},
     reload::Reload,
     shutdown::Shutdown,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Traces},
     upstream::{self, Upstream},
 };
 
@@ -46,6 +46,8 @@ const SPARE_STREAMS: usize = 1024;
 pub struct Settings {
     /// TLS towards callers; `None` is plain HTTP/2.
     pub tls: Option<Reload<rustls::ServerConfig>>,
+    /// Where spans go; `None` is nowhere.
+    pub traces: Option<Traces>,
     /// The keys of those who may call; `None` when everyone may.
     pub callers: Option<Reload<CallerKeys>>,
     /// Whose key the upstream is shown.
@@ -204,6 +206,7 @@ async fn start(
     };
     let edge = Edge {
         metrics,
+        traces: settings.traces.clone(),
         callers: settings.callers.clone(),
         clocks: settings.clocks,
         goaway: goaway.clone(),

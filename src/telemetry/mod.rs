@@ -4,17 +4,21 @@
 //! record then, so a caller who leaves is recorded too (as Canceled). It holds no text of a
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
+mod codes;
 pub mod logs;
 pub mod metrics;
+pub mod traces;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
+use http::HeaderMap;
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
-use self::metrics::Metrics;
+use self::{codes::CANCELLED, metrics::Metrics, traces::Trace};
 
 /// The methods that calls are counted under; a bounded set, whatever callers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +63,17 @@ impl Method {
         }
     }
 
+    /// The HTTP verb and the route that it leads to under the upstream's base, for names.
+    fn route(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Invoke => ("POST", "/graph/invoke"),
+            Self::Stream => ("POST", "/graph/stream"),
+            Self::HealthCheck | Self::HealthWatch | Self::Reflection | Self::Unknown => {
+                ("_OTHER", "")
+            }
+        }
+    }
+
     /// Whether this is the product's own work, and not a probe's or a tool's.
     pub fn is_graph(self) -> bool {
         matches!(self, Self::Invoke | Self::Stream)
@@ -77,7 +92,7 @@ pub struct Record(Arc<Inner>);
 struct Inner {
     method: Method,
     request_id: String,
-    trace_id: Option<String>,
+    trace: Trace,
     started: Instant,
     metrics: Arc<Metrics>,
     notes: Mutex<Notes>,
@@ -95,17 +110,12 @@ struct Notes {
 
 impl Ongoing {
     /// Begins a call; it starts now.
-    pub fn begin(
-        metrics: Arc<Metrics>,
-        method: Method,
-        request_id: String,
-        trace_id: Option<String>,
-    ) -> Self {
+    pub fn begin(metrics: Arc<Metrics>, method: Method, request_id: String, trace: Trace) -> Self {
         metrics.started(method);
         Self(Record(Arc::new(Inner {
             method,
             request_id,
-            trace_id,
+            trace,
             started: Instant::now(),
             metrics,
             notes: Mutex::default(),
@@ -129,9 +139,31 @@ impl Record {
         self.notes().caller = Some(name.to_owned());
     }
 
+    /// What names the call in logs and to the upstream.
+    pub fn request_id(&self) -> &str {
+        &self.0.request_id
+    }
+
+    /// The trace that the call belongs to, if any.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.0.trace.id()
+    }
+
+    /// Notes that the upstream is asked, and names the call's span in the request's `headers`.
+    pub fn upstream_asked(&self, headers: &mut HeaderMap) {
+        self.0.trace.ask(headers);
+    }
+
     /// Notes the status of the upstream's head.
     pub fn upstream_status(&self, status: u16) {
         self.notes().upstream_status = Some(status);
+        self.0.trace.answered(status);
+    }
+
+    /// Notes that the upstream owes nothing more.
+    pub fn upstream_over(&self) {
+        let reason = self.notes().reason;
+        self.0.trace.upstream_over(reason);
     }
 
     /// Notes what the upstream lets the key do yet, where it tells.
@@ -146,7 +178,15 @@ impl Record {
 
     /// Notes a token; `gap` is the time since the one before.
     pub fn token(&self, gap: Option<Duration>) {
+        if gap.is_none() {
+            self.0.trace.event("first token");
+        }
         self.0.metrics.token(gap);
+    }
+
+    /// Notes that the upstream said `done`.
+    pub fn done(&self) {
+        self.0.trace.event("done");
     }
 
     /// Notes what a stream has sent so far.
@@ -179,7 +219,10 @@ impl Drop for Ongoing {
         let call = &*self.0.0;
         let notes = self.0.notes();
         let duration = call.started.elapsed();
-        let code = code_name(notes.code.unwrap_or(CANCELLED));
+        let status = notes.code.unwrap_or(CANCELLED);
+        call.trace
+            .end(status, notes.reason, attributes(call, &notes));
+        let code = codes::in_go(status);
         call.metrics.handled(call.method, code, duration);
         if let Some(first_token) = notes.first_token {
             call.metrics.first_token(first_token);
@@ -196,69 +239,18 @@ impl Drop for Ongoing {
             first_token: notes.first_token,
             tokens: notes.tokens,
             request_id: &call.request_id,
-            trace_id: call.trace_id.as_deref(),
+            trace_id: call.trace.id(),
             caller: notes.caller.as_deref(),
         });
     }
 }
 
-const CANCELLED: i32 = 1;
-
-/// gRPC's codes in Go's spelling, which public dashboards expect.
-fn code_name(code: i32) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "Canceled",
-        "Unknown",
-        "InvalidArgument",
-        "DeadlineExceeded",
-        "NotFound",
-        "AlreadyExists",
-        "PermissionDenied",
-        "ResourceExhausted",
-        "FailedPrecondition",
-        "Aborted",
-        "OutOfRange",
-        "Unimplemented",
-        "Internal",
-        "Unavailable",
-        "DataLoss",
-        "Unauthenticated",
-    ];
-    let index = usize::try_from(code).unwrap_or(usize::MAX);
-    NAMES.get(index).copied().unwrap_or("Unknown")
-}
-
-/// The trace id of a W3C `traceparent` (Trace Context, 3.2.2): 32 hex digits, not all zero.
-pub fn trace_id(traceparent: &str) -> Option<String> {
-    let id = traceparent.split('-').nth(1)?;
-    let is_hex = id
-        .bytes()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let fits = id.len() == 32 && is_hex && id.bytes().any(|byte| byte != b'0');
-    fits.then(|| id.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_id_is_taken_only_from_a_well_formed_traceparent() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let parent = format!("00-{id}-00f067aa0ba902b7-01");
-        assert_eq!(trace_id(&parent).as_deref(), Some(id));
-        assert_eq!(
-            trace_id("00-00000000000000000000000000000000-00f067aa0ba902b7-01"),
-            None
-        );
-        assert_eq!(trace_id("rubbish"), None);
-    }
-
-    #[test]
-    fn codes_are_spelt_as_go_spells_them() {
-        assert_eq!(code_name(1), "Canceled");
-        assert_eq!(code_name(16), "Unauthenticated");
-        assert_eq!(code_name(99), "Unknown");
-    }
+/// What the server span tells beside the conventions' own.
+fn attributes(call: &Inner, notes: &Notes) -> impl Iterator<Item = KeyValue> {
+    let id = KeyValue::new("alim_bridge.request_id", call.request_id.clone());
+    let caller = notes.caller.clone();
+    let caller = caller.map(|name| KeyValue::new("alim_bridge.caller", name));
+    let tokens = i64::try_from(notes.tokens).unwrap_or(i64::MAX);
+    let tokens = (tokens > 0).then(|| KeyValue::new("alim_bridge.tokens", tokens));
+    [Some(id), caller, tokens].into_iter().flatten()
 }

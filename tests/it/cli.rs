@@ -1,7 +1,7 @@
 //! The command as it is deployed: a child process on ports of its own, judged by what it prints and
 //! by the code that it exits with.
 
-mod running;
+pub(crate) mod running;
 
 use std::net::TcpListener;
 

@@ -48,6 +48,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("DRAIN_TIMEOUT", "25s"),
     ("LOG_FORMAT", "auto"),
     ("LOG", "info"),
+    ("OTLP_ENDPOINT", ""),
 ];
 
 /// These settings in the environment, named without the prefix.

@@ -1,0 +1,194 @@
+//! Traces as an OpenTelemetry collector receives them, over real OTLP.
+
+mod collector;
+
+use alim_bridge::telemetry::traces::Traces;
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
+use tonic::Code;
+
+use self::collector::{Collector, attribute, events, named};
+use crate::{
+    cli::running,
+    support::{
+        Bridge, SERVICE_KEY, Told, ask, config,
+        extra::with_metadata,
+        reply_json, sse_answer,
+        upstream::{Reply, Upstream, refused_url},
+    },
+};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// A bridge that sends its spans to a collector.
+async fn traced(upstream: &Upstream, collector: &str) -> (Bridge, Traces) {
+    let mut config = config(&[
+        ("UPSTREAM_URL", &upstream.url()),
+        ("UPSTREAM_API_KEY", SERVICE_KEY),
+    ]);
+    let collector = collector.parse().expect("a URL");
+    let traces = Traces::to(&collector, &config.upstream.url).expect("an exporter");
+    config.server.traces = Some(traces.clone());
+    (Bridge::of(config).await, traces)
+}
+
+/// Sends all that is queued.
+async fn flushed(traces: Traces) {
+    let stopped = tokio::task::spawn_blocking(move || traces.stop()).await;
+    stopped.expect("no panic");
+}
+
+fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The server span and the client span of the one call that was made.
+fn both(spans: &[Span]) -> (&Span, &Span) {
+    assert_eq!(spans.len(), 2, "{spans:#?}");
+    let of = |kind| spans.iter().find(|span| span.kind() == kind).expect("one");
+    (of(SpanKind::Server), of(SpanKind::Client))
+}
+
+#[tokio::test]
+async fn an_invoke_is_a_server_span_in_the_callers_trace_with_a_client_span_that_the_upstream_is_told()
+ {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let collector = Collector::start().await;
+    let (bridge, traces) = traced(&upstream, &collector.url).await;
+    let parent = format!("00-{TRACE}-{PARENT}-01");
+    let metadata: [(&str, &[u8]); 3] = [
+        ("traceparent", parent.as_bytes()),
+        ("tracestate", b"a=b"),
+        ("x-request-id", b"r-1"),
+    ];
+    let request = with_metadata(ask("Salam"), &metadata);
+    bridge
+        .client
+        .clone()
+        .invoke(request)
+        .await
+        .expect("a reply");
+    flushed(traces).await;
+
+    let spans = collector.spans();
+    let (server, client) = both(&spans);
+    assert_eq!(
+        (hex(&server.trace_id), hex(&server.parent_span_id)),
+        (TRACE.into(), PARENT.into())
+    );
+    assert_eq!(
+        (&client.trace_id, &client.parent_span_id),
+        (&server.trace_id, &server.span_id)
+    );
+    assert_eq!(server.name, "alim.v1.GraphService/Invoke");
+    assert_eq!(attribute(server, "rpc.response.status_code"), "OK");
+    assert_eq!(attribute(server, "alim_bridge.request_id"), "r-1");
+    assert_eq!(client.name, "POST /graph/invoke");
+    assert_eq!(attribute(client, "http.response.status_code"), "200");
+    assert_eq!(attribute(client, "server.address"), "127.0.0.1");
+    assert_eq!(collector.service(), "alim-bridge");
+    let told = upstream.requests().remove(0).headers;
+    assert_eq!(
+        told["traceparent"],
+        format!("00-{TRACE}-{}-01", hex(&client.span_id))
+    );
+    assert_eq!(told["tracestate"], "a=b");
+}
+
+#[tokio::test]
+async fn a_stream_notes_its_first_token_and_its_end() {
+    let upstream = Upstream::answering(Reply::sse(sse_answer(&["a", "b"])));
+    let collector = Collector::start().await;
+    let (bridge, traces) = traced(&upstream, &collector.url).await;
+    bridge.stream_all("Salam").await.1.expect("whole");
+    flushed(traces).await;
+
+    let spans = collector.spans();
+    let (server, client) = both(&spans);
+    assert_eq!(events(server), ["first token", "done"]);
+    assert_eq!(attribute(server, "alim_bridge.tokens"), "2");
+    assert_ne!(hex(&server.trace_id), TRACE, "a trace of its own");
+    assert!(client.end_time_unix_nano <= server.end_time_unix_nano);
+}
+
+#[tokio::test]
+async fn what_the_upstream_fails_marks_both_spans_and_what_the_caller_fails_none() {
+    let upstream = Upstream::answering(Reply::json(500, r#"{"detail":"secret detail"}"#));
+    let collector = Collector::start().await;
+    let (bridge, traces) = traced(&upstream, &collector.url).await;
+    let failed = bridge.invoke("Salam").await.expect_err("500");
+    assert_eq!(
+        failed.code_and_reason(),
+        (Code::Internal, "UPSTREAM_FAILED".into())
+    );
+    bridge.invoke("").await.expect_err("no message");
+    flushed(traces).await;
+
+    let spans = collector.spans();
+    assert!(
+        !format!("{spans:?}").contains("secret detail"),
+        "no text of the upstream"
+    );
+    let (invalid, failed): (Vec<_>, Vec<_>) = spans
+        .into_iter()
+        .partition(|span| attribute(span, "error.type") == "INVALID_REQUEST");
+    let (server, client) = both(&failed);
+    for span in [server, client] {
+        assert_eq!(span.status.as_ref().expect("set").code(), StatusCode::Error);
+        assert_eq!(attribute(span, "error.type"), "UPSTREAM_FAILED");
+    }
+    assert_eq!(attribute(client, "http.response.status_code"), "500");
+    let [invalid] = &invalid[..] else {
+        panic!("{invalid:?}")
+    };
+    assert_eq!(
+        invalid.status.as_ref().map(|status| status.code()),
+        Some(StatusCode::Unset)
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_exported_of_probes_and_of_libraries_insides() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let collector = Collector::start().await;
+    let (bridge, traces) = traced(&upstream, &collector.url).await;
+    bridge.health("").await.expect("known");
+    bridge.invoke("Salam").await.expect("a reply");
+    flushed(traces).await;
+    assert_eq!(
+        named(&collector.spans()),
+        ["POST /graph/invoke", "alim.v1.GraphService/Invoke"]
+    );
+}
+
+#[tokio::test]
+async fn a_collector_that_is_gone_costs_spans_and_no_call() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let gone = refused_url();
+    let (bridge, traces) = traced(&upstream, gone.trim_end_matches("/api/v1")).await;
+    for _ in 0..100 {
+        bridge.invoke("Salam").await.expect("a reply");
+    }
+    flushed(traces).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opentelemetrys_own_variables_are_honoured_and_the_last_spans_are_sent_at_the_stop() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let collector = Collector::start().await;
+    let mut bridge = running::start(
+        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"],
+        &[
+            ("ALIM_BRIDGE_UPSTREAM_URL", &upstream.url()),
+            ("ALIM_BRIDGE_UPSTREAM_API_KEY", SERVICE_KEY),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url),
+            ("OTEL_SERVICE_NAME", "farm-bridge"),
+        ],
+    );
+    let address = bridge.address();
+    let asked = running::start(&["invoke", "--address", &address, "Salam"], &[]).ended();
+    assert_eq!(asked.code, Some(0), "{}", asked.stderr);
+    assert_eq!(bridge.stopped().code, Some(0));
+    assert_eq!(collector.spans().len(), 2);
+    assert_eq!(collector.service(), "farm-bridge");
+}

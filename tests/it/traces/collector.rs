@@ -1,0 +1,96 @@
+//! A collector: OTLP over gRPC in, spans out.
+
+use std::sync::{Arc, Mutex};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{ResourceSpans, Span},
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status, transport::Server};
+
+/// A running collector.
+pub(crate) struct Collector {
+    pub(crate) url: String,
+    received: Received,
+    _task: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+}
+
+#[derive(Clone, Default)]
+struct Received(Arc<Mutex<Vec<ResourceSpans>>>);
+
+#[tonic::async_trait]
+impl TraceService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let spans = request.into_inner().resource_spans;
+        self.0.lock().expect("no panic").extend(spans);
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let received = Received::default();
+        let server = Server::builder().add_service(TraceServiceServer::new(received.clone()));
+        let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
+        Self {
+            url,
+            received,
+            _task: AbortOnDropHandle::new(tokio::spawn(serving)),
+        }
+    }
+
+    /// All spans so far.
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        let received = self.received.0.lock().expect("no panic");
+        let scopes = received.iter().flat_map(|spans| &spans.scope_spans);
+        scopes.flat_map(|scope| scope.spans.clone()).collect()
+    }
+
+    /// The name of the service that sent them.
+    pub(crate) fn service(&self) -> String {
+        let received = self.received.0.lock().expect("no panic");
+        let resource = received.first().expect("spans").resource.as_ref();
+        value(&resource.expect("a resource").attributes, "service.name")
+    }
+}
+
+/// An attribute's value as text; empty when there is none.
+pub(crate) fn attribute(span: &Span, name: &str) -> String {
+    value(&span.attributes, name)
+}
+
+/// The names of a span's events.
+pub(crate) fn events(span: &Span) -> Vec<&str> {
+    span.events
+        .iter()
+        .map(|event| event.name.as_str())
+        .collect()
+}
+
+/// The spans' names, sorted.
+pub(crate) fn named(spans: &[Span]) -> Vec<&str> {
+    let mut names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn value(attributes: &[KeyValue], name: &str) -> String {
+    let found = attributes.iter().find(|attribute| attribute.key == name);
+    match found.and_then(|found| found.value.as_ref()?.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}
