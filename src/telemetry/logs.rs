@@ -1,14 +1,17 @@
 //! Logs: set up once, and the record of a call.
 //!
 //! Text for a terminal, JSON for a collector, on standard error. A record bears names and figures
-//! only: never a message, an answer or a key.
+//! only: never a message, an answer or a key. Lines are written by a thread of their own, so a reader
+//! who is slow or gone never stalls a call; what its queue can't hold is dropped, and counted.
 
 use std::{
     io::{self, IsTerminal},
+    sync::OnceLock,
     time::Duration,
 };
 
 use tracing::Level;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::Method;
@@ -24,14 +27,30 @@ pub enum Format {
     Json,
 }
 
-/// Sends log lines to standard error; later calls in the same process change nothing.
-pub fn init(format: Format, filter: EnvFilter) {
+/// Lines that may wait for their reader: some 2 MB.
+const MAX_WAITING_LINES: usize = 8192;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// How many lines were dropped because their reader was too slow.
+pub fn dropped_lines() -> u64 {
+    DROPPED
+        .get()
+        .map_or(0, |lines| lines.dropped_lines() as u64)
+}
+
+/// Sends log lines to standard error, until what it gives is dropped: that waits about a second for
+/// lines that are still to be written. Later calls in the same process change nothing.
+pub fn init(format: Format, filter: EnvFilter) -> WorkerGuard {
     let is_json = match format {
         Format::Auto => !io::stderr().is_terminal(),
         Format::Text => false,
         Format::Json => true,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let queue = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES);
+    let (writer, guard) = queue.finish(io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(filter);
     let _ = if is_json {
         let lines = lines
@@ -45,6 +64,7 @@ pub fn init(format: Format, filter: EnvFilter) {
             .with(lines.with_ansi(io::stderr().is_terminal()))
             .try_init()
     };
+    guard
 }
 
 /// The fields of a call's record.

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder, core::Collector, process_collector::ProcessCollector,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
-use super::Method;
+use super::{Method, logs};
 use crate::admission::Admission;
 
 const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
@@ -42,9 +42,10 @@ pub struct Metrics {
     tokens: IntCounter,
     upstream_errors: IntCounterVec,
     caller_cancelled: IntCounter,
-    ratelimit_remaining: IntGauge,
+    ratelimit_remaining: IntGaugeVec,
     open_calls: IntGauge,
     upstream_up: IntGauge,
+    dropped_lines: IntCounter,
 }
 
 impl Metrics {
@@ -98,14 +99,18 @@ impl Metrics {
                 "alim_bridge_caller_cancelled_total",
                 "Invokes and Streams whose caller left before the end.",
             )?,
-            ratelimit_remaining: new.gauge(
+            ratelimit_remaining: new.absent_gauge(
                 "alim_bridge_upstream_ratelimit_remaining",
-                "What the upstream last said the key may still do; 0 while it has said nothing.",
+                "What the upstream last said the key may still do; absent while it has said nothing.",
             )?,
             open_calls: new.gauge("alim_bridge_open_calls", "Calls that hold a permit.")?,
             upstream_up: new.gauge(
                 "alim_bridge_upstream_up",
                 "1 while the upstream answers its probe.",
+            )?,
+            dropped_lines: new.counter(
+                "alim_bridge_log_lines_dropped_total",
+                "Log lines that their reader was too slow for.",
             )?,
             registry,
         })
@@ -119,6 +124,9 @@ impl Metrics {
     pub fn render(&self, admission: &Admission) -> Result<String, prometheus::Error> {
         self.open_calls
             .set(i64::try_from(admission.open_calls()).unwrap_or(i64::MAX));
+        let dropped = logs::dropped_lines();
+        self.dropped_lines
+            .inc_by(dropped.saturating_sub(self.dropped_lines.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
@@ -171,7 +179,8 @@ impl Metrics {
     }
 
     pub(super) fn ratelimit_remaining(&self, left: u32) {
-        self.ratelimit_remaining.set(left.into());
+        let gauge = self.ratelimit_remaining.with_label_values::<&str>(&[]);
+        gauge.set(left.into());
     }
 }
 
@@ -203,6 +212,11 @@ impl New<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.add(IntGauge::new(name, help))
+    }
+
+    /// A gauge that is not there until it is set.
+    fn absent_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), &[]))
     }
 
     fn seconds(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {

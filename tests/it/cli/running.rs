@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
     time::Duration,
@@ -34,6 +34,13 @@ struct Output {
 
 /// Starts the command with these arguments, and with no variable of ours but these.
 pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Running {
+    let (mut running, stderr) = start_unread(args, variables);
+    running.stderr = Output::of(stderr);
+    running
+}
+
+/// Starts it with a standard error that nobody reads, until the test does.
+pub(crate) fn start_unread(args: &[&str], variables: &[(&str, &str)]) -> (Running, ChildStderr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alim-bridge"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ALIM_") {
@@ -44,11 +51,13 @@ pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Running {
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command was built");
-    Running {
+    let stderr = child.stderr.take().expect("a pipe");
+    let running = Running {
         stdout: Output::of(child.stdout.take().expect("a pipe")),
-        stderr: Output::of(child.stderr.take().expect("a pipe")),
+        stderr: Output::of(std::io::empty()),
         child,
-    }
+    };
+    (running, stderr)
 }
 
 /// Runs the command to its end.
