@@ -12,7 +12,10 @@ use alim_bridge::{
     cli, client,
     config::Config,
     emulator,
-    server::{self, Drained},
+    server::{
+        self, Drained,
+        descriptors::{self, Shortage},
+    },
     shutdown::Shutdown,
     telemetry::{logs, traces::Traces},
 };
@@ -92,6 +95,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
             "anyone who reaches this address may call: set TLS_CERT_FILE and TLS_KEY_FILE, or CALLER_KEYS_FILE"
         );
     }
+    tell_shortage(&config.server);
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
     let admin = match config.admin_listen {
@@ -115,6 +119,18 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
     }
     tracing::info!(?drained, "stopped");
     Ok(drained)
+}
+
+fn tell_shortage(settings: &server::Settings) {
+    match descriptors::make_room(settings.max_calls, settings.max_connections) {
+        Ok(None) => {}
+        Ok(Some(Shortage { limit, needed })) => tracing::warn!(
+            limit,
+            needed,
+            "the limit on open files is below MAX_CALLS + MAX_CONNECTIONS: raise it (ulimit -Hn) or lower them"
+        ),
+        Err(error) => tracing::warn!(%error, "the limit on open files is not known"),
+    }
 }
 
 async fn emulate(flags: &ArgMatches) -> ExitCode {

@@ -6,6 +6,7 @@
 //! of its own; callers who do not read can only be closed.
 
 mod admin;
+pub mod descriptors;
 pub mod health;
 mod listener;
 pub mod tls;

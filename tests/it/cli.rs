@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::support::upstream::refused_url;
-use running::{Ended, Running, run, start};
+use running::{Ended, Running, run, start, start_among};
 
 const KEY: &str = "hunter2-s3cret";
 
@@ -372,4 +372,22 @@ fn ctrl_c_stops_a_demo_in_the_middle_with_exit_code_0() {
         let ended = demo.ended();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     }
+}
+
+#[test]
+fn a_limit_on_open_files_below_max_calls_is_told_at_the_start() {
+    const WARNING: &str = "the limit on open files is below";
+    let log = |files| {
+        let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
+        let settings = [
+            ("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY),
+            ("ALIM_BRIDGE_MAX_CALLS", "50"),
+            ("ALIM_BRIDGE_MAX_CONNECTIONS", "50"),
+        ];
+        let mut bridge = start_among(files, &args, &settings);
+        bridge.address();
+        bridge.stopped().stderr
+    };
+    assert!(log(163).contains(WARNING));
+    assert!(!log(164).contains(WARNING));
 }

@@ -22,7 +22,10 @@ const SPAWNS: [(&str, &str); 7] = [
         "grpc/hold.rs",
         "the watchdog must act when a caller stops reading, and so polls nothing",
     ),
-    ("main.rs", "signals are heard whatever the command does"),
+    (
+        "main.rs",
+        "signals are heard whatever the command does, and sending the last spans blocks",
+    ),
     (
         "reload.rs",
         "a file on a dead mount blocks a thread of its own, and no call",

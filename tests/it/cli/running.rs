@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+/// The command as it was built for these tests.
+const BUILT: &str = env!("CARGO_BIN_EXE_alim-bridge");
+
 /// How long a test waits for what must happen: far above what it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,9 +42,26 @@ pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Running {
     running
 }
 
+/// Starts it where no more than `files` may be open at a time.
+pub(crate) fn start_among(files: u32, args: &[&str], variables: &[(&str, &str)]) -> Running {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
+    shell.arg(BUILT);
+    let (mut running, stderr) = spawn(shell, args, variables);
+    running.stderr = Output::of(stderr);
+    running
+}
+
 /// Starts it with a standard error that nobody reads, until the test does.
 pub(crate) fn start_unread(args: &[&str], variables: &[(&str, &str)]) -> (Running, ChildStderr) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_alim-bridge"));
+    spawn(Command::new(BUILT), args, variables)
+}
+
+fn spawn(
+    mut command: Command,
+    args: &[&str],
+    variables: &[(&str, &str)],
+) -> (Running, ChildStderr) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ALIM_") {
             command.env_remove(name);
