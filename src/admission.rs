@@ -71,6 +71,11 @@ impl Admission {
         self.places.close();
     }
 
+    /// How many calls may be open.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// How many calls are open now.
     pub fn open_calls(&self) -> usize {
         self.limit - self.places.available_permits()

@@ -44,6 +44,7 @@ pub struct Metrics {
     caller_cancelled: IntCounter,
     ratelimit_remaining: IntGaugeVec,
     open_calls: IntGauge,
+    max_calls: IntGauge,
     upstream_up: IntGauge,
     dropped_lines: IntCounter,
 }
@@ -104,6 +105,7 @@ impl Metrics {
                 "What the upstream last said the key may still do; absent while it has said nothing.",
             )?,
             open_calls: new.gauge("alim_bridge_open_calls", "Calls that hold a permit.")?,
+            max_calls: new.gauge("alim_bridge_max_calls", "The setting MAX_CALLS.")?,
             upstream_up: new.gauge(
                 "alim_bridge_upstream_up",
                 "1 while the upstream answers its probe.",
@@ -122,8 +124,9 @@ impl Metrics {
     ///
     /// - [`prometheus::Error`] when a metric can't be written.
     pub fn render(&self, admission: &Admission) -> Result<String, prometheus::Error> {
-        self.open_calls
-            .set(i64::try_from(admission.open_calls()).unwrap_or(i64::MAX));
+        let set = |gauge: &IntGauge, calls| gauge.set(i64::try_from(calls).unwrap_or(i64::MAX));
+        set(&self.open_calls, admission.open_calls());
+        set(&self.max_calls, admission.limit());
         let dropped = logs::dropped_lines();
         self.dropped_lines
             .inc_by(dropped.saturating_sub(self.dropped_lines.get()));

@@ -12,6 +12,7 @@ mod failures;
 mod headers;
 mod house;
 mod logs;
+mod metrics;
 mod protocol;
 mod readme;
 mod reflection_health;
