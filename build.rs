@@ -1,4 +1,4 @@
-//! Compiles `proto/` into messages, the service and the descriptor set that reflection serves.
+//! Compiles `proto/` into messages, the services and the descriptor set that reflection serves.
 //! protox stands in for protoc, so a machine with only Rust and a C compiler can build.
 
 use std::{env, error::Error, fs, path::PathBuf};
@@ -11,7 +11,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler
         .include_imports(true)
         .include_source_info(true)
-        .open_files(["alim/v1/graph_service.proto"])?;
+        .open_files([
+            "alim/v1/graph_service.proto",
+            "alim/v1/thread_service.proto",
+        ])?;
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(

@@ -2,7 +2,9 @@
 //!
 //! What was typed ([`Draft`]) and what is meant ([`Question`]) are two types, and only
 //! [`Question::parse`] leads from one to the other, so nothing unchecked can reach the upstream. That matters most for
-//! the thread id: the upstream pastes it into an inner URL unescaped.
+//! the [`ThreadId`]: the bridge puts it into a path, and the upstream into an inner URL, unescaped.
+
+use std::fmt;
 
 use http::HeaderMap;
 use secrecy::SecretString;
@@ -37,7 +39,7 @@ pub struct Question {
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    thread_id: Option<Uuid>,
+    thread_id: Option<ThreadId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     farm_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,12 +50,24 @@ pub struct Question {
     scenario_context: Option<Map<String, Value>>,
 }
 
-/// A valid request: the question, the headers that cross with it, and the caller's own key if the
-/// bridge passes that on.
+/// A conversation of the upstream's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ThreadId(Uuid);
+
+/// A conversation to be made, in the upstream's own terms. Metadata that is not set is sent as an empty
+/// object: that is good for an upstream that requires the field, and for one that does not.
+#[derive(Debug, Serialize)]
+pub struct NewThread {
+    /// What the upstream keeps with it.
+    pub metadata: Map<String, Value>,
+}
+
+/// A valid request: what is asked ([`Question`], [`NewThread`] or [`ThreadId`]), the headers that cross
+/// with it, and the caller's own key if the bridge passes that on.
 #[derive(Debug)]
-pub struct Call {
+pub struct Call<T> {
     /// What is asked.
-    pub question: Question,
+    pub asked: T,
     /// Headers for the upstream, already chosen by [`crate::headers`].
     pub headers: HeaderMap,
     /// The key to show to the upstream in place of the bridge's own.
@@ -102,8 +116,8 @@ impl Question {
         }
         let thread_id = match draft.thread_id.as_deref() {
             None | Some("") => None,
-            Some(text) => parse_thread_id(text).or_else(|| {
-                let rule = "must be a UUID such as 6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b, or unset";
+            Some(text) => ThreadId::parse(text).or_else(|| {
+                let rule = format!("{}, or unset", ThreadId::RULE);
                 violations.push(Violation::new("thread_id", rule));
                 None
             }),
@@ -123,9 +137,22 @@ impl Question {
     }
 }
 
-/// The hyphenated form alone: the uuid crate also reads URNs, braces and bare hex.
-fn parse_thread_id(text: &str) -> Option<Uuid> {
-    Uuid::try_parse(text).ok().filter(|_| text.len() == 36)
+impl ThreadId {
+    /// What [`ThreadId::parse`] takes, for a [`Violation`].
+    pub const RULE: &str = "must be a UUID such as 6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
+
+    /// The hyphenated form alone (RFC 9562, 4): the uuid crate also reads URNs, braces and bare hex.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
+        id.map(Self)
+    }
+}
+
+/// The hyphenated form in lower case: hex digits and hyphens, fit for a path as they are.
+impl fmt::Display for ThreadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub enum Clock {
     /// The deadline that the caller sent along (`grpc-timeout`).
     #[error("the caller's deadline")]
     Caller,
-    /// From the call's start to the whole reply of an Invoke.
+    /// From the call's start to the whole reply of a unary call.
     #[error("INVOKE_TIMEOUT")]
     Invoke,
     /// From the call's start to the first event of a Stream.

@@ -11,9 +11,12 @@
 //!
 //! A call is a line of types; one arrow is one function.
 //!
-//! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → [`admission::Admission::enter`] →
-//! [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
+//! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → `Bridge::unary` →
+//! [`admission::Admission::enter`] → [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
 //! `response::judge` → `Head::into_reply` → [`reply::Reply`] → `grpc::response::invoke`.
+//!
+//! The methods of ThreadService go Invoke's way, with [`call::NewThread`] or [`call::ThreadId`] for the
+//! question and [`reply::Thread`] or nothing for the reply.
 //!
 //! Stream: the same up to the head, then [`upstream::sse::Events`]: bytes →
 //! [`guard`](upstream::sse::guard) → [`framing`](upstream::sse::framing) → eventsource-stream →

@@ -17,6 +17,22 @@ pub struct Reply {
     pub metadata: Option<Map<String, Value>>,
 }
 
+/// A thread. Its id is required; metadata may be absent.
+#[derive(Debug, Deserialize, PartialEq)]
+pub struct Thread {
+    /// Which one it is.
+    pub thread_id: String,
+    /// What was kept with it when it was made.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// What the upstream says of a thread that was to be deleted.
+#[derive(Debug, Deserialize, PartialEq)]
+pub struct Deleted {
+    /// Whether it is gone.
+    pub deleted: bool,
+}
+
 /// One event of a stream. An `error` event is no `Event`: it is how a stream fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -87,7 +87,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "INVOKE_TIMEOUT",
         "120s",
-        "From an Invoke's start to its whole reply; a sooner grpc-timeout wins",
+        "From a unary call's start to its whole reply; a sooner grpc-timeout wins",
     ),
     row(
         "STREAM_INITIAL_TIMEOUT",

@@ -20,7 +20,7 @@ const TIMEOUT: &str = "grpc-timeout";
 /// How long calls may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks {
-    /// From an Invoke's start to its whole reply.
+    /// From a unary call's start to its whole reply.
     pub invoke: Duration,
     /// From a Stream's start to its first event.
     pub initial: Duration,
@@ -46,7 +46,7 @@ impl Clocks {
         let caller = caller_deadline(metadata, started);
         let sooner = |timeout, clock| Deadline::after(started, timeout, clock).or_sooner(caller);
         let (head, end) = match method {
-            Method::Invoke => {
+            Method::Invoke | Method::CreateThread | Method::GetThread | Method::DeleteThread => {
                 let whole = sooner(self.invoke, Clock::Invoke);
                 (whole, whole)
             }

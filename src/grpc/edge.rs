@@ -97,7 +97,7 @@ where
             .edge
             .clocks
             .due(method, request.headers(), record.started());
-        let goaway = (!method.is_graph()).then(|| self.edge.goaway.clone());
+        let goaway = (!method.is_ours()).then(|| self.edge.goaway.clone());
         let refused = self.edge.judge(method, request.headers(), &record).err();
         let begun = Begun {
             record: record.clone(),
@@ -239,7 +239,10 @@ fn broken_rule(found: &Status) -> Option<Protocol> {
 
 fn protocol_text(broken: Protocol, found: &Status) -> String {
     match broken {
-        Protocol::MethodUnknown => "no such method; the bridge serves alim.v1.GraphService".into(),
+        Protocol::MethodUnknown => {
+            "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService"
+                .into()
+        }
         Protocol::TooLarge => format!("the request is too large: {}", found.message()),
         Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
         Protocol::Encoding | Protocol::ContentType => found.message().to_owned(),

@@ -1,4 +1,4 @@
-//! The callers' bank: the two methods of the contract.
+//! The callers' bank: the methods of the contract, those for threads in `threads`.
 //!
 //! With `pb`, `server/` and `client/` the only place that names tonic. A method reads as the life of a
 //! call: request, admission, upstream, response, under the deadline that the [`edge`] keeps; every
@@ -16,11 +16,14 @@ mod response;
 mod rows;
 mod status;
 mod text;
+mod threads;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
+use prost::Message;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -34,12 +37,13 @@ use self::{
 };
 use crate::{
     admission::Admission,
+    call::Call,
     pb::{self, graph_service_server::GraphService},
     telemetry::Record,
     upstream::{Error, Upstream},
 };
 
-/// The service: everything that a call passes on its way.
+/// Both services: everything that a call passes on its way.
 #[derive(Clone, Debug)]
 pub struct Bridge {
     /// Where calls go.
@@ -50,7 +54,7 @@ pub struct Bridge {
     pub idle: Duration,
     /// Whose key the upstream is shown.
     pub credentials: Credentials,
-    /// Bytes of an encoded InvokeResponse; exactly as many pass.
+    /// Bytes of an encoded unary answer; exactly as many pass.
     pub max_reply_bytes: usize,
     /// Ends open calls with a status when the drain's time is up.
     pub cut: CancellationToken,
@@ -66,38 +70,42 @@ impl GraphService for Bridge {
         &self,
         request: Request<pb::InvokeRequest>,
     ) -> Result<Response<pb::InvokeResponse>, Status> {
-        let (message, metadata, extensions) = request::split(request);
-        let begun = edge::begun(&extensions);
-        let answer = self.answer(message, metadata, &begun).await;
-        answer.map_err(|failure| self.status(failure, &begun.record))
+        let begun = edge::begun(request.extensions());
+        let answer = async {
+            let call = request::parse(request, request::question, self.credentials)?;
+            self.unary(&begun, call, Upstream::invoke, response::invoke)
+                .await
+        };
+        self.told(answer.await, &begun)
     }
 
     async fn stream(
         &self,
         request: Request<pb::StreamRequest>,
     ) -> Result<Response<Events>, Status> {
-        let (message, metadata, extensions) = request::split(request);
-        let begun = edge::begun(&extensions);
-        let events = self.relay(message, metadata, &begun).await;
-        events.map_err(|failure| self.status(failure, &begun.record))
+        let begun = edge::begun(request.extensions());
+        let events = self.relay(request, &begun).await;
+        self.told(events, &begun)
     }
 }
 
 impl Bridge {
-    async fn answer(
+    /// One reply of the upstream for one call: `ask` is begun once there is a permit, and
+    /// `into_message` puts what it gives into the contract's words.
+    async fn unary<Q, T, M: Message>(
         &self,
-        message: pb::InvokeRequest,
-        metadata: HeaderMap,
         begun: &Begun,
-    ) -> Result<Response<pb::InvokeResponse>, Failure> {
-        let mut call = request::parse(message, metadata, self.credentials)?;
+        mut call: Call<Q>,
+        ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, HeaderMap), Error>,
+        into_message: impl FnOnce(T) -> Result<M, Error>,
+    ) -> Result<Response<M>, Failure> {
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
-        let asked = self.upstream.invoke(&call, begun.due.head.at);
+        let asked = ask(&self.upstream, &call, begun.due.head.at);
         let (reply, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
         begun.record.upstream_over();
-        let message = response::invoke(reply, self.max_reply_bytes)?;
+        let message = response::bounded(into_message(reply)?, self.max_reply_bytes)?;
         begun.record.message_sent();
         let hold = Hold::until(begun.due.end, self.cut.clone(), permit, drop);
         Ok(held(message, headers, hold))
@@ -105,11 +113,10 @@ impl Bridge {
 
     async fn relay(
         &self,
-        message: pb::InvokeRequest,
-        metadata: HeaderMap,
+        request: Request<pb::StreamRequest>,
         begun: &Begun,
     ) -> Result<Response<Events>, Failure> {
-        let mut call = request::parse(message, metadata, self.credentials)?;
+        let mut call = request::parse(request, request::question, self.credentials)?;
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
         let asked = self.upstream.stream(&call, begun.due.head.at);
@@ -131,6 +138,10 @@ impl Bridge {
             done = begun.due.head.bound(work) => done.map_err(Failure::Clock),
             () = self.cut.cancelled() => Err(Failure::Cut),
         }
+    }
+
+    fn told<T>(&self, outcome: Result<T, Failure>, begun: &Begun) -> Result<T, Status> {
+        outcome.map_err(|failure| self.status(failure, &begun.record))
     }
 
     fn status(&self, failure: Failure, record: &Record) -> Status {

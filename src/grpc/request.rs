@@ -2,48 +2,76 @@
 
 use http::HeaderMap;
 use secrecy::SecretString;
-use tonic::{Extensions, Request};
+use tonic::Request;
 
 use super::failure::{Credentials, Failure};
 use crate::{
-    call::{Call, Draft, Invalid, Question, Violation},
+    call::{Call, Draft, Invalid, NewThread, Question, ThreadId, Violation},
     headers, json, pb,
 };
 
 const API_KEY: &str = "x-api-key";
 
-/// Reads a request of either method.
+/// Reads a request of any method; `asked` reads its message.
 ///
 /// # Errors
 ///
 /// - [`Failure::CredentialsMissing`] when callers must bring their key and this one did not.
 /// - [`Failure::Invalid`] with every field at fault.
-pub(super) fn parse(
-    message: pb::InvokeRequest,
-    metadata: HeaderMap,
+pub(super) fn parse<M, T>(
+    request: Request<M>,
+    asked: impl FnOnce(M) -> Result<T, Invalid>,
     credentials: Credentials,
-) -> Result<Call, Failure> {
+) -> Result<Call<T>, Failure> {
+    let (metadata, _, message) = request.into_parts();
+    let metadata = metadata.into_headers();
     let caller_key = match credentials {
         Credentials::Service => None,
         Credentials::Caller => Some(caller_key(&metadata).ok_or(Failure::CredentialsMissing)?),
     };
     Ok(Call {
-        question: question(message)?,
+        asked: asked(message)?,
         headers: headers::to_upstream(&metadata),
         caller_key,
     })
 }
 
-/// Splits a request into what [`parse`] reads.
-pub(super) fn split<M: Into<pb::InvokeRequest>>(
-    request: Request<M>,
-) -> (pb::InvokeRequest, HeaderMap, Extensions) {
-    let (metadata, extensions, message) = request.into_parts();
-    (message.into(), metadata.into_headers(), extensions)
+/// The thread to be made; an id that the caller gave it is passed over (AIP-203, output only).
+///
+/// # Errors
+///
+/// - [`Invalid`] when the metadata holds a number that JSON can't.
+pub(super) fn new_thread(message: pb::CreateThreadRequest) -> Result<NewThread, Invalid> {
+    let metadata = message.thread.and_then(|thread| thread.metadata);
+    let metadata = metadata.map(json::to_json).transpose();
+    let metadata = metadata.map_err(|error| invalid("thread.metadata", error.to_string()))?;
+    Ok(NewThread {
+        metadata: metadata.unwrap_or_default(),
+    })
+}
+
+/// The thread that is asked about.
+///
+/// # Errors
+///
+/// - [`Invalid`] when it is none, or no UUID.
+pub(super) fn thread_id(text: &str) -> Result<ThreadId, Invalid> {
+    ThreadId::parse(text).ok_or_else(|| invalid("thread_id", ThreadId::RULE))
+}
+
+fn invalid(field: &str, description: impl Into<String>) -> Invalid {
+    Invalid {
+        violations: vec![Violation::new(field, description)],
+    }
 }
 
 /// Checks all fields at once, the number that JSON can't hold with the others.
-fn question(message: pb::InvokeRequest) -> Result<Question, Invalid> {
+///
+/// # Errors
+///
+/// - [`Invalid`] with every field at fault.
+pub(super) fn question(message: impl Into<pb::InvokeRequest>) -> Result<Question, Invalid> {
+    let message = message.into();
     let context = message.scenario_context.map(json::to_json).transpose();
     let (scenario_context, not_finite) = match context {
         Ok(context) => (context, None),

@@ -4,35 +4,60 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use prost::Message;
+use prost_types::Struct;
+use serde_json::{Map, Value};
 use tonic::{Response, metadata::MetadataMap};
 
 use crate::{
     json,
     pb::{self, stream_response},
-    reply::{Event, Reply},
+    reply::{Event, Reply, Thread},
     upstream::{
         Error,
         error::{Malformed, Part},
     },
 };
 
-/// The whole answer; `limit` counts the bytes of the encoded message, for numbers grow on the way
-/// from JSON to protobuf. One of exactly that size passes.
+/// The whole answer.
 ///
 /// # Errors
 ///
 /// - [`Error::Malformed`] when its metadata is nested too deep for callers' decoders.
-/// - [`Error::TooLarge`] when it is larger than `limit`.
-pub(super) fn invoke(reply: Reply, limit: usize) -> Result<pb::InvokeResponse, Error> {
-    let metadata = reply.metadata.map(json::to_struct).transpose();
-    let message = pb::InvokeResponse {
+pub(super) fn invoke(reply: Reply) -> Result<pb::InvokeResponse, Error> {
+    Ok(pb::InvokeResponse {
         response: reply.response,
         thread_id: reply.thread_id,
         model: reply.model.unwrap_or_default(),
-        metadata: metadata.map_err(|json::TooDeep| Error::Malformed {
-            why: Malformed::Nesting,
-        })?,
-    };
+        metadata: metadata(reply.metadata)?,
+    })
+}
+
+/// A thread.
+///
+/// # Errors
+///
+/// - As [`invoke`].
+pub(super) fn thread(thread: Thread) -> Result<pb::Thread, Error> {
+    Ok(pb::Thread {
+        thread_id: thread.thread_id,
+        metadata: metadata(thread.metadata)?,
+    })
+}
+
+fn metadata(object: Option<Map<String, Value>>) -> Result<Option<Struct>, Error> {
+    let fields = object.map(json::to_struct).transpose();
+    fields.map_err(|json::TooDeep| Error::Malformed {
+        why: Malformed::Nesting,
+    })
+}
+
+/// The message when it is not too large; `limit` counts its bytes as it is encoded, for numbers grow on
+/// the way from JSON to protobuf. One of exactly that size passes.
+///
+/// # Errors
+///
+/// - [`Error::TooLarge`] when it is larger than `limit`.
+pub(super) fn bounded<M: Message>(message: M, limit: usize) -> Result<M, Error> {
     match message.encoded_len() > limit {
         true => Err(Error::TooLarge {
             what: Part::Reply,

@@ -1,7 +1,7 @@
-//! `grpc.health.v1`: "" is the process, `alim.v1.GraphService` is whether the upstream is reachable.
+//! `grpc.health.v1`: "" is the process, the services of `alim.v1` are whether the upstream is reachable.
 //!
-//! The first probe decides at once; after it, three failures in a row flip the service to NOT_SERVING
-//! and one success flips it back. "" and `/readyz` never follow the upstream: taking every bridge out
+//! The first probe decides at once; after it, three failures in a row flip them to NOT_SERVING
+//! and one success flips them back. "" and `/readyz` never follow the upstream: taking every bridge out
 //! of a balancer would turn "the upstream is down", which callers can handle, into "no such host".
 
 use std::{sync::Arc, time::Duration};
@@ -10,8 +10,8 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{telemetry::metrics::Metrics, upstream::Upstream};
 
-/// The upstream's service in health checks.
-pub const SERVICE: &str = "alim.v1.GraphService";
+/// The upstream's services in health checks; they always agree.
+const SERVICES: [&str; 2] = ["alim.v1.GraphService", "alim.v1.ThreadService"];
 const FAILURES_TO_FLIP: u32 = 3;
 
 /// Probes until it is dropped.
@@ -28,7 +28,7 @@ pub(super) async fn probe(
                 true => ServingStatus::Serving,
                 false => ServingStatus::NotServing,
             };
-            reporter.set_service_status(SERVICE, status).await;
+            set(&reporter, status).await;
             metrics.upstream_up(is_up);
             match is_up {
                 true => tracing::info!("the upstream can be reached"),
@@ -39,12 +39,21 @@ pub(super) async fn probe(
     }
 }
 
+/// Makes the upstream's services known before the first probe has decided.
+pub(super) async fn begin(reporter: &HealthReporter) {
+    set(reporter, ServingStatus::Unknown).await;
+}
+
 /// Takes every service out of the balancers, for a drain.
 pub(super) async fn stop_serving(reporter: &HealthReporter) {
-    for service in ["", SERVICE] {
-        reporter
-            .set_service_status(service, ServingStatus::NotServing)
-            .await;
+    let not_serving = ServingStatus::NotServing;
+    reporter.set_service_status("", not_serving).await;
+    set(reporter, not_serving).await;
+}
+
+async fn set(reporter: &HealthReporter, status: ServingStatus) {
+    for service in SERVICES {
+        reporter.set_service_status(service, status).await;
     }
 }
 

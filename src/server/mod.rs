@@ -7,7 +7,7 @@
 
 mod admin;
 pub mod descriptors;
-pub mod health;
+mod health;
 mod listener;
 pub mod tls;
 
@@ -23,13 +23,15 @@ use tokio_rustls::rustls;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{codec::CompressionEncoding, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::server::HealthReporter;
 
 use crate::{
     admission::Admission,
     callers::CallerKeys,
     grpc::{Bridge, clocks::Clocks, edge::Edge, failure::Credentials},
-    pb::{self, graph_service_server::GraphServiceServer},
+    pb::{
+        self, graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer,
+    },
     reload::Reload,
     shutdown::Shutdown,
     telemetry::{metrics::Metrics, traces::Traces},
@@ -184,9 +186,7 @@ async fn start(
         beside.spawn(admin::serve(listener, admin));
     }
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter
-        .set_service_status(health::SERVICE, ServingStatus::Unknown)
-        .await;
+    health::begin(&reporter).await;
     let interval = settings.health_interval;
     let probe = health::probe(
         upstream.clone(),
@@ -214,7 +214,8 @@ async fn start(
     };
     let router = transport(settings)
         .layer(edge)
-        .add_service(graph(bridge, settings.max_request_bytes))
+        .add_service(graph(bridge.clone(), settings.max_request_bytes))
+        .add_service(threads(bridge, settings.max_request_bytes))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -261,6 +262,13 @@ async fn drain(running: Running, patience: Duration, impatience: &CancellationTo
 
 fn graph(bridge: Bridge, max_request_bytes: usize) -> GraphServiceServer<Bridge> {
     GraphServiceServer::new(bridge)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(max_request_bytes)
+        .max_encoding_message_size(usize::MAX)
+}
+
+fn threads(bridge: Bridge, max_request_bytes: usize) -> ThreadServiceServer<Bridge> {
+    ThreadServiceServer::new(bridge)
         .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(max_request_bytes)
         .max_encoding_message_size(usize::MAX)

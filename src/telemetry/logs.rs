@@ -102,7 +102,7 @@ pub(super) fn call(call: &Call<'_>) {
             )
         };
     }
-    if call.method.is_graph() {
+    if call.method.is_ours() {
         record_at!(Level::INFO);
     } else {
         record_at!(Level::DEBUG);

@@ -36,7 +36,7 @@ pub struct Metrics {
     started: IntCounterVec,
     handled: IntCounterVec,
     handling: HistogramVec,
-    sent: [IntCounter; 2],
+    sent: [IntCounter; Method::OURS.len()],
     first_token: Histogram,
     inter_token: Histogram,
     tokens: IntCounter,
@@ -79,7 +79,7 @@ impl Metrics {
                 &HANDLED,
             )?,
             handling: new.handling()?,
-            sent: [sent(Method::Invoke), sent(Method::Stream)],
+            sent: Method::OURS.map(sent),
             first_token: new.seconds(
                 "alim_bridge_time_to_first_token_seconds",
                 "From a stream's start to its first token.",
@@ -98,7 +98,7 @@ impl Metrics {
             )?,
             caller_cancelled: new.counter(
                 "alim_bridge_caller_cancelled_total",
-                "Invokes and Streams whose caller left before the end.",
+                "Calls, health's and reflection's not among them, whose caller left before the end.",
             )?,
             ratelimit_remaining: new.absent_gauge(
                 "alim_bridge_upstream_ratelimit_remaining",
@@ -157,7 +157,9 @@ impl Metrics {
     }
 
     pub(super) fn message_sent(&self, method: Method) {
-        self.sent[usize::from(method == Method::Stream)].inc();
+        if let Some(sent) = self.sent.get(method as usize) {
+            sent.inc();
+        }
     }
 
     pub(super) fn first_token(&self, after: Duration) {

@@ -27,6 +27,12 @@ pub enum Method {
     Invoke,
     /// `alim.v1.GraphService/Stream`
     Stream,
+    /// `alim.v1.ThreadService/CreateThread`
+    CreateThread,
+    /// `alim.v1.ThreadService/GetThread`
+    GetThread,
+    /// `alim.v1.ThreadService/DeleteThread`
+    DeleteThread,
     /// `grpc.health.v1.Health/Check`
     HealthCheck,
     /// `grpc.health.v1.Health/Watch`
@@ -38,11 +44,23 @@ pub enum Method {
 }
 
 impl Method {
+    /// The product's own, each at the index that it has as a number.
+    pub(crate) const OURS: [Self; 5] = [
+        Self::Invoke,
+        Self::Stream,
+        Self::CreateThread,
+        Self::GetThread,
+        Self::DeleteThread,
+    ];
+
     /// The method that an HTTP/2 path names.
     pub fn of(path: &str) -> Self {
         match path {
             "/alim.v1.GraphService/Invoke" => Self::Invoke,
             "/alim.v1.GraphService/Stream" => Self::Stream,
+            "/alim.v1.ThreadService/CreateThread" => Self::CreateThread,
+            "/alim.v1.ThreadService/GetThread" => Self::GetThread,
+            "/alim.v1.ThreadService/DeleteThread" => Self::DeleteThread,
             "/grpc.health.v1.Health/Check" => Self::HealthCheck,
             "/grpc.health.v1.Health/Watch" => Self::HealthWatch,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
@@ -56,6 +74,9 @@ impl Method {
         match self {
             Self::Invoke => ["unary", "alim.v1.GraphService", "Invoke"],
             Self::Stream => ["server_stream", "alim.v1.GraphService", "Stream"],
+            Self::CreateThread => ["unary", "alim.v1.ThreadService", "CreateThread"],
+            Self::GetThread => ["unary", "alim.v1.ThreadService", "GetThread"],
+            Self::DeleteThread => ["unary", "alim.v1.ThreadService", "DeleteThread"],
             Self::HealthCheck => ["unary", "grpc.health.v1.Health", "Check"],
             Self::HealthWatch => ["server_stream", "grpc.health.v1.Health", "Watch"],
             Self::Reflection => ["bidi_stream", "grpc.reflection", "ServerReflectionInfo"],
@@ -68,6 +89,9 @@ impl Method {
         match self {
             Self::Invoke => ("POST", "/graph/invoke"),
             Self::Stream => ("POST", "/graph/stream"),
+            Self::CreateThread => ("POST", "/threads"),
+            Self::GetThread => ("GET", "/threads/{thread_id}"),
+            Self::DeleteThread => ("DELETE", "/threads/{thread_id}"),
             Self::HealthCheck | Self::HealthWatch | Self::Reflection | Self::Unknown => {
                 ("_OTHER", "")
             }
@@ -75,8 +99,8 @@ impl Method {
     }
 
     /// Whether this is the product's own work, and not a probe's or a tool's.
-    pub fn is_graph(self) -> bool {
-        matches!(self, Self::Invoke | Self::Stream)
+    pub fn is_ours(self) -> bool {
+        Self::OURS.contains(&self)
     }
 }
 
@@ -227,7 +251,7 @@ impl Drop for Ongoing {
         if let Some(first_token) = notes.first_token {
             call.metrics.first_token(first_token);
         }
-        if call.method.is_graph() && notes.code.is_none() && notes.reason.is_none() {
+        if call.method.is_ours() && notes.code.is_none() && notes.reason.is_none() {
             call.metrics.caller_cancelled();
         }
         logs::call(&logs::Call {

@@ -100,7 +100,7 @@ impl Trace {
     /// The caller's trace, or a new one where there is somewhere to send its spans; calls that do not
     /// ask ALİM have no spans.
     pub fn begin(traces: Option<&Traces>, method: Method, metadata: &HeaderMap) -> Self {
-        let Some(traces) = traces.filter(|_| method.is_graph()) else {
+        let Some(traces) = traces.filter(|_| method.is_ours()) else {
             let parent = metadata.get("traceparent");
             let id = parent.and_then(|value| trace_id(value.to_str().ok()?));
             return Self { id, spans: None };

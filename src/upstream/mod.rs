@@ -1,7 +1,7 @@
 //! The upstream's bank: the only place that names reqwest and eventsource-stream.
 //!
-//! [`Upstream::invoke`] and [`Upstream::stream`] send a [`Call`] and judge the head of the answer.
-//! What is promised: a call that may have reached the upstream is never sent twice; no answer is
+//! [`Upstream::invoke`], [`Upstream::stream`] and, in `threads`, the three for threads send a [`Call`]
+//! and judge the head of the answer. What is promised: a call that may have reached the upstream is never sent twice; no answer is
 //! read without a bound; redirects are never followed, since the key would go along.
 
 pub mod error;
@@ -9,25 +9,33 @@ mod request;
 mod response;
 mod retry;
 pub mod sse;
+mod threads;
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use reqwest::{Certificate, Client, Request, Url, redirect};
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 use tokio::{net::TcpStream, time::Instant};
 
 pub use self::error::Error;
-use self::{response::Head, retry::Retries, sse::Events};
-use crate::{call::Call, reload::Reload, reply::Reply};
-
-const JSON: &str = "application/json";
-const SSE: &str = "text/event-stream";
+use self::{
+    request::{Ask, JSON, SSE},
+    response::Head,
+    retry::Retries,
+    sse::Events,
+};
+use crate::{
+    call::{Call, Question},
+    reload::Reload,
+    reply::Reply,
+};
 
 /// How to reach the upstream, and how far to trust it.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The base that `/graph/invoke` and `/graph/stream` are appended to.
+    /// The base that `/graph/invoke`, `/graph/stream` and `/threads` are appended to.
     pub url: Url,
     /// The bridge's own key; `None` when callers bring theirs.
     pub key: Option<Reload<SecretString>>,
@@ -54,6 +62,7 @@ pub struct Upstream {
     client: Client,
     invoke_url: Url,
     stream_url: Url,
+    threads_url: Url,
     retries: Retries,
     settings: Settings,
 }
@@ -98,6 +107,7 @@ impl Upstream {
             client: client.build().map_err(BuildError::Client)?,
             invoke_url: join("/graph/invoke"),
             stream_url: join("/graph/stream"),
+            threads_url: join("/threads"),
             retries: Retries::new(settings.retries),
             settings,
         })
@@ -109,11 +119,13 @@ impl Upstream {
     /// # Errors
     ///
     /// - [`Error`], any but [`Error::StreamFailed`] and [`Error::Truncated`].
-    pub async fn invoke(&self, call: &Call, until: Instant) -> Result<(Reply, HeaderMap), Error> {
-        let head = self.ask(&self.invoke_url, JSON, call, until).await?;
-        let headers = head.headers();
-        let reply = head.into_reply(self.settings.max_reply_bytes).await?;
-        Ok((reply, headers))
+    pub async fn invoke(
+        &self,
+        call: &Call<Question>,
+        until: Instant,
+    ) -> Result<(Reply, HeaderMap), Error> {
+        let ask = Ask::post(self.invoke_url.clone(), &call.asked, JSON);
+        self.reply(ask, call, until, "response and thread_id").await
     }
 
     /// Asks for the events of the answer; also gives the headers that cross to the caller. A head
@@ -122,8 +134,13 @@ impl Upstream {
     /// # Errors
     ///
     /// - [`Error`], any but [`Error::StreamFailed`], [`Error::Truncated`] and [`Error::TooLarge`].
-    pub async fn stream(&self, call: &Call, until: Instant) -> Result<(Events, HeaderMap), Error> {
-        let head = self.ask(&self.stream_url, SSE, call, until).await?;
+    pub async fn stream(
+        &self,
+        call: &Call<Question>,
+        until: Instant,
+    ) -> Result<(Events, HeaderMap), Error> {
+        let ask = Ask::post(self.stream_url.clone(), &call.asked, SSE);
+        let head = self.ask(ask, call, until).await?;
         let headers = head.headers();
         Ok((head.into_events(self.settings.sse), headers))
     }
@@ -151,21 +168,29 @@ impl Upstream {
         TcpStream::connect((host, port)).await.is_ok()
     }
 
-    async fn ask(
+    /// Asks for a whole answer with the `required` fields.
+    async fn reply<T: DeserializeOwned, Q>(
         &self,
-        url: &Url,
-        accept: &'static str,
-        call: &Call,
+        ask: Ask,
+        call: &Call<Q>,
         until: Instant,
-    ) -> Result<Head, Error> {
-        let key = self.key(call);
-        let request = request::build(&self.client, url, accept, call, key.as_ref());
+        required: &'static str,
+    ) -> Result<(T, HeaderMap), Error> {
+        let head = self.ask(ask, call, until).await?;
+        let headers = head.headers();
+        let limit = self.settings.max_reply_bytes;
+        Ok((head.into_reply(limit, required).await?, headers))
+    }
+
+    async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {
+        let (key, accept) = (self.key(call), ask.accept);
+        let request = request::build(&self.client, ask, call, key.as_ref());
         let response = self.send(request, until).await?;
         response::judge(response, accept, key).await
     }
 
     /// The key that the upstream is shown: the caller's own, else the bridge's as it is now.
-    fn key(&self, call: &Call) -> Option<SecretString> {
+    fn key<Q>(&self, call: &Call<Q>) -> Option<SecretString> {
         let service_key = || {
             self.settings
                 .key

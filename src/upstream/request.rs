@@ -5,29 +5,64 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use reqwest::{Client, Request, Url};
+use reqwest::{Client, Method, Request, Url};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 
 use crate::call::Call;
 
+pub(super) const JSON: &str = "application/json";
+pub(super) const SSE: &str = "text/event-stream";
+
 const USER_AGENT: &str = concat!("alim-bridge/", env!("CARGO_PKG_VERSION"));
 
-/// Builds the request; `accept` is the only content type that the answer may have.
-pub(super) fn build(
+/// What the upstream is asked to do.
+pub(super) struct Ask {
+    method: Method,
+    url: Url,
+    body: Option<Bytes>,
+    /// The only content type that the answer may have.
+    pub(super) accept: &'static str,
+}
+
+impl Ask {
+    /// Takes `body` as JSON to `url`.
+    pub(super) fn post(url: Url, body: &impl Serialize, accept: &'static str) -> Self {
+        let body = serde_json::to_vec(body).expect("what is asked has only string keys");
+        Self {
+            method: Method::POST,
+            url,
+            body: Some(Bytes::from(body)),
+            accept,
+        }
+    }
+
+    /// Says no more than `method` and `url` do.
+    pub(super) fn bare(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            body: None,
+            accept: JSON,
+        }
+    }
+}
+
+/// Builds the request, with the headers that cross.
+pub(super) fn build<T>(
     client: &Client,
-    url: &Url,
-    accept: &'static str,
-    call: &Call,
+    ask: Ask,
+    call: &Call<T>,
     key: Option<&SecretString>,
 ) -> Request {
-    let body = serde_json::to_vec(&call.question).expect("a question has only string keys");
     let mut request = client
-        .post(url.clone())
+        .request(ask.method, ask.url)
         .headers(call.headers.clone())
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::ACCEPT, accept)
-        .header(header::USER_AGENT, USER_AGENT)
-        .body(Bytes::from(body));
+        .header(header::ACCEPT, ask.accept)
+        .header(header::USER_AGENT, USER_AGENT);
+    if let Some(body) = ask.body {
+        request = request.header(header::CONTENT_TYPE, JSON).body(body);
+    }
     if let Some(key) = key {
         request = request.header("x-api-key", key_header(key));
     }

@@ -11,13 +11,14 @@ use http_body_util::BodyExt;
 use mime::Mime;
 use reqwest::Response;
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
     error::{Error, Malformed, Part, Rejection, detail_of, hide},
     sse::{self, Events},
 };
-use crate::{call::Violation, headers, reply::Reply};
+use crate::{call::Violation, headers};
 
 /// An error body over this size loses its `detail`; its status keeps its meaning.
 const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
@@ -81,20 +82,24 @@ impl Head {
         Events::new(body, settings, self.key)
     }
 
-    /// Reads the whole answer; one of exactly `limit` bytes passes.
+    /// Reads the whole answer, an object with the `required` fields; one of exactly `limit` bytes passes.
     ///
     /// # Errors
     ///
     /// - [`Error::TooLarge`] over the limit, [`Error::Interrupted`] when the body is cut.
     /// - [`Error::Malformed`] when it is empty, no JSON, or lacks a required field.
-    pub(super) async fn into_reply(self, limit: usize) -> Result<Reply, Error> {
+    pub(super) async fn into_reply<T: DeserializeOwned>(
+        self,
+        limit: usize,
+        required: &'static str,
+    ) -> Result<T, Error> {
         let body = read(self.response, limit).await?;
         // serde would also read a list of the fields' values.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let why = match serde_json::from_slice(&body) {
             Ok(reply) if is_object => return Ok(reply),
             _ if body.is_empty() => Malformed::Empty,
-            _ => Malformed::Json,
+            _ => Malformed::Json(required),
         };
         Err(Error::Malformed { why })
     }

@@ -24,5 +24,6 @@ mod sse_cases;
 mod statuses;
 mod support;
 mod support_upstream;
+mod threads;
 mod tls;
 mod traces;

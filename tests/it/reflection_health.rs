@@ -9,7 +9,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
     Bridge,
-    extra::{SERVICE, next_health},
+    extra::{SERVICE, THREAD_SERVICE, next_health},
     reply_json,
     upstream::{Gate, Reply, Upstream, refused_url},
 };
@@ -60,7 +60,7 @@ fn comment_above<'a>(file: &'a FileDescriptorProto, path: &[i32]) -> &'a str {
 }
 
 #[tokio::test]
-async fn reflection_v1_lists_both_services() {
+async fn reflection_v1_lists_the_services() {
     use v1::{server_reflection_request as request, server_reflection_response as response};
     let asked = request::MessageRequest::ListServices(String::new());
     let answer = reflect(&bridge().await, asked).await.expect("an answer");
@@ -68,13 +68,13 @@ async fn reflection_v1_lists_both_services() {
         panic!("{answer:?}")
     };
     let names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
-    for name in [SERVICE, "grpc.health.v1.Health"] {
+    for name in [SERVICE, THREAD_SERVICE, "grpc.health.v1.Health"] {
         assert!(names.contains(&&name.to_owned()), "{names:?}");
     }
 }
 
 #[tokio::test]
-async fn reflection_v1alpha_lists_both_services_for_older_tools() {
+async fn reflection_v1alpha_lists_the_services_for_older_tools() {
     use v1alpha::{server_reflection_request as request, server_reflection_response as response};
     let bridge = bridge().await;
     let mut client =
@@ -91,7 +91,7 @@ async fn reflection_v1alpha_lists_both_services_for_older_tools() {
         panic!("{answer:?}")
     };
     let names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
-    for name in [SERVICE, "grpc.health.v1.Health"] {
+    for name in [SERVICE, THREAD_SERVICE, "grpc.health.v1.Health"] {
         assert!(names.contains(&&name.to_owned()), "{names:?}");
     }
 }
@@ -106,15 +106,23 @@ async fn the_contract_comes_with_its_comments() {
     assert!(above.starts_with("Asks the ALİM assistant"), "{above}");
     let above = comment_above(file, method);
     assert!(above.contains("exactly one Done and OK"), "{above}");
+    let files = files_with(&bridge().await, THREAD_SERVICE).await;
+    let above = comment_above(&files[0], service);
+    assert!(
+        above.starts_with("Creates, looks up and deletes"),
+        "{above}"
+    );
 }
 
 #[tokio::test]
 async fn what_the_contract_imports_can_be_resolved_too() {
     let bridge = bridge().await;
-    for import in &files_with(&bridge, SERVICE).await[0].dependency {
-        use v1::server_reflection_request::MessageRequest::FileByFilename;
-        let answer = reflect(&bridge, FileByFilename(import.clone())).await;
-        answer.unwrap_or_else(|status| panic!("{import}: {status:?}"));
+    for service in [SERVICE, THREAD_SERVICE] {
+        for import in &files_with(&bridge, service).await[0].dependency {
+            use v1::server_reflection_request::MessageRequest::FileByFilename;
+            let answer = reflect(&bridge, FileByFilename(import.clone())).await;
+            answer.unwrap_or_else(|status| panic!("{import}: {status:?}"));
+        }
     }
 }
 

@@ -8,16 +8,19 @@ use std::{
     time::Duration,
 };
 
+use alim_bridge::pb::CreateThreadRequest;
 use axum::{Router, http::header::CONTENT_TYPE};
 use tokio::net::TcpSocket;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::{
     Bridge, reply_json,
     upstream::{Reply, Upstream},
 };
 
-#[tokio::test]
-async fn a_call_that_found_no_connection_is_tried_again_and_sent_once() {
+/// An upstream that answers everything with `body`, but begins to listen only after the first attempts
+/// were refused; and how many calls have reached it.
+async fn late_upstream(body: String) -> (String, Arc<AtomicUsize>, AbortOnDropHandle<()>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket
         .bind("127.0.0.1:0".parse().expect("an address"))
@@ -27,19 +30,35 @@ async fn a_call_that_found_no_connection_is_tried_again_and_sent_once() {
     let count = Arc::clone(&calls);
     let app = Router::new().fallback(move || async move {
         count.fetch_add(1, Ordering::Relaxed);
-        ([(CONTENT_TYPE, "application/json")], reply_json())
+        ([(CONTENT_TYPE, "application/json")], body)
     });
-    let bridge = Bridge::with(&url, &[("RETRIES", "10")]).await;
     let late = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(100)).await; // the first attempts are refused
-        axum::serve(socket.listen(16).expect("listening"), app).await
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let listener = socket.listen(16).expect("listening");
+        axum::serve(listener, app).await.expect("serves");
     });
+    (url, calls, AbortOnDropHandle::new(late))
+}
+
+#[tokio::test]
+async fn a_call_that_found_no_connection_is_tried_again_and_sent_once() {
+    let (url, calls, _late) = late_upstream(reply_json()).await;
+    let bridge = Bridge::with(&url, &[("RETRIES", "10")]).await;
     bridge
         .invoke("Salam")
         .await
         .expect("the late upstream's answer");
     assert_eq!(calls.load(Ordering::Relaxed), 1);
-    late.abort();
+}
+
+#[tokio::test]
+async fn a_thread_call_that_found_no_connection_is_tried_again_and_sent_once() {
+    let (url, calls, _late) = late_upstream(r#"{"thread_id":"t"}"#.into()).await;
+    let bridge = Bridge::with(&url, &[("RETRIES", "10")]).await;
+    let asked = CreateThreadRequest::default();
+    let made = bridge.threads().create_thread(asked).await;
+    made.expect("the late upstream's answer");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

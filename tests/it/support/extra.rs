@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use alim_bridge::{config::Config, pb::graph_service_client::GraphServiceClient, server};
+use alim_bridge::{
+    config::Config,
+    pb::{graph_service_client::GraphServiceClient, thread_service_client::ThreadServiceClient},
+    server,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -21,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The upstream's service in health checks.
 pub(crate) const SERVICE: &str = "alim.v1.GraphService";
+pub(crate) const THREAD_SERVICE: &str = "alim.v1.ThreadService";
 
 impl Bridge {
     /// A bridge with these settings and no others, not even the service key.
@@ -49,6 +54,11 @@ impl Bridge {
     /// A client with a connection of its own.
     pub(crate) fn another_client(&self) -> GraphServiceClient<Channel> {
         GraphServiceClient::new(channel_to(self.address))
+    }
+
+    /// A client for threads, over the connection of the other.
+    pub(crate) fn threads(&self) -> ThreadServiceClient<Channel> {
+        ThreadServiceClient::new(self.channel.clone())
     }
 
     /// What `grpc.health.v1` says of a service.

@@ -1,0 +1,77 @@
+//! Threads: made, looked up and deleted, under `{base}/threads`.
+//!
+//! What [`Upstream::invoke`] promises holds here too; a path never bears anything but a [`ThreadId`].
+
+use http::HeaderMap;
+use reqwest::{Method, Url};
+use tokio::time::Instant;
+
+use super::{
+    Error, Upstream,
+    error::Malformed,
+    request::{Ask, JSON},
+};
+use crate::{
+    call::{Call, NewThread, ThreadId},
+    reply::{Deleted, Thread},
+};
+
+/// What the answer to a thread's deletion must say.
+const GONE: &str = "deleted: true";
+
+impl Upstream {
+    /// Makes a thread; otherwise as [`Upstream::invoke`].
+    ///
+    /// # Errors
+    ///
+    /// - As [`Upstream::invoke`].
+    pub async fn create_thread(
+        &self,
+        call: &Call<NewThread>,
+        until: Instant,
+    ) -> Result<(Thread, HeaderMap), Error> {
+        let ask = Ask::post(self.threads_url.clone(), &call.asked, JSON);
+        self.reply(ask, call, until, "thread_id").await
+    }
+
+    /// Looks a thread up; otherwise as [`Upstream::invoke`].
+    ///
+    /// # Errors
+    ///
+    /// - As [`Upstream::invoke`].
+    pub async fn get_thread(
+        &self,
+        call: &Call<ThreadId>,
+        until: Instant,
+    ) -> Result<(Thread, HeaderMap), Error> {
+        let ask = Ask::bare(Method::GET, self.thread_url(call.asked));
+        self.reply(ask, call, until, "thread_id").await
+    }
+
+    /// Deletes a thread; otherwise as [`Upstream::invoke`].
+    ///
+    /// # Errors
+    ///
+    /// - As [`Upstream::invoke`]; [`Error::Malformed`] too when the upstream does not say that the
+    ///   thread is gone.
+    pub async fn delete_thread(
+        &self,
+        call: &Call<ThreadId>,
+        until: Instant,
+    ) -> Result<((), HeaderMap), Error> {
+        let ask = Ask::bare(Method::DELETE, self.thread_url(call.asked));
+        let (reply, headers): (Deleted, _) = self.reply(ask, call, until, GONE).await?;
+        match reply.deleted {
+            true => Ok(((), headers)),
+            false => Err(Error::Malformed {
+                why: Malformed::Json(GONE),
+            }),
+        }
+    }
+
+    fn thread_url(&self, id: ThreadId) -> Url {
+        let mut url = self.threads_url.clone();
+        url.set_path(&format!("{}/{id}", self.threads_url.path()));
+        url
+    }
+}
