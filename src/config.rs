@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     callers::CallerKeys,
-    grpc::{clocks::Clocks, failure::Credentials},
+    grpc::{clocks::Clocks, failure::Credentials, origins::Origins},
     reload::Reload,
     server::{self, tls},
     telemetry::logs,
@@ -89,6 +89,13 @@ impl Config {
         let is_guarded = self.server.tls.is_some() || self.server.callers.is_some();
         !self.listen.ip().is_loopback() && !is_guarded
     }
+
+    /// Whether any page that a browser near the listener shows may call: worth a warning, loopback or not.
+    pub fn is_open_to_every_page(&self) -> bool {
+        let needs_no_key =
+            self.server.callers.is_none() && self.server.credentials == Credentials::Service;
+        self.server.web == Some(Origins::Any) && needs_no_key
+    }
 }
 
 fn upstream_settings(
@@ -120,8 +127,10 @@ fn server_settings(
     credentials: Credentials,
     max_reply_bytes: usize,
 ) -> server::Settings {
+    let web = read.unless_off("GRPC_WEB", Reader::origins).flatten();
     server::Settings {
-        tls: server_tls(read),
+        tls: server_tls(read, web.is_some()),
+        web,
         traces: None, // made where a runtime is
         callers: read
             .optional("CALLER_KEYS_FILE", |read, name| {
@@ -205,7 +214,7 @@ fn parse_callers(contents: &[Vec<u8>]) -> Result<CallerKeys, String> {
     CallerKeys::parse(&String::from_utf8_lossy(&contents[0]))
 }
 
-fn server_tls(read: &mut Reader<'_>) -> Option<Reload<rustls::ServerConfig>> {
+fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<rustls::ServerConfig>> {
     let cert = read.text("TLS_CERT_FILE");
     let key = read.text("TLS_KEY_FILE");
     let client_ca = read.text("TLS_CLIENT_CA_FILE");
@@ -234,11 +243,12 @@ fn server_tls(read: &mut Reader<'_>) -> Option<Reload<rustls::ServerConfig>> {
     if readable.contains(&false) {
         return None;
     }
-    match tls::load(tls::Files {
+    let files = tls::Files {
         cert,
         key,
         client_ca,
-    }) {
+    };
+    match tls::load(files, serves_http1) {
         Ok(tls) => Some(tls),
         Err(error) => {
             read.fault("TLS_CERT_FILE", format!("can't be used: {error}"));

@@ -95,6 +95,12 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
             "anyone who reaches this address may call: set TLS_CERT_FILE and TLS_KEY_FILE, or CALLER_KEYS_FILE"
         );
     }
+    if config.is_open_to_every_page() {
+        tracing::warn!(
+            listen = %config.listen,
+            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
+        );
+    }
     tell_shortage(&config.server);
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;

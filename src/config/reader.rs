@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{MAX_DURATION, PREFIX, SETTINGS};
-use crate::{reload::Reload, server::tls};
+use crate::{grpc::origins::Origins, reload::Reload, server::tls};
 
 /// What was typed: the flags, and the environment's variables that begin with [`PREFIX`]. Keys are among
 /// them, so it can't be shown by Debug.
@@ -243,6 +243,18 @@ impl<'a> Reader<'a> {
             find,
             choices[0].1,
         )
+    }
+
+    /// Each origin at fault is told by its place, for none is repeated.
+    pub(super) fn origins(&mut self, name: &str) -> Option<Origins> {
+        let wrong = match Origins::parse(&self.text(name)?) {
+            Ok(origins) => return Some(origins),
+            Err(wrong) => wrong,
+        };
+        for place in wrong {
+            self.fault(name, format!("must be off, * alone, or origins as browsers send them, such as https://app.example.az or http://localhost:3000: number {place} is none"));
+        }
+        None
     }
 
     pub(super) fn log_filter(&mut self, name: &str) -> EnvFilter {

@@ -39,6 +39,11 @@ pub const SETTINGS: &[Setting] = &[
         "Where /metrics, /livez and /readyz are served; off for nowhere",
     ),
     row(
+        "GRPC_WEB",
+        "off",
+        "Origins whose pages may call by gRPC-Web, separated by commas, such as https://app.example.az; * for all, off for none",
+    ),
+    row(
         "UPSTREAM_URL",
         "http://localhost:8000/api/v1",
         "ALİM's base URL",

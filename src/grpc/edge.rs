@@ -28,6 +28,7 @@ use super::{
     clocks::{Clocks, Due},
     failure::{Credentials, Failure, Protocol},
     hold::Hold,
+    origins::Origins,
 };
 use crate::{
     callers::CallerKeys,
@@ -51,6 +52,8 @@ pub struct Edge {
     pub traces: Option<Traces>,
     /// The keys of those who may call; `None` when everyone may.
     pub callers: Option<Reload<CallerKeys>>,
+    /// Whose pages may call; `None` where none can.
+    pub origins: Option<Origins>,
     /// How long calls may take.
     pub clocks: Clocks,
     /// Ends what is no call to ALİM, such as a health watch, so that its connection can close.
@@ -131,6 +134,11 @@ impl Edge {
 
     /// Whether a call may go on, by its head alone.
     fn judge(&self, method: Method, metadata: &HeaderMap, record: &Record) -> Result<(), Failure> {
+        let origins = self.origins.as_ref();
+        if origins.is_some_and(|origins| !origins.admit(metadata)) {
+            let text = "pages of this origin may not call";
+            return Err(Failure::Protocol(Protocol::Origin, text.into()));
+        }
         if !is_grpc(metadata) {
             let text = "content-type must be application/grpc";
             return Err(Failure::Protocol(Protocol::ContentType, text.into()));
@@ -195,11 +203,13 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn refuse(failure: Failure, record: &Record) -> Response<Body> {
-    let is_grpc = !matches!(failure, Failure::Protocol(Protocol::ContentType, _));
+    let status = match failure {
+        Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Failure::Protocol(Protocol::Origin, _) => StatusCode::FORBIDDEN,
+        _ => StatusCode::OK,
+    };
     let mut refusal = failure.tell(record, Credentials::Service, None).into_http();
-    if !is_grpc {
-        *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    }
+    *refusal.status_mut() = status;
     refusal
 }
 
@@ -245,7 +255,7 @@ fn protocol_text(broken: Protocol, found: &Status) -> String {
         }
         Protocol::TooLarge => format!("the request is too large: {}", found.message()),
         Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
-        Protocol::Encoding | Protocol::ContentType => found.message().to_owned(),
+        Protocol::Encoding | Protocol::ContentType | Protocol::Origin => found.message().to_owned(),
     }
 }
 
@@ -281,6 +291,7 @@ mod tests {
             metrics: Arc::new(Metrics::new().expect("metrics")),
             traces: None,
             callers: None,
+            origins: None,
             clocks: Clocks {
                 invoke: second,
                 initial: second,

@@ -51,6 +51,8 @@ pub enum Protocol {
     ContentType,
     /// A compression that the bridge does not have.
     Encoding,
+    /// A page of an origin that may not call.
+    Origin,
 }
 
 /// Whose key the upstream was shown: it decides whose fault a 401 is.

@@ -9,6 +9,7 @@ pub mod clocks;
 pub mod edge;
 pub mod failure;
 mod hold;
+pub mod origins;
 mod pack;
 mod relay;
 mod request;
@@ -17,6 +18,7 @@ mod rows;
 mod status;
 mod text;
 mod threads;
+pub mod web;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 

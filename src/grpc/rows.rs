@@ -145,6 +145,7 @@ fn protocol_row(broken: Protocol, found: &str) -> Row {
         Protocol::MethodUnknown => (Code::Unimplemented, "METHOD_UNKNOWN"),
         Protocol::Malformed | Protocol::ContentType => (Code::InvalidArgument, "MALFORMED_REQUEST"),
         Protocol::Encoding => (Code::Unimplemented, "ENCODING_UNSUPPORTED"),
+        Protocol::Origin => (Code::PermissionDenied, "ORIGIN_REJECTED"),
     };
     Row {
         code,

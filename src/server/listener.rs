@@ -1,6 +1,7 @@
 //! Connections in: accepted, counted, their TLS handshake done.
 //!
-//! Each handshake has a task and a time limit of its own, so that a slow one blocks nobody. Over
+//! Each handshake has a task and a time limit of its own, so that a slow one blocks nobody; what a connection
+//! must send first ([`Opening`]) has the same limit. Over
 //! `MAX_CONNECTIONS` a connection is closed at once, which a balancing caller answers by going
 //! elsewhere. TCP_NODELAY is set here, because tonic's own is lost with `serve_with_incoming` and a
 //! token would take 10 ms.
@@ -26,46 +27,45 @@ use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
+use super::opening::Opening;
 use crate::reload::Reload;
 
-/// From the connection's start to the end of its TLS handshake, and from then to its preface.
+/// From the connection's start to the end of its TLS handshake, and from then to the end of its opening.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes of HTTP/2's connection preface (RFC 9113, 3.4).
-const PREFACE_BYTES: usize = 24;
-
 pin_project! {
-    /// A connection that is ready for HTTP/2, and its place among the connections.
+    /// A connection that is ready for HTTP, and its place among the connections.
     pub(super) struct Connection {
         #[pin]
         io: Either<TcpStream, TlsStream<TcpStream>>,
-        preface: Option<Preface>,
+        awaited: Option<Awaited>,
         _place: OwnedSemaphorePermit,
     }
 }
 
-/// A preface that is still to come: hyper itself would wait for it without end.
-struct Preface {
-    missing: usize,
+/// An opening that is still to come.
+struct Awaited {
+    opening: Opening,
     due: Pin<Box<Sleep>>,
 }
 
-impl Preface {
-    fn new() -> Self {
+impl Awaited {
+    fn new(serves_http1: bool) -> Self {
         Self {
-            missing: PREFACE_BYTES,
+            opening: Opening::new(serves_http1),
             due: Box::pin(sleep(HANDSHAKE_TIMEOUT)),
         }
     }
 }
 
-/// Accepts until it is dropped, and sends what is ready for HTTP/2.
+/// Accepts until it is dropped, and sends what is ready for HTTP/2 or, with `serves_http1`, HTTP/1.1.
 pub(super) async fn accept(
     listener: TcpListener,
     max_connections: usize,
     tls: Option<Reload<rustls::ServerConfig>>,
+    serves_http1: bool,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
     let places = Arc::new(Semaphore::new(max_connections));
@@ -91,10 +91,10 @@ pub(super) async fn accept(
         let ready = ready.clone();
         handshakes.spawn(async move {
             if let Some(io) = shake_hands(stream, acceptor).await {
-                let preface = Some(Preface::new());
+                let awaited = Some(Awaited::new(serves_http1));
                 let connection = Connection {
                     io,
-                    preface,
+                    awaited,
                     _place: place,
                 };
                 let _ = ready.send(Ok(connection)).await;
@@ -140,12 +140,11 @@ impl AsyncRead for Connection {
         let this = self.project();
         let before = buffer.filled().len();
         let read = this.io.poll_read(cx, buffer);
-        if let Some(preface) = this.preface {
-            let came = buffer.filled().len() - before;
-            preface.missing = preface.missing.saturating_sub(came);
-            if preface.missing == 0 {
-                *this.preface = None;
-            } else if read.is_pending() && preface.due.as_mut().poll(cx).is_ready() {
+        if let Some(awaited) = this.awaited {
+            let came = &buffer.filled()[before..];
+            if awaited.opening.is_whole_after(came) {
+                *this.awaited = None;
+            } else if read.is_pending() && awaited.due.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }

@@ -9,6 +9,7 @@ mod admin;
 pub mod descriptors;
 mod health;
 mod listener;
+mod opening;
 pub mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +29,7 @@ use tonic_health::server::HealthReporter;
 use crate::{
     admission::Admission,
     callers::CallerKeys,
-    grpc::{Bridge, clocks::Clocks, edge::Edge, failure::Credentials},
+    grpc::{Bridge, clocks::Clocks, edge::Edge, failure::Credentials, origins::Origins, web::Web},
     pb::{
         self, graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer,
     },
@@ -47,7 +48,9 @@ const SPARE_STREAMS: usize = 1024;
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// TLS towards callers; `None` is plain HTTP/2.
+    /// Whose pages may call, by gRPC-Web and over HTTP/1.1 too; `None` where no page may.
+    pub web: Option<Origins>,
+    /// TLS towards callers; `None` is plain HTTP.
     pub tls: Option<Reload<rustls::ServerConfig>>,
     /// Where spans go; `None` is nowhere.
     pub traces: Option<Traces>,
@@ -209,10 +212,15 @@ async fn start(
         metrics,
         traces: settings.traces.clone(),
         callers: settings.callers.clone(),
+        origins: settings.web.clone(),
         clocks: settings.clocks,
         goaway: goaway.clone(),
     };
+    let web = Web {
+        origins: settings.web.clone(),
+    };
     let router = transport(settings)
+        .layer(web)
         .layer(edge)
         .add_service(graph(bridge.clone(), settings.max_request_bytes))
         .add_service(threads(bridge, settings.max_request_bytes))
@@ -221,7 +229,8 @@ async fn start(
         .add_service(reflection().build_v1alpha()?);
     let (ready, connections) = mpsc::channel(64);
     let (limit, tls) = (settings.max_connections, settings.tls.clone());
-    let accept = beside.spawn(listener::accept(listener, limit, tls, ready));
+    let http1 = settings.web.is_some();
+    let accept = beside.spawn(listener::accept(listener, limit, tls, http1, ready));
     let connections = ReceiverStream::new(connections);
     let serving =
         router.serve_with_incoming_shutdown(connections, goaway.clone().cancelled_owned());
@@ -277,6 +286,7 @@ fn threads(bridge: Bridge, max_request_bytes: usize) -> ThreadServiceServer<Brid
 fn transport(settings: &Settings) -> Server {
     let streams = settings.max_calls.saturating_add(SPARE_STREAMS);
     let mut server = Server::builder()
+        .accept_http1(settings.web.is_some())
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));

@@ -21,18 +21,25 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Reads the files, and reads them again when they change.
+/// What is offered to callers by ALPN (RFC 7301), the best first.
+const HTTP2: &[&[u8]] = &[b"h2"];
+const HTTP2_OR_1: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// Reads the files, and reads them again when they change; HTTP/1.1 is offered beside HTTP/2 where it is served.
 ///
 /// # Errors
 ///
 /// - [`reload::Error`] when a file can't be read or holds no usable PEM.
-pub fn load(files: Files) -> Result<Reload<ServerConfig>, reload::Error> {
+pub fn load(files: Files, serves_http1: bool) -> Result<Reload<ServerConfig>, reload::Error> {
     let mut paths = vec![files.cert, files.key];
     paths.extend(files.client_ca);
-    Reload::files(paths, parse)
+    match serves_http1 {
+        true => Reload::files(paths, |contents| parse(contents, HTTP2_OR_1)),
+        false => Reload::files(paths, |contents| parse(contents, HTTP2)),
+    }
 }
 
-fn parse(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
+fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<ServerConfig, String> {
     let [cert, key, rest @ ..] = contents else {
         return Err("a certificate and a key are needed".into());
     };
@@ -52,7 +59,7 @@ fn parse(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| format!("certificate: {error}"))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
 }
 

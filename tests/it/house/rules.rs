@@ -11,6 +11,7 @@ const BANKS: [(&[&str], &[&str]); 2] = [
             "tonic_prost",
             "tonic_reflection",
             "tonic_types",
+            "tonic_web",
         ],
         &["pb.rs", "grpc/", "server/", "client/"],
     ),
