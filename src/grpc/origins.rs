@@ -62,9 +62,9 @@ fn parse_one(text: &str) -> Option<HeaderValue> {
     let url = Url::parse(text).ok()?;
     let is_page = matches!(url.scheme(), "http" | "https");
     let is_as_sent = url.origin().ascii_serialization() == text;
-    HeaderValue::from_str(text)
-        .ok()
-        .filter(|_| is_page && is_as_sent)
+    let is_one = !text.contains('*'); // a URL's host may hold it, and it would match nothing
+    let origin = HeaderValue::from_str(text).ok();
+    origin.filter(|_| is_page && is_as_sent && is_one)
 }
 
 #[cfg(test)]

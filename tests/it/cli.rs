@@ -310,6 +310,21 @@ fn a_bridge_that_anyone_may_call_says_so_and_serves() {
 }
 
 #[test]
+fn a_bridge_that_every_page_may_call_says_so_even_on_loopback() {
+    const WARNING: &str = "any page in a browser that reaches this address may call";
+    for (origins, is_warned) in [("*", true), ("https://app.example.az", false)] {
+        let (bridge, _) = serve(&refused_url(), &[("ALIM_BRIDGE_GRPC_WEB", origins)]);
+        let log = bridge.stopped().stderr;
+        let warning = log.lines().find(|line| line.contains(WARNING));
+        assert_eq!(
+            warning.is_some_and(|line| line.contains("WARN")),
+            is_warned,
+            "{log}"
+        );
+    }
+}
+
+#[test]
 fn serve_starts_while_the_upstream_is_down_and_says_so_to_callers() {
     let (_bridge, address) = serve(&refused_url(), &[]);
     let ended = run(&["invoke", "--address", &address, QUESTION]);

@@ -27,3 +27,4 @@ mod support_upstream;
 mod threads;
 mod tls;
 mod traces;
+mod web;

@@ -2,7 +2,7 @@
 
 mod authority;
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use alim_bridge::pb::{
     InvokeResponse, graph_service_client::GraphServiceClient, stream_response::Event,
@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{
     Code, Response, Status,
@@ -89,16 +89,27 @@ fn assert_closed(status: &Status) {
     assert!(is_closed && status.source().is_some(), "{status:?}");
 }
 
-/// The certificate that a new connection is shown.
-async fn shown(bridge: &Bridge, authority: &Authority) -> Vec<u8> {
+/// A new connection that offers these protocols.
+async fn connect(
+    bridge: &Bridge,
+    authority: &Authority,
+    offered: &[&str],
+) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM");
     roots.add(root).expect("an authority");
     let config = ClientConfig::builder().with_root_certificates(roots);
-    let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().into()).collect();
+    let connector = TlsConnector::from(Arc::new(config));
     let socket = TcpStream::connect(bridge.address).await.expect("a port");
     let name = ServerName::try_from(LOCALHOST).expect("an address");
-    let connection = connector.connect(name, socket).await.expect("TLS");
+    connector.connect(name, socket).await
+}
+
+/// The certificate that a new connection is shown.
+async fn shown(bridge: &Bridge, authority: &Authority) -> Vec<u8> {
+    let connection = connect(bridge, authority, &[]).await.expect("TLS");
     let chain = connection.get_ref().1.peer_certificates().expect("shown");
     chain[0].to_vec()
 }
@@ -206,6 +217,42 @@ async fn handshakes_that_stall_block_nobody() {
         stalled.push(TcpStream::connect(bridge.address).await.expect("a port"));
     }
     call(&bridge, trusting(&authority)).await.expect("a reply");
+}
+
+/// What the bridge chooses of these protocols (ALPN); an error where it has none of them.
+async fn chosen(bridge: &Bridge, authority: &Authority, offered: &[&str]) -> io::Result<String> {
+    let connection = connect(bridge, authority, offered).await?;
+    let chosen = connection.get_ref().1.alpn_protocol().unwrap_or_default();
+    Ok(String::from_utf8_lossy(chosen).into_owned())
+}
+
+#[tokio::test]
+async fn http1_is_offered_beside_http2_only_where_pages_may_call() {
+    let authority = Authority::new();
+    let files = Files::with(&authority.vouch_for(LOCALHOST));
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let off = with_tls(&upstream, &files, "").await;
+    let (cert, key) = (files.path("tls.crt"), files.path("tls.key"));
+    let settings = [
+        ("TLS_CERT_FILE", cert.as_str()),
+        ("TLS_KEY_FILE", &key),
+        ("GRPC_WEB", "https://app.example.az"),
+    ];
+    let on = Bridge::with(&upstream.url(), &settings).await;
+    for bridge in [&off, &on] {
+        let both = chosen(bridge, &authority, &["http/1.1", "h2"]).await;
+        assert_eq!(both.expect("a handshake"), "h2");
+    }
+    let refused = chosen(&off, &authority, &["http/1.1"]).await;
+    refused.expect_err("no protocol in common");
+    files.replace(&authority.vouch_for(LOCALHOST));
+    files_are_read_again().await;
+    let alone = chosen(&on, &authority, &["http/1.1"]).await;
+    assert_eq!(
+        alone.expect("a handshake"),
+        "http/1.1",
+        "after a change too"
+    );
 }
 
 /// TLS in front of a plain upstream: its base URL, and what keeps it running.

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use alim_bridge::config::{Config, SETTINGS};
+use alim_bridge::{
+    config::{Config, SETTINGS},
+    grpc::origins::Origins,
+};
 
-use super::{KEY, assert_refused, assert_taken, parse, parsed, told};
+use super::{KEY, assert_refused, assert_taken, at_fault, parse, parsed, told};
 
 type Clock = fn(&Config) -> Duration;
 
@@ -152,6 +155,81 @@ fn urls_have_a_host_and_no_user_query_or_fragment() {
         config.upstream.health_url.expect("set").as_str(),
         "http://c/d"
     );
+}
+
+#[test]
+fn origins_are_what_browsers_send_letter_by_letter() {
+    assert_refused(
+        "GRPC_WEB",
+        &[
+            "app.example.az",
+            "https://app.example.az/",
+            "https://app.example.az/page",
+            "https://app.example.az?a",
+            "https://app.example.az#a",
+            "https://u@app.example.az",
+            "https://App.example.az",
+            "https://şəki.example.az",
+            "https://app.example.az:443",
+            "http://localhost:80",
+            "http://localhost:x",
+            "http://[::1",
+            "ftp://app.example.az",
+            "https://*.example.az",
+            "https://",
+            "null",
+            "OFF",
+            "**",
+            "https://app.example.az,",
+            "https://app.example.az,*",
+            "https://app.example.az,off",
+        ],
+    );
+    let wrong = [("GRPC_WEB", "https://a.az,b,http://localhost:3000,c/")];
+    assert_eq!(at_fault(&[&[KEY], &wrong[..]].concat()), ["GRPC_WEB"; 2]);
+    let text = told(&[&[KEY], &wrong[..]].concat());
+    assert!(
+        text.contains("number 2 ") && text.contains("number 4 "),
+        "{text}"
+    );
+    for (typed, expected) in [
+        ("", None),
+        ("off", None),
+        ("*", Some(Origins::Any)),
+        ("http://[::1]:3000", Some(listed(&["http://[::1]:3000"]))),
+        (
+            "https://a.az, http://localhost:3000,https://b.az:8443",
+            Some(listed(&[
+                "https://a.az",
+                "http://localhost:3000",
+                "https://b.az:8443",
+            ])),
+        ),
+    ] {
+        assert_eq!(parsed(&[("GRPC_WEB", typed)]).server.web, expected);
+    }
+}
+
+fn listed(origins: &[&'static str]) -> Origins {
+    let origins = origins.iter().copied();
+    Origins::Listed(origins.map(http::HeaderValue::from_static).collect())
+}
+
+#[test]
+fn only_a_star_without_keys_is_open_to_every_page() {
+    let is_open = |settings: &[_]| parse(settings).expect("valid").is_open_to_every_page();
+    assert!(is_open(&[KEY, ("GRPC_WEB", "*")]));
+    assert!(!is_open(&[KEY, ("GRPC_WEB", "https://a.az")]));
+    assert!(!is_open(&[KEY]));
+    assert!(!is_open(&[("CREDENTIALS", "caller"), ("GRPC_WEB", "*")]));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&file, format!("orders:{}\n", "0".repeat(64))).expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    assert!(!is_open(&[
+        KEY,
+        ("GRPC_WEB", "*"),
+        ("CALLER_KEYS_FILE", path)
+    ]));
 }
 
 #[test]

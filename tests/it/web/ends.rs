@@ -1,0 +1,212 @@
+//! How a page's call and its connection end: deadlines, drains, pages that leave or stop reading, slow heads.
+
+use std::time::Duration;
+
+use alim_bridge::server::Drained;
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::{
+    DONE, for_pages,
+    page::{Answer, Page},
+};
+use crate::support::{
+    Bridge, Told, ask, ask_stream,
+    extra::time_passes,
+    reply_json, sse_tokens, token,
+    upstream::{Gate, Reply, Upstream},
+};
+
+/// Far longer than any test: only what must end a call can have ended it.
+const NEVER: &str = "1h";
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn an_open_stream() -> Reply {
+    Reply::sse(sse_tokens(&["a"])).then_hold()
+}
+
+/// A page in the middle of a stream: its first token has come.
+async fn reading(bridge: &Bridge) -> Page {
+    let mut page = Page::at(bridge.address).await;
+    page.call("Stream", &[], ask_stream("Salam")).await;
+    page.head().await;
+    page.chunk().await.expect("a token");
+    page
+}
+
+fn assert_told(status: &Status, code: Code, reason: &str) {
+    assert_eq!(status.code_and_reason(), (code, reason.to_owned()));
+    assert_eq!(status.info("sent").as_deref(), Some("true"));
+}
+
+async fn drained(bridge: Bridge) -> Drained {
+    let drained = timeout(PATIENCE, bridge.drained()).await;
+    drained.expect("long before the drain's own time is up")
+}
+
+#[tokio::test]
+async fn a_pages_deadline_is_enforced_before_the_head_and_to_the_end_of_the_stream() {
+    let silent = Reply::nothing().then_hold();
+    for (method, reply, events) in [
+        ("Invoke", silent.clone(), vec![]),
+        ("Stream", silent, vec![]),
+        ("Stream", an_open_stream(), vec![token("a")]),
+    ] {
+        let upstream = Upstream::answering(reply);
+        let bridge = for_pages(&upstream, &[]).await;
+        let mut page = Page::at(bridge.address).await;
+        page.call(method, &[("grpc-timeout", "300m")], ask("Salam"))
+            .await;
+        let answer = page.answer().await;
+        assert_eq!(answer.events(), events);
+        assert_told(&answer.status(), Code::DeadlineExceeded, "CALLER_DEADLINE");
+        upstream.connection_closed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_leaves_closes_the_upstream_connection_and_is_counted() {
+    let upstream = Upstream::scripted([Reply::nothing().then_hold(), an_open_stream()]);
+    let bridge = for_pages(&upstream, &[("MAX_CALLS", "1")]).await;
+    let mut waiting = Page::at(bridge.address).await;
+    waiting.call("Invoke", &[], ask("Salam")).await;
+    upstream.received(1).await;
+    drop(waiting);
+    upstream.connection_closed().await;
+    drop(reading(&bridge).await);
+    upstream.connection_closed().await;
+    let (_, metrics) = bridge.admin("/metrics").await;
+    assert!(
+        metrics.contains("alim_bridge_caller_cancelled_total 2"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("alim_bridge_open_calls 0"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_page_that_stops_reading_does_not_keep_the_upstream_call_past_its_lifetime() {
+    let flood = vec![sse_tokens(&[&"x".repeat(60_000)]); 400];
+    let upstream = Upstream::answering(Reply::sse_chunks(flood).then_hold());
+    let settings = [("STREAM_LIFETIME", "500ms"), ("MAX_CALLS", "1")];
+    let bridge = for_pages(&upstream, &settings).await;
+    let mut unread = Page::at(bridge.address).await;
+    unread.call("Stream", &[], ask_stream("Salam")).await;
+    upstream.connection_closed().await; // while nobody reads
+    let answer = unread.answer().await;
+    assert_told(
+        &answer.status(),
+        Code::DeadlineExceeded,
+        "LIFETIME_EXCEEDED",
+    );
+    assert!(
+        answer.messages.len() < 400,
+        "the reading stopped with the page"
+    );
+}
+
+#[tokio::test]
+async fn a_pages_stream_goes_on_through_the_drain_to_its_done_and_its_connection_closes() {
+    let gate = Gate::default();
+    let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
+    let upstream = Upstream::answering(reply);
+    let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", NEVER)]).await;
+    let mut page = reading(&bridge).await;
+    let mut idle = Page::at(bridge.address).await;
+    idle.call("Nothing", &[], ask("")).await;
+    idle.answer().await;
+    bridge.shutdown.drain.cancel();
+    idle.is_closed().await; // so the drain has reached the connections
+    gate.open();
+    let rest = page.rest().await;
+    assert!(rest.windows(15).any(|part| part == b"grpc-status:0\r\n"));
+    page.is_closed().await;
+    assert_eq!(drained(bridge).await, Drained::Clean);
+}
+
+#[tokio::test]
+async fn a_pages_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() {
+    let upstream = Upstream::answering(an_open_stream());
+    let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", "50ms")]).await;
+    let mut page = Page::at(bridge.address).await;
+    page.call("Stream", &[], ask_stream("Salam")).await;
+    upstream.received(1).await;
+    let (answer, drained) = tokio::join!(page.answer(), drained(bridge));
+    assert_told(&answer.status(), Code::Unavailable, "BRIDGE_DRAINING");
+    assert_eq!(drained, Drained::Cut);
+    upstream.connection_closed().await;
+}
+
+#[tokio::test]
+async fn a_connection_of_a_certain_age_closes_after_its_call() {
+    let gate = Gate::default();
+    let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
+    let upstream = Upstream::answering(reply);
+    let bridge = for_pages(&upstream, &[("MAX_CONNECTION_AGE", "300ms")]).await;
+    let mut page = reading(&bridge).await;
+    let mut idle = Page::at(bridge.address).await;
+    idle.call("Nothing", &[], ask("")).await;
+    idle.answer().await;
+    idle.is_closed().await; // and so the other one is as old
+    gate.open();
+    let rest = page.rest().await;
+    assert!(rest.windows(15).any(|part| part == b"grpc-status:0\r\n"));
+    page.is_closed().await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_first_head_is_not_whole_in_ten_seconds_is_closed() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = for_pages(&upstream, &[("MAX_CONNECTIONS", "3")]).await;
+    let parts = [
+        "",
+        "P",
+        "POST / HTTP/1.1\r\nhost: bridge\r\ncontent-length: 0\r\n",
+    ];
+    let mut slow = Vec::new();
+    for part in parts {
+        let mut page = Page::at(bridge.address).await;
+        page.send(part.as_bytes()).await;
+        slow.push(page);
+    }
+    time_passes(Duration::from_secs(9)).await;
+    let mut refused = Page::at(bridge.address).await;
+    refused.is_closed().await; // all places are taken
+    time_passes(Duration::from_secs(2)).await;
+    for mut page in slow {
+        page.is_closed().await;
+    }
+    let answer = invoke_when_there_is_room(&bridge).await;
+    assert_eq!(answer.status().code(), Code::Ok);
+}
+
+async fn invoke_when_there_is_room(bridge: &Bridge) -> Answer {
+    let mut page = Page::at(bridge.address).await;
+    page.call("Invoke", &[], ask("Salam")).await;
+    page.answer().await
+}
+
+#[tokio::test]
+async fn a_head_that_came_is_not_followed_by_a_limit_on_the_call() {
+    let gate = Gate::default();
+    let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
+    let upstream = Upstream::answering(reply);
+    let bridge = for_pages(&upstream, &[]).await;
+    let mut page = reading(&bridge).await;
+    time_passes(Duration::from_secs(40)).await;
+    gate.open();
+    let answer = page.rest().await;
+    assert!(answer.windows(15).any(|part| part == b"grpc-status:0\r\n"));
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_no_next_head_is_closed_after_half_a_minute() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = for_pages(&upstream, &[]).await;
+    let mut page = Page::at(bridge.address).await;
+    page.call("Invoke", &[], ask("Salam")).await;
+    assert_eq!(page.answer().await.status().code(), Code::Ok);
+    page.send(b"POST / HTTP/1.1\r\n").await;
+    time_passes(Duration::from_secs(31)).await;
+    page.is_closed().await;
+}
