@@ -131,12 +131,12 @@ fn preflight(origins: &Origins, asked: &HeaderMap) -> Response<Body> {
 
 /// Lets the page read the answer, where it may.
 fn share(headers: &mut HeaderMap, shared_with: Option<HeaderValue>) {
-    headers.insert(VARY, ORIGIN.into());
     let Some(origin) = shared_with else { return };
     let limits = headers.keys().map(HeaderName::as_str);
     let limits = limits.filter(|name| name.starts_with("x-ratelimit-"));
     let exposed = limits.fold(ANSWER_HEADERS.to_owned(), |all, name| all + ", " + name);
     let exposed = HeaderValue::from_str(&exposed).expect("names of headers are visible ASCII");
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    headers.insert(VARY, ORIGIN.into());
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
 }

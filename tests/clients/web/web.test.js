@@ -151,6 +151,23 @@ for (const [protocol, settings] of [
       }
     }
 
+    test("google's client, which reads base64, types too and shows the reason", async () => {
+      const typing = await open(bridge, { client: "google", context: { tokens: TYPED.slice(0, 3), fault: "slow" } });
+      await typing.page.waitForFunction(() => document.querySelectorAll("#answer span").length === 2);
+      assert.equal(await answer(typing.page), TYPED.slice(0, 2).join(""));
+      await state(typing.page, "done");
+      assert.equal(await answer(typing.page), TYPED.slice(0, 3).join(""));
+      for (const [query, reason] of [
+        [{ message: "" }, "INVALID_REQUEST"],
+        [{ context: { fault: "agent_failed" } }, "UPSTREAM_STREAM_FAILED"],
+      ]) {
+        const failing = await open(bridge, { client: "google", ...query });
+        assert.equal((await state(failing.page, "failed")).reason, reason);
+        await failing.close();
+      }
+      await typing.close();
+    });
+
     test("a deadline ends the call for the page and for the upstream", async () => {
       const before = await reference.calls();
       for (const method of ["Invoke", "Stream"]) {

@@ -175,6 +175,8 @@ async fn a_page_shows_its_key_as_any_caller() {
     std::fs::write(&file, format!("orders:{hex}\n")).expect("written");
     let path = file.path().to_str().expect("UTF-8");
     let bridge = for_pages(&upstream, &[("CALLER_KEYS_FILE", path)]).await;
+    let asked = preflight(&bridge, ORIGIN).await;
+    assert_eq!(asked.status, 204, "browsers show no key when they ask");
     let mut page = Page::at(bridge.address).await;
     for (headers, reason) in [
         (&[][..], "CALLER_CREDENTIALS_MISSING"),

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use super::{
     DONE, for_pages,
-    page::{Answer, Page},
+    page::{Answer, Page, request},
 };
 use crate::support::{
     Bridge, Told, ask, ask_stream,
@@ -63,6 +63,24 @@ async fn a_pages_deadline_is_enforced_before_the_head_and_to_the_end_of_the_stre
         assert_told(&answer.status(), Code::DeadlineExceeded, "CALLER_DEADLINE");
         upstream.connection_closed().await;
     }
+}
+
+#[tokio::test]
+async fn a_page_that_never_sends_its_message_is_not_waited_for_beyond_the_deadlines() {
+    let upstream = Upstream::answering(Reply::nothing());
+    let bridge = for_pages(&upstream, &[("INVOKE_TIMEOUT", "300ms")]).await;
+    for (timeout, reason) in [("100m", "CALLER_DEADLINE"), ("9S", "INVOKE_TIMEOUT")] {
+        let headers = [
+            ("content-type", "application/grpc-web"),
+            ("grpc-timeout", timeout),
+        ];
+        let whole = request("POST", "/alim.v1.GraphService/Invoke", &headers, &[0; 100]);
+        let mut page = Page::at(bridge.address).await;
+        page.send(&whole[..whole.len() - 100]).await;
+        let answer = page.answer().await;
+        assert_told(&answer.status(), Code::DeadlineExceeded, reason);
+    }
+    assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 // A page that asks ALİM. Its query says what to ask: `bridge`, `method`, `message`, `context` (JSON), `timeout` in
-// milliseconds and `key`. It shows each token as it comes, with the time in `data-at`; its end is `data-state`.
+// milliseconds and `key`; and by which `client`: connect's, or google's with its text format. It shows each token as
+// it comes, with the time in `data-at`; its end is `data-state`.
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
+import { askByGoogle } from "./google.js";
 import { GraphService } from "../gen/alim/v1/graph_service_pb.js";
 import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.js";
 
 const query = new URLSearchParams(location.search);
 const element = (id) => document.getElementById(id);
-const client = createClient(GraphService, createGrpcWebTransport({ baseUrl: query.get("bridge") }));
+const bridge = query.get("bridge");
+const client = createClient(GraphService, createGrpcWebTransport({ baseUrl: bridge }));
 const stopping = new AbortController();
 element("stop").onclick = () => stopping.abort();
 
@@ -30,8 +33,11 @@ function type(text) {
   element("answer").append(token);
 }
 
+const isGoogle = query.get("client") === "google";
+const ask = () => (isGoogle ? askByGoogle(bridge, question) : client.stream(question, options));
+
 async function stream() {
-  for await (const { event } of client.stream(question, options)) {
+  for await (const { event } of ask()) {
     document.body.dataset.state = "streaming";
     if (event.case === "node") element("note").textContent += `${event.value.name} → `;
     if (event.case === "token") type(event.value.text);
