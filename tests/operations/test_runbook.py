@@ -1,0 +1,67 @@
+"""docs/runbook.md against the code: nothing that can happen is missing, and nothing that it names is made up."""
+
+import re
+import subprocess
+
+from conftest import BIN, ROOT, Bridge, reasons, rules
+
+RUNBOOK = (ROOT / "docs/runbook.md").read_text()
+SPANS = set(re.findall(r"`([^`\n]+)`", RUNBOOK))
+
+
+def section(title: str) -> str:
+    return RUNBOOK.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def anchors() -> set[str]:
+    """Every heading as GitHub makes a link of it."""
+    headings = re.findall(r"^#+ (.+)$", RUNBOOK, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def alerts() -> dict[str, str]:
+    return {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules() if "alert" in rule}
+
+
+def test_every_reason_has_a_row_and_no_other_has_one() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \|", section("Reasons"), re.MULTILINE)
+    clocks = {reason for reason in reasons() if reason.startswith("STREAM_")}  # names of settings, in rows.rs' texts
+    assert len(rows) == len(set(rows))
+    assert set(rows) == reasons() - clocks
+
+
+def test_every_alert_has_an_entry_and_links_to_it() -> None:
+    entries = re.findall(r"^### (\w+)$", section("Alerts"), re.MULTILINE)
+    assert entries == list(alerts()), "in the order of rules.yml"
+    for alert, url in alerts().items():
+        assert url == f"docs/runbook.md#{alert.lower()}"
+
+
+def test_every_link_inside_leads_somewhere() -> None:
+    links = set(re.findall(r"\]\(#([^)]+)\)", RUNBOOK))
+    assert links and links <= anchors(), links - anchors()
+
+
+def test_every_metric_that_it_names_is_a_live_one(bridge: Bridge) -> None:
+    assert (bridge.call("stream"), bridge.call("stream", "truncated")) == (0, 14)
+    live = set(re.findall(r"^# TYPE (\w+) ", bridge.metrics(), re.MULTILINE))
+    named = {span for span in SPANS if re.fullmatch(r"(alim_bridge|grpc_server|process)_[a-z_]+", span)}
+    assert len(named) >= 8 and named <= live, named - live
+
+
+def test_every_setting_that_it_names_is_one() -> None:
+    shown = subprocess.run([BIN, "serve", "--help"], capture_output=True, text=True, check=True).stdout
+    settings = set(re.findall(r"\[env:\s+ALIM_BRIDGE_(\w+)\]", shown))
+    upper = {span.split("=")[0] for span in SPANS if re.fullmatch(r"[A-Z]+(_[A-Z]+)*(=.*)?", span)}
+    grpc_and_systemd = {"NOT_SERVING", "UNAVAILABLE", "INTERNAL"}
+    assert upper - reasons() - grpc_and_systemd <= settings, upper - reasons() - settings
+
+
+def test_every_field_and_message_of_the_log_that_it_names_is_written() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
+    fields = {"rpc.method", "grpc.code", "reason", "upstream.status", "duration_ms", "ttft_ms", "tokens", "request_id", "trace_id", "caller"}
+    assert fields <= SPANS
+    calls = (ROOT / "src/telemetry/logs.rs").read_text()
+    assert all(f"{field} = call." in calls or f"{field} = millis(" in calls or f"{field} = (call." in calls for field in fields)
+    for message in ("draining", "stopped", "serving", "call ended", "changed files taken over", "a connection over the limit was closed"):
+        assert message in RUNBOOK and f'"{message}"' in sources, message
