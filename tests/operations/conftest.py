@@ -103,7 +103,7 @@ class Bridge:
         return max(code - 64, 0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bridge() -> Iterator[Bridge]:
     """A bridge in front of the embedded ALİM, with settings that let no environment in."""
     env = {"PATH": os.environ["PATH"], "ALIM_BRIDGE_UPSTREAM_API_KEY": KEY}
