@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import DEPLOY, Bridge, dashboard, eventually, http, reasons, rules, running
+from conftest import DEPLOY, MAX_CALLS, Bridge, dashboard, eventually, http, reasons, rules, running
 from promql import alternatives, grouped_by, selectors
 
 FAULTS = ["rate_limited", "unavailable", "agent_failed", "truncated", "empty"]
@@ -93,6 +93,20 @@ def test_what_the_records_say_is_what_was_called(prometheus: Prometheus) -> None
     assert found == {"alim", "operator", "caller"}
     assert prometheus.value('alim_bridge:failures:rate5m{fault="bridge"}') == 0
     assert [prometheus.value(f'alim_bridge:refused:rate5m{{why="{why}"}}') for why in ("saturated", "draining")] == [0, 0]
+
+
+def test_what_the_bridge_refused_is_told_apart_from_what_alim_refused(prometheus: Prometheus) -> None:
+    bridge = prometheus.bridge
+    held = [bridge.begun("stream", "silent") for _ in range(MAX_CALLS)]
+    try:
+        eventually(lambda: f"\nalim_bridge_open_calls {MAX_CALLS}\n" in bridge.metrics(), "the bridge is full")
+        assert bridge.call("invoke") == bridge.call("stream") == 8
+    finally:
+        for call in held:
+            call.terminate()
+            call.wait()
+    eventually(lambda: prometheus.value('alim_bridge:refused:rate5m{why="saturated"}') > 0, "the refusals are recorded")
+    eventually(lambda: "\nalim_bridge_open_calls 0\n" in bridge.metrics(), "the places are free again")
 
 
 def expressions() -> Iterator[tuple[str, str]]:
