@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::refusal::{FieldFault, Refusal};
 
 /// The beginnings of serde_json's words, and what Python says in their place.
-const PYTHON_WORDS: [(&str, &str); 12] = [
+const PYTHON_WORDS: [(&str, &str); 13] = [
     (
         "EOF while parsing a string",
         "Unterminated string starting at",
@@ -30,6 +30,7 @@ const PYTHON_WORDS: [(&str, &str); 12] = [
         "Expecting property name enclosed in double quotes",
     ),
     ("trailing characters", "Extra data"),
+    ("invalid number", "Expecting ',' delimiter"),
     ("control character", "Invalid control character at"),
     ("invalid escape", "Invalid \\escape"),
     ("unexpected end of hex escape", "Invalid \\uXXXX escape"),
@@ -73,20 +74,28 @@ fn refuse(text: &str, error: &serde_json::Error) -> Refusal {
     if said.starts_with("recursion limit") {
         return Refusal::Unreadable;
     }
-    let words = PYTHON_WORDS
-        .iter()
-        .find_map(|(ours, python)| said.starts_with(ours).then_some(*python));
+    let words = match error.is_eof() && text.trim_end().ends_with(['{', ',']) {
+        true => "Expecting property name enclosed in double quotes",
+        false => python_words(&said),
+    };
     Refusal::Invalid(vec![FieldFault {
         rule: "json_invalid",
-        loc: vec![json!("body"), json!(place(text, error))],
+        loc: vec![json!("body"), json!(place(text, error, words))],
         msg: "JSON decode error".into(),
         input: json!({}),
         ctx: Some(json!({ "error": words })),
     }])
 }
 
-/// Where the parser stopped, in characters from the beginning, as Python counts.
-fn place(text: &str, error: &serde_json::Error) -> usize {
+fn python_words(said: &str) -> &'static str {
+    let begins = |(ours, python): &(&str, &'static str)| said.starts_with(ours).then_some(*python);
+    let words = PYTHON_WORDS.iter().find_map(begins);
+    words.expect("the last row's beginning is that of every text")
+}
+
+/// Where the parser stopped, in characters from the beginning, as Python counts: before a word that
+/// is no value, and at an escape's backslash.
+fn place(text: &str, error: &serde_json::Error, words: &str) -> usize {
     let line: usize = text
         .split_inclusive('\n')
         .take(error.line().saturating_sub(1))
@@ -95,6 +104,13 @@ fn place(text: &str, error: &serde_json::Error) -> usize {
     let stopped = match error.is_eof() {
         true => text.len(),
         false => (line + error.column()).saturating_sub(1),
+    };
+    let stopped = match words {
+        "Expecting value" => text[..stopped]
+            .trim_end_matches(|letter: char| letter.is_ascii_alphanumeric())
+            .len(),
+        "Invalid \\escape" => stopped.saturating_sub(1),
+        _ => stopped,
     };
     let begins_letter = |byte: &&u8| **byte & 0b1100_0000 != 0b1000_0000;
     text.bytes()
@@ -108,9 +124,13 @@ mod tests {
     use super::*;
 
     /// Bodies that are no JSON, and where and in which words Python says so.
-    const BROKEN: [(&str, usize, &str); 9] = [
+    const BROKEN: [(&str, usize, &str); 13] = [
         ("salam", 0, "Expecting value"),
         (" ", 1, "Expecting value"),
+        ("nul", 0, "Expecting value"),
+        ("{", 1, "Expecting property name enclosed in double quotes"),
+        (r#"{"a":01}"#, 6, "Expecting ',' delimiter"),
+        (r#"{"a":"\x"}"#, 6, "Invalid \\escape"),
         (r#"{"message":"#, 11, "Expecting value"),
         (r#"{"message" "a"}"#, 11, "Expecting ':' delimiter"),
         (r#"{"message":"əə" x}"#, 16, "Expecting ',' delimiter"),

@@ -8,6 +8,10 @@ pub(super) enum Fault {
     RateLimited,
     /// A proxy in front finds nothing behind it.
     Unavailable,
+    /// The backend stumbles over a value.
+    BadValue,
+    /// The backend fails in a way that nobody thought of.
+    Crashed,
     /// The call gets in, and something goes wrong behind.
     Agent(AgentFault),
 }
@@ -30,9 +34,11 @@ pub(super) enum AgentFault {
 }
 
 /// Every fault by the name a caller uses.
-const NAMES: [(&str, Fault); 8] = [
+const NAMES: [(&str, Fault); 10] = [
     ("rate_limited", Fault::RateLimited),
     ("unavailable", Fault::Unavailable),
+    ("bad_value", Fault::BadValue),
+    ("crashed", Fault::Crashed),
     ("agent_failed", Fault::Agent(AgentFault::Failed)),
     ("truncated", Fault::Agent(AgentFault::Truncated)),
     ("silent", Fault::Agent(AgentFault::Silent)),

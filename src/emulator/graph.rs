@@ -11,7 +11,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -21,7 +21,7 @@ use super::fault::{AgentFault, Fault};
 use super::refusal::Refusal;
 use super::validate::Ask;
 use super::wire::{Step, broken_json, event, event_stream, pause};
-use super::{body, tokens};
+use super::{body, tokens, url};
 
 /// The model that the guide's example names.
 const MODEL: &str = "llama-3.3-70b-versatile";
@@ -35,7 +35,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// The body of a good `invoke`.
 #[derive(Serialize)]
 struct Reply {
-    response: &'static str,
+    response: String,
     thread_id: String,
     model: &'static str,
     metadata: Metadata,
@@ -52,19 +52,20 @@ struct Metadata {
 /// `POST /api/v1/graph/invoke`.
 pub(super) async fn invoke(
     State(alim): State<Arc<Alim>>,
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let (ask, fault) = enter(&alim, &headers, &body)?;
-    let thread = match ask.thread_id {
-        Some(id) => alim.threads.find(&id).map(|(id, _)| id),
+    let (ask, fault) = enter(&alim, &uri, &headers, &body)?;
+    let thread = match &ask.thread_id {
+        Some(id) => alim.threads.find(id).map(|(id, _)| id),
         None => Ok(alim.threads.create(Map::new())),
     }
     .map_err(|error| Refusal::GraphFailed(error.to_string()))?;
 
-    let answer = Answer::to(&ask.message);
+    let (answer, tokens) = answer(&ask);
     let mut reply = Reply {
-        response: answer.text,
+        response: tokens.concat(),
         thread_id: thread.to_string(),
         model: MODEL,
         metadata: Metadata {
@@ -81,21 +82,24 @@ pub(super) async fn invoke(
         Some(AgentFault::UnknownEvent) => reply.citations = Some(json!([citation()])),
         Some(AgentFault::Slow) | None => {}
     }
-    pause(total(answer, pace(&alim, fault))).await;
+    let events = answer.nodes.len() + tokens.len();
+    let pace = pace(&alim, fault);
+    pause(pace.saturating_mul(u32::try_from(events).unwrap_or(u32::MAX))).await;
     Ok(Json(reply).into_response())
 }
 
 /// `POST /api/v1/graph/stream`.
 pub(super) async fn stream(
     State(alim): State<Arc<Alim>>,
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let (ask, fault) = enter(&alim, &headers, &body)?;
+    let (ask, fault) = enter(&alim, &uri, &headers, &body)?;
     // A stream never tells its thread, so one that names none leaves none behind.
-    let known = ask.thread_id.map(|id| alim.threads.find(&id)).transpose();
-    Ok(event_stream(match known {
-        Ok(_) => script(Answer::to(&ask.message), pace(&alim, fault), fault),
+    let thread = ask.thread_id.as_ref().map(|id| alim.threads.find(id));
+    Ok(event_stream(match thread.transpose() {
+        Ok(_) => script(&ask, pace(&alim, fault), fault),
         Err(error) => vec![failure(&error.to_string())],
     }))
 }
@@ -103,42 +107,70 @@ pub(super) async fn stream(
 /// All that happens before the graph is asked.
 fn enter(
     alim: &Alim,
+    uri: &Uri,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<(Ask, Option<AgentFault>), Refusal> {
     let body = body::read(headers, body)?;
     alim.admit(headers)?;
     let ask = Ask::parse(body)?;
+    let url = || url::with_path(headers, uri, uri.path());
     match ask.fault {
         Some(Fault::RateLimited) => Err(Refusal::RateLimited),
         Some(Fault::Unavailable) => Err(Refusal::Unavailable),
+        Some(Fault::BadValue) => Err(Refusal::BadValue(url())),
+        Some(Fault::Crashed) => Err(Refusal::Crashed(url())),
         Some(Fault::Agent(fault)) => Ok((ask, Some(fault))),
         None => Ok((ask, None)),
     }
 }
 
-/// What the stream of `answer` sends, and when.
-fn script(answer: &Answer, pace: Duration, fault: Option<AgentFault>) -> Vec<Step> {
-    let after = |bytes| Step::After(pace, bytes);
-    let nodes = answer.nodes.iter().map(|node| event("node", node));
-    let tokens = tokens::cut(answer.text);
-    let half = tokens.len() / 2;
+/// What the graph answers, and the tokens that its model says: those that the caller ordered, or
+/// else the answer's. The last token is empty, as LangChain adds it.
+fn answer(ask: &Ask) -> (&'static Answer, Vec<String>) {
+    let answer = Answer::to(&ask.message);
+    let tokens = match &ask.tokens {
+        Some(ordered) => ordered.iter().cloned().chain([String::new()]).collect(),
+        None => tokens::cut(answer.text)
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+    };
+    (answer, tokens)
+}
+
+/// What a stream sends, and when. A node is told when it has ended: the last one, which asks the
+/// model, after its tokens.
+fn script(ask: &Ask, pace: Duration, fault: Option<AgentFault>) -> Vec<Step> {
+    let (answer, tokens) = answer(ask);
+    let (last, first) = answer.nodes.split_last().expect("an answer has nodes");
+    let nodes = first.iter().map(|node| event("node", node));
     let mut tokens: Vec<_> = tokens.iter().map(|text| event("token", text)).collect();
+    let half = tokens.len() / 2;
+    let mut end = vec![Step::After(pace, event("node", last))];
     match fault {
-        Some(AgentFault::Failed) => return vec![failure(FAILED)],
         Some(AgentFault::Silent) => return vec![Step::Silence],
         Some(AgentFault::Empty) => return Vec::new(),
+        Some(AgentFault::Failed) => {
+            tokens.truncate(1);
+            end = vec![failure(FAILED)];
+        }
         Some(AgentFault::Truncated) => {
             tokens.truncate(half);
-            return nodes.chain(tokens).map(after).collect();
+            end.clear();
         }
         Some(AgentFault::UnknownEvent) => {
             tokens.insert(half, event("citation", &citation().to_string()));
+            end.push(done());
         }
-        Some(AgentFault::Slow) | None => {}
+        Some(AgentFault::Slow) | None => end.push(done()),
     }
-    let done = Step::After(Duration::ZERO, event("done", "[DONE]"));
-    nodes.chain(tokens).map(after).chain([done]).collect()
+    let answered = nodes.chain(tokens).map(|bytes| Step::After(pace, bytes));
+    answered.chain(end).collect()
+}
+
+fn done() -> Step {
+    Step::After(Duration::ZERO, event("done", "[DONE]"))
 }
 
 fn failure(why: &str) -> Step {
@@ -162,10 +194,4 @@ fn pace(alim: &Alim, fault: Option<AgentFault>) -> Duration {
         Some(AgentFault::Slow) => SLOW,
         _ => alim.token_delay,
     }
-}
-
-/// How long the stream of `answer` takes.
-fn total(answer: &Answer, pace: Duration) -> Duration {
-    let events = answer.nodes.len() + tokens::cut(answer.text).len();
-    pace.saturating_mul(u32::try_from(events).unwrap_or(u32::MAX))
 }

@@ -1,12 +1,15 @@
 //! The embedded ALİM: the integration guide's endpoints, their errors and their unescaped events,
-//! with canned farming advice in place of a model. A call orders a fault with
-//! `"scenario_context": {"emulator_fault": "<name>"}`; another name is a 422.
+//! with canned farming advice in place of a model. In its `scenario_context` a call orders the model's
+//! text with `"emulator_tokens": ["...", ...]`, and a fault with `"emulator_fault": "<name>"`; another
+//! name is a 422.
 //!
 //! | name | invoke | stream |
 //! |---|---|---|
 //! | `rate_limited` | 429, `Retry-After: 2` | the same |
 //! | `unavailable` | 503 with an HTML body | the same |
-//! | `agent_failed` | 500 | one `error` event |
+//! | `bad_value` | 400 with `error`, `detail` and `path` | the same |
+//! | `crashed` | 500 with `error`, `detail` and `path` | the same |
+//! | `agent_failed` | 500 | an `error` event after the first token |
 //! | `truncated` | half a body, then a cut connection | half the tokens, then an end without `done` |
 //! | `silent` | nothing, ever | the head, then nothing |
 //! | `slow` | as long as its tokens take | 1 s for each event |
@@ -18,6 +21,7 @@ mod tokens;
 
 mod fault;
 mod refusal;
+mod url;
 
 mod body;
 mod validate;

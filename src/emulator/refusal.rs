@@ -40,6 +40,10 @@ pub(super) enum Refusal {
     RateLimited,
     /// A proxy found nothing behind it.
     Unavailable,
+    /// The backend stumbled over a value; the call's URL, which ALİM tells.
+    BadValue(String),
+    /// The backend failed in a way that nobody thought of; the same.
+    Crashed(String),
 }
 
 /// One thing that is wrong with a body, as pydantic tells it.
@@ -97,6 +101,10 @@ impl IntoResponse for Refusal {
                 UNAVAILABLE_PAGE,
             )
                 .into_response(),
+            Self::BadValue(path) => uncaught(StatusCode::BAD_REQUEST, "emulated bad value", &path),
+            Self::Crashed(path) => {
+                uncaught(StatusCode::INTERNAL_SERVER_ERROR, "emulated crash", &path)
+            }
         }
     }
 }
@@ -109,4 +117,22 @@ struct Detail<T> {
 
 fn detail(status: StatusCode, detail: impl Serialize) -> Response {
     (status, Json(Detail { detail })).into_response()
+}
+
+/// What ALİM tells of an exception that no endpoint caught, in a shape of its own.
+#[derive(Serialize)]
+struct Uncaught<'a> {
+    error: Option<&'static str>,
+    detail: &'a str,
+    path: &'a str,
+}
+
+fn uncaught(status: StatusCode, detail: &str, path: &str) -> Response {
+    let error = status.canonical_reason();
+    let told = Uncaught {
+        error,
+        detail,
+        path,
+    };
+    (status, Json(told)).into_response()
 }

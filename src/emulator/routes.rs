@@ -8,13 +8,12 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use bytes::Bytes;
-use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Uri};
 use serde_json::{Value, json};
 
 use super::alim::Alim;
 use super::refusal::Refusal;
-use super::{body, connection, graph, validate};
+use super::{body, connection, graph, url, validate};
 
 /// The largest body taken, in bytes; one byte more is a 413. ALİM showed no limit at 16 MB.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -60,15 +59,7 @@ async fn refuse_route(uri: Uri, headers: HeaderMap) -> Refusal {
     if path == uri.path() || !leads_somewhere(path) {
         return Refusal::RouteUnknown;
     }
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let before = host
-        .map(|host| format!("http://{host}"))
-        .unwrap_or_default();
-    let query = uri
-        .query()
-        .map(|query| format!("?{query}"))
-        .unwrap_or_default();
-    HeaderValue::try_from(format!("{before}{path}{query}"))
+    HeaderValue::try_from(url::with_path(&headers, &uri, path))
         .map_or(Refusal::RouteUnknown, Refusal::Slash)
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Ask {
     pub(super) thread_id: Option<String>,
     /// The fault that the caller ordered.
     pub(super) fault: Option<Fault>,
+    /// The model's tokens that the caller ordered.
+    pub(super) tokens: Option<Vec<String>>,
 }
 
 impl Ask {
@@ -33,13 +35,15 @@ impl Ask {
         fields.text("farm_id", Null::Accepted);
         fields.text("language", Null::Refused);
         fields.text("system_prompt_override", Null::Accepted);
-        let context = fields.object("scenario_context");
+        let context = fields.object("scenario_context", Null::Accepted);
         let fault = fields.fault(&context);
+        let tokens = fields.tokens(&context);
         fields.end()?;
         Ok(Self {
             message,
             thread_id: thread_id.filter(|id| !id.is_empty()),
             fault,
+            tokens,
         })
     }
 }
@@ -50,7 +54,7 @@ impl Ask {
 /// - [`Refusal::Invalid`]: the body or its metadata is no object.
 pub(super) fn metadata(body: Value) -> Result<Map<String, Value>, Refusal> {
     let mut fields = Fields::of(body)?;
-    let metadata = fields.object("metadata");
+    let metadata = fields.object("metadata", Null::Refused);
     fields.end()?;
     Ok(metadata)
 }
@@ -121,11 +125,11 @@ impl Fields {
         }
     }
 
-    fn object(&mut self, name: &'static str) -> Map<String, Value> {
-        match self.body.remove(name) {
-            Some(Value::Object(object)) => object,
-            None | Some(Value::Null) => Map::new(),
-            Some(other) => {
+    fn object(&mut self, name: &'static str, null: Null) -> Map<String, Value> {
+        match (self.body.remove(name), null) {
+            (Some(Value::Object(object)), _) => object,
+            (None, _) | (Some(Value::Null), Null::Accepted) => Map::new(),
+            (Some(other), _) => {
                 let words = "Input should be a valid dictionary";
                 self.refuse(&[name], "dict_type", words, other, None);
                 Map::new()
@@ -147,6 +151,20 @@ impl Fields {
             );
         }
         fault
+    }
+
+    fn tokens(&mut self, context: &Map<String, Value>) -> Option<Vec<String>> {
+        let ordered = context.get("emulator_tokens").filter(|it| !it.is_null())?;
+        let texts = ordered.as_array().and_then(|texts| {
+            let texts = texts.iter().map(|text| text.as_str().map(str::to_owned));
+            texts.collect()
+        });
+        if texts.is_none() {
+            let words = "Input should be a valid list of strings";
+            let path = ["scenario_context", "emulator_tokens"];
+            self.refuse(&path, "list_type", words, ordered.clone(), None);
+        }
+        texts
     }
 
     fn refuse(
@@ -179,9 +197,9 @@ impl Fields {
 mod tests {
     use super::*;
 
-    /// Bodies, and what FastAPI says of them; the last is our own, in its manner.
+    /// Bodies, and what FastAPI says of them; the last two are our own, in its manner.
     #[rustfmt::skip]
-    const WRONG: [(&str, &str); 10] = [
+    const WRONG: [(&str, &str); 11] = [
         ("null", r#"{"type":"missing","loc":["body"],"msg":"Field required","input":null}"#),
         ("[]", r#"{"type":"model_attributes_type","loc":["body"],"msg":"Input should be a valid dictionary or object to extract fields from","input":[]}"#),
         (r#"{"user_id":"u"}"#, r#"{"type":"missing","loc":["body","message"],"msg":"Field required","input":{"user_id":"u"}}"#),
@@ -191,7 +209,8 @@ mod tests {
         (r#"{"message":"a","language":null}"#, r#"{"type":"string_type","loc":["body","language"],"msg":"Input should be a valid string","input":null}"#),
         (r#"{"message":"a","scenario_context":"x"}"#, r#"{"type":"dict_type","loc":["body","scenario_context"],"msg":"Input should be a valid dictionary","input":"x"}"#),
         (r#"{"thread_id":false,"user_id":7}"#, r#"{"type":"missing","loc":["body","message"],"msg":"Field required","input":{"thread_id":false,"user_id":7}},{"type":"string_type","loc":["body","user_id"],"msg":"Input should be a valid string","input":7},{"type":"string_type","loc":["body","thread_id"],"msg":"Input should be a valid string","input":false}"#),
-        (r#"{"message":"a","scenario_context":{"emulator_fault":"typo"}}"#, r#"{"type":"literal_error","loc":["body","scenario_context","emulator_fault"],"msg":"Input should be 'rate_limited', 'unavailable', 'agent_failed', 'truncated', 'silent', 'slow', 'unknown_event' or 'empty'","input":"typo","ctx":{"expected":"'rate_limited', 'unavailable', 'agent_failed', 'truncated', 'silent', 'slow', 'unknown_event' or 'empty'"}}"#),
+        (r#"{"message":"a","scenario_context":{"emulator_fault":"typo"}}"#, r#"{"type":"literal_error","loc":["body","scenario_context","emulator_fault"],"msg":"Input should be 'rate_limited', 'unavailable', 'bad_value', 'crashed', 'agent_failed', 'truncated', 'silent', 'slow', 'unknown_event' or 'empty'","input":"typo","ctx":{"expected":"'rate_limited', 'unavailable', 'bad_value', 'crashed', 'agent_failed', 'truncated', 'silent', 'slow', 'unknown_event' or 'empty'"}}"#),
+        (r#"{"message":"a","scenario_context":{"emulator_tokens":["a",1]}}"#, r#"{"type":"list_type","loc":["body","scenario_context","emulator_tokens"],"msg":"Input should be a valid list of strings","input":["a",1]}"#),
     ];
 
     #[test]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod faults;
+
 use std::time::Duration;
 
 use alim_bridge::emulator::{self, Settings};
@@ -144,7 +146,7 @@ async fn each_event_of_a_stream_is_a_chunk_of_its_own_with_raw_data() {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(head.contains("content-type: text/event-stream; charset=utf-8\r\n"));
     assert!(head.contains("x-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"));
-    let nodes = ["classify_intent", "generate_response"].map(|node| ("node", node));
+    let (first, last) = (("node", "classify_intent"), ("node", "generate_response"));
     let tokens = concat!(
         "Dəqiq| cavab| ver|mək| üçün| bir| az| məlu|mat| lazı|mdır|.|\n\n|Zəh|mət| olm|asa|,|",
         " yazın|:|\n|-| hansı| bitk|ini| becə|rirs|iniz| və| ya| hansı| heyv|anı| saxla|yırs|",
@@ -152,7 +154,7 @@ async fn each_event_of_a_stream_is_a_chunk_of_its_own_with_raw_data() {
         " başl|ayıb|\n\n|Bu| məlum|atla| daha| fayd|alı| məsl|əhət| verə| bilə|rəm|.|",
     );
     let tokens = tokens.split('|').map(|text| ("token", text));
-    let events = nodes.into_iter().chain(tokens);
+    let events = [first].into_iter().chain(tokens).chain([last]);
     let mut expected = String::new();
     for (name, data) in events.chain([("done", "[DONE]")]) {
         let event = format!("event: {name}\ndata: {data}\n\n");
@@ -176,8 +178,23 @@ async fn invoke_and_stream_say_the_same_with_all_the_tokens_that_break_framing()
         assert_eq!(nodes, reply["metadata"]["nodes_visited"]);
         assert!(tokens.contains(&"\n") && tokens.contains(&"\n\n"));
         assert!(tokens.iter().any(|token| token.starts_with("\n- ")));
-        let end = format!("event: token\ndata: \n\n{DONE}");
+        let end = format!("event: token\ndata: \n\nevent: node\ndata: generate_response\n\n{DONE}");
         assert!(stream.text.ends_with(&end), "{topic}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_a_caller_orders_leave_as_they_are() {
+    let alim = Alim::start(AT_ONCE).await;
+    for tokens in [&["a\n\nb", "\n", "data: x"][..], &[], &["", "\r"]] {
+        let ordered = json!({ "emulator_tokens": tokens });
+        let body = json!({ "message": "?", "scenario_context": ordered });
+        let reply = alim.post(INVOKE, &body).await.json();
+        assert_eq!(reply["response"], tokens.concat());
+        let stream = alim.post(STREAM, &body).await.text;
+        let events = |text: &&str| format!("event: token\ndata: {text}\n\n");
+        let said: String = tokens.iter().chain([&""]).map(events).collect();
+        assert!(stream.contains(&format!("classify_intent\n\n{said}event: node")));
     }
 }
 
@@ -276,6 +293,18 @@ async fn an_unreadable_body_is_told_even_without_a_key() {
 }
 
 #[tokio::test]
+async fn a_threads_metadata_may_be_left_out_but_not_null() {
+    let alim = Alim::start(AT_ONCE).await;
+    assert_eq!(alim.post(THREADS, &json!({})).await.status, 200);
+    let refused = alim
+        .post(THREADS, &json!({ "metadata": null }))
+        .await
+        .said();
+    let fault = r#"{"type":"dict_type","loc":["body","metadata"],"msg":"Input should be a valid dictionary","input":null}"#;
+    assert_eq!(refused, format!(r#"422 {{"detail":[{fault}]}}"#));
+}
+
+#[tokio::test]
 async fn a_wrong_path_method_or_slash_is_told_as_starlette_tells_it() {
     let alim = Alim::start(AT_ONCE).await;
     let lost = alim.get("/api/v1/graph/nothing/", None).await;
@@ -289,58 +318,6 @@ async fn a_wrong_path_method_or_slash_is_told_as_starlette_tells_it() {
         assert_eq!(moved.headers["location"], location);
         assert_eq!(moved.said(), "307 ");
     }
-}
-
-#[tokio::test]
-async fn faults_in_front_of_the_graph_are_the_same_for_both_calls() {
-    let alim = Alim::start(AT_ONCE).await;
-    for path in [INVOKE, STREAM] {
-        let limited = alim.post(path, &ordering("rate_limited")).await;
-        assert!(limited.said().starts_with(r#"429 {"detail":"Rate limit"#));
-        assert_eq!(limited.headers["retry-after"], "2");
-        let unavailable = alim.post(path, &ordering("unavailable")).await;
-        assert!(unavailable.said().starts_with("503 <html>"));
-        assert_eq!(unavailable.headers["content-type"], "text/html");
-    }
-}
-
-#[tokio::test]
-async fn faults_of_the_graph_come_in_the_stream() {
-    let alim = Alim::start(AT_ONCE).await;
-    let failed = alim.post(STREAM, &ordering("agent_failed")).await.said();
-    assert_eq!(failed, "200 event: error\ndata: emulated agent failure\n\n");
-    assert_eq!(alim.post(STREAM, &ordering("empty")).await.said(), "200 ");
-    let truncated = alim.post(STREAM, &ordering("truncated")).await;
-    assert!(truncated.data_of("token").len() > 10 && truncated.data_of("done").is_empty());
-    let odd = alim.post(STREAM, &ordering("unknown_event")).await;
-    assert_eq!(odd.data_of("citation").len(), 1);
-    assert!(odd.text.ends_with(DONE));
-}
-
-#[tokio::test]
-async fn faults_of_the_graph_break_the_reply() {
-    let alim = Alim::start(AT_ONCE).await;
-    let failed = alim.post(INVOKE, &ordering("agent_failed")).await.said();
-    let detail = r#"500 {"detail":"Graph execution failed: emulated agent failure"}"#;
-    assert_eq!(failed, detail);
-    assert_eq!(alim.post(INVOKE, &ordering("empty")).await.said(), "200 ");
-    let odd = alim.post(INVOKE, &ordering("unknown_event")).await;
-    assert!(odd.json()["citations"].is_array());
-    let mut truncated = alim.raw_post(INVOKE, &ordering("truncated")).await;
-    let cut = read_until(&mut truncated, "\r\n0\r\n\r\n").await;
-    assert!(cut.contains(r#"{"response":"Suvar"#) && !cut.ends_with("\r\n0\r\n\r\n"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_slow_answer_takes_a_second_for_each_event() {
-    let alim = Alim::start(AT_ONCE).await;
-    let before = Instant::now();
-    let stream = alim.post(STREAM, &ordering("slow")).await;
-    let events = stream.data_of("node").len() + stream.data_of("token").len();
-    assert_eq!(before.elapsed().as_secs(), events as u64);
-    let before = Instant::now();
-    alim.post(INVOKE, &ordering("slow")).await;
-    assert_eq!(before.elapsed().as_secs(), events as u64);
 }
 
 #[tokio::test(start_paused = true)]

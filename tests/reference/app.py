@@ -2,9 +2,10 @@
 
     python3 -m app --port 0        # in this folder; prints the address once it answers
 
-LangGraph's server pins a gRPC that is older than the tests' own, so it lives in a virtual environment of its own
-under the cargo target's `ci`, made at the first start (a minute, from PyPI) and whenever requirements.txt changes.
-This process then becomes the reference itself: the same id, the same signals.
+The backend runs on the FastAPI and uvicorn that ALİM was measured with, and LangGraph's server pins a Starlette and a
+gRPC that agree with neither those nor the tests. So each has a virtual environment of its own under the cargo target's
+`ci`, made at the first start (a minute, from PyPI) and whenever the pins change. This process then becomes the
+backend: the same id, the same signals.
 """
 
 import fcntl
@@ -15,34 +16,36 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PINS = HERE / "requirements.txt"
+PINS = {"backend": HERE / "requirements.txt", "engine": HERE / "engine.txt"}
 INSTALL_SECONDS = 900
 
 
-def environment() -> Path:
+def folder() -> Path:
     target = Path(os.environ.get("CARGO_TARGET_DIR") or HERE.parents[1] / "target").resolve()
-    return target / "ci" / f"reference-{hashlib.sha256(PINS.read_bytes()).hexdigest()[:12]}"
+    pins = b"".join(path.read_bytes() for path in PINS.values())
+    return target / "ci" / f"reference-{hashlib.sha256(pins).hexdigest()[:12]}"
 
 
-def install(venv: Path) -> None:
-    """Makes the environment, once: who comes second waits for the first."""
-    venv.parent.mkdir(parents=True, exist_ok=True)
-    with open(venv.with_suffix(".lock"), "w") as lock:
+def install(into: Path) -> None:
+    """Makes both environments, once: who comes second waits for the first."""
+    into.mkdir(parents=True, exist_ok=True)
+    with open(into / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (venv / "complete").exists():
+        if (into / "complete").exists():
             return
-        print(f"installing the reference upstream into {venv}", file=sys.stderr)
-        quietly = {"check": True, "stdout": sys.stderr, "timeout": INSTALL_SECONDS}
-        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], **quietly)
-        pip = [venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--requirement", PINS], **quietly)
-        (venv / "complete").touch()
+        print(f"installing the reference upstream into {into}", file=sys.stderr)
+        for name, pins in PINS.items():
+            quietly = {"check": True, "stdout": sys.stderr, "timeout": INSTALL_SECONDS}
+            subprocess.run([sys.executable, "-m", "venv", "--clear", into / name], **quietly)
+            pip = [into / name / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, "--requirement", pins], **quietly)
+        (into / "complete").touch()
 
 
 if __name__ == "__main__":
-    venv = environment()
-    install(venv)
+    made = folder()
+    install(made)
     if sys.argv[1:] != ["--install-only"]:
         os.chdir(HERE)
-        python = venv / "bin/python"
+        python = made / "backend/bin/python"
         os.execv(python, [python, "-m", "alim", *sys.argv[1:]])

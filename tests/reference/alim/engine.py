@@ -15,14 +15,14 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 GRAPH = "alim"
 START_SECONDS = 60
+ENVIRONMENT = Path(sys.prefix).with_name("engine")  # beside the backend's: see app.py
 # Runs at once: a slow one goes on when its caller has left, and must not keep the next one waiting.
 JOBS = 256
 # The runtime reads these when it is imported, which is before run_server could set them.
@@ -45,7 +45,7 @@ def running() -> Iterator[str]:
         fd = listener.fileno()
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS_SETTINGS)}
         server = subprocess.Popen(
-            [sys.executable, "-m", "alim.engine", str(fd)],
+            [ENVIRONMENT / "bin/python", "-m", "alim.engine", str(fd)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -69,9 +69,9 @@ def answers(url: str, server: subprocess.Popen) -> bool:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            if httpx.get(f"{url}/ok", trust_env=False).status_code == 200:
+            with urllib.request.urlopen(f"{url}/ok", timeout=START_SECONDS):
                 return True
-        except httpx.TransportError:
+        except OSError:
             pass
         time.sleep(0.05)
     return False

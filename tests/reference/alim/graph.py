@@ -12,8 +12,7 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
-# Each awkward for an SSE parser in its own way: the standard alone loses text from most of them. LangChain adds
-# the empty token at the end by itself.
+# Each awkward for an SSE parser in its own way: the standard alone loses text from most of them.
 TOKENS = [
     "Salam",
     ",",
@@ -52,7 +51,9 @@ class Model(GenericFakeChatModel):
         for token in self.tokens or [""]:
             if self.fault == "slow":
                 await asyncio.sleep(1)
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=token))
+            # LangChain ends a stream with an empty token, unless the model has marked its last one.
+            last = None if self.tokens else "last"
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=token, chunk_position=last))
             yield chunk
             if self.fault == "agent_failed":
                 raise RuntimeError("the model did not answer")

@@ -1,7 +1,7 @@
 """What a caller asks, and what tests may order with it.
 
-`scenario_context: {"tokens": [...]}` replaces the model's text; `{"fault": "..."}`, or `emulator_fault` as the
-bridge's emulator calls it, orders a failure. Both travel on to the graph, where the model obeys them.
+`scenario_context: {"tokens": [...]}` replaces the model's text; `{"fault": "..."}` orders a failure. The bridge's
+emulator calls them `emulator_tokens` and `emulator_fault`; here either name will do. Both travel on to the graph.
 """
 
 from enum import StrEnum
@@ -37,12 +37,14 @@ class Question(BaseModel):
 
     @property
     def fault(self) -> str | None:
-        context = self.scenario_context or {}
-        return context.get("fault") or context.get("emulator_fault")
+        return self.ordered("fault")
 
     @property
     def run(self) -> dict[str, Any]:
         """The input of the graph."""
-        context = self.scenario_context or {}
         said = [{"type": "human", "content": self.message}]
-        return {"messages": said, "tokens": context.get("tokens"), "fault": self.fault}
+        return {"messages": said, "tokens": self.ordered("tokens"), "fault": self.fault}
+
+    def ordered(self, what: str) -> Any:
+        context = self.scenario_context or {}
+        return context.get(what, context.get(f"emulator_{what}"))

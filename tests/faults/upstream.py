@@ -1,0 +1,82 @@
+"""A light upstream for these tests, on real uvicorn and its keep-alive of 5.0 s: it answers at the pace it is told to,
+and counts how often each message was posted and how long a connection had been idle when it was used again.
+
+    python -m upstream             # in this folder; prints the address once it answers
+"""
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+
+import uvicorn
+
+THREAD = "01a20443-d4c5-7483-899c-61f7c3ac97e9"
+posts: Counter[str] = Counter()
+idle_since: dict[tuple[str, int], float] = {}
+reused_after: list[float] = []
+
+
+async def app(scope, receive, send) -> None:
+    if scope["type"] == "lifespan":
+        return await answer_lifespan(receive, send)
+    if scope["method"] == "GET":
+        return await answer_json(send, {"posts": posts, "connections": len(idle_since), "reused_after": reused_after})
+    connection = tuple(scope["client"])
+    if connection in idle_since:
+        reused_after.append(round(time.monotonic() - idle_since[connection], 3))
+    asked = json.loads(await read(receive))
+    posts[asked["message"]] += 1
+    pace = asked.get("scenario_context", {})
+    if scope["path"].endswith("/stream"):
+        await answer_stream(send, int(pace["tokens"]), pace["gap"])
+    else:
+        await asyncio.sleep(pace["hold"])
+        await answer_json(send, {"response": asked["message"], "thread_id": THREAD, "model": "none"})
+    idle_since[connection] = time.monotonic()
+
+
+async def read(receive) -> bytes:
+    body, more = b"", True
+    while more:
+        part = await receive()
+        body, more = body + part.get("body", b""), part.get("more_body", False)
+    return body
+
+
+async def answer_json(send, body) -> None:
+    body = json.dumps(body).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_stream(send, tokens: int, gap: float) -> None:
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for token in range(tokens):
+        await asyncio.sleep(gap)
+        event = f"event: token\ndata: {token} \n\n".encode()
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+    await send({"type": "http.response.body", "body": b"event: done\ndata: [DONE]\n\n"})
+
+
+async def answer_lifespan(receive, send) -> None:
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        print(f"listening on http://127.0.0.1:{sockets[0].getsockname()[1]}", flush=True)
+
+
+if __name__ == "__main__":
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    Server(uvicorn.Config(app, log_level="critical", http="httptools", backlog=4096)).run(sockets=[listener])
