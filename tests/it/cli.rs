@@ -1,14 +1,14 @@
 //! The command as it is deployed: a child process on ports of its own, judged by what it prints and
 //! by the code that it exits with.
 
-pub(crate) mod running;
-
 use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::support::upstream::refused_url;
-use running::{Ended, Running, run, start, start_among};
+use crate::support::{
+    running::{Ended, Running, run, start, start_among},
+    upstream::refused_url,
+};
 
 const KEY: &str = "hunter2-s3cret";
 

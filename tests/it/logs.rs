@@ -4,14 +4,12 @@ use std::{io::Read, time::Duration};
 
 use alim_bridge::pb::graph_service_client::GraphServiceClient;
 
-use crate::{
-    cli::running::{self, Running},
-    support::{
-        SERVICE_KEY, ask,
-        extra::channel_to,
-        reply_json,
-        upstream::{Reply, Upstream},
-    },
+use crate::support::{
+    SERVICE_KEY, ask,
+    extra::channel_to,
+    reply_json,
+    running::{self, Running},
+    upstream::{Reply, Upstream},
 };
 
 /// Enough calls, each with the libraries' own lines, for far more lines than may wait.

@@ -3,6 +3,7 @@
 mod admission;
 mod bursts;
 mod calls;
+mod chaos;
 mod cli;
 mod clocks;
 mod corners;
@@ -21,6 +22,7 @@ mod settings;
 mod shutdown;
 mod sse;
 mod sse_cases;
+mod stalled;
 mod statuses;
 mod support;
 mod support_upstream;

@@ -7,14 +7,11 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::Status
 use tonic::Code;
 
 use self::collector::{Collector, attribute, events, named};
-use crate::{
-    cli::running,
-    support::{
-        Bridge, SERVICE_KEY, Told, ask, config,
-        extra::with_metadata,
-        reply_json, sse_answer,
-        upstream::{Reply, Upstream, refused_url},
-    },
+use crate::support::{
+    Bridge, SERVICE_KEY, Told, ask, config,
+    extra::with_metadata,
+    reply_json, running, sse_answer,
+    upstream::{Reply, Upstream, refused_url},
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

@@ -10,11 +10,14 @@ use std::{
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::http2::{SendRequest, handshake},
+    client::conn::http2::{Builder, SendRequest, handshake},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tonic::body::Body;
+
+/// The largest that HTTP/2 knows (RFC 9113, 6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// A connection to a bridge.
 #[derive(Clone)]
@@ -24,6 +27,19 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         let (send, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+        tokio::spawn(connection);
+        Self(send)
+    }
+
+    /// A connection on which each stream holds `window` unread bytes, and all together as many as they like.
+    pub(crate) async fn with_window(address: SocketAddr, window: u32) -> Self {
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let (send, connection) = Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(MAX_WINDOW)
+            .handshake(TokioIo::new(stream))
             .await
             .expect("HTTP/2");
         tokio::spawn(connection);

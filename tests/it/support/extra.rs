@@ -77,14 +77,19 @@ impl Bridge {
 
     /// GET of this path on the admin port: the status, and the head with the body.
     pub(crate) async fn admin(&self, path: &str) -> (u16, String) {
-        let mut socket = TcpStream::connect(self.admin).await.expect("a port");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bridge\r\nconnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.expect("open");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.expect("UTF-8");
-        let status = answer.split(' ').nth(1).expect("a status line");
-        (status.parse().expect("a status"), answer)
+        get(self.admin, path).await
     }
+}
+
+/// GET of this path on an admin port: the status, and the head with the body.
+pub(crate) async fn get(admin: SocketAddr, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(admin).await.expect("a port");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: bridge\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("open");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("UTF-8");
+    let status = answer.split(' ').nth(1).expect("a status line");
+    (status.parse().expect("a status"), answer)
 }
 
 /// The next thing that a watched service is.

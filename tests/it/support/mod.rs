@@ -1,7 +1,10 @@
 //! What every story needs: a bridge on a real socket, and words to read its statuses with.
 
 pub(crate) mod bare;
+pub(crate) mod deployed;
 pub(crate) mod extra;
+pub(crate) mod faults;
+pub(crate) mod running;
 pub(crate) mod upstream;
 
 use std::net::SocketAddr;

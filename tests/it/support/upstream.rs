@@ -34,6 +34,9 @@ pub(crate) use reply::{Gate, Reply};
 /// How long a test waits for what must happen: far above what it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Bytes that the system takes off a connection's hands: few, so that a flood stays small.
+const SEND_BUFFER: u32 = 64 * 1024;
+
 /// Port 0: the system chooses a free one.
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -264,6 +267,9 @@ impl Connection {
             match step {
                 Step::Head(status, headers) => self.send(&wire_head(status, &headers)).await?,
                 Step::Send(bytes) => self.send(&bytes).await?,
+                Step::Flood(bytes) => loop {
+                    self.send(&bytes).await?;
+                },
                 Step::Wait(gate) => tokio::select! {
                     biased;
                     () = gate.0.cancelled() => {}
@@ -334,8 +340,9 @@ fn parse_header(line: &str) -> (HeaderName, HeaderValue) {
 /// A listener without an `await`, so that a test can write `Upstream::answering(…)` and no more.
 fn listener() -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(ANY_PORT)?;
-    socket.listen(128)
+    socket.listen(1024)
 }
 
 fn base_url(address: SocketAddr) -> String {

@@ -20,6 +20,7 @@ pub(crate) struct Reply {
 pub(super) enum Step {
     Head(u16, HeaderMap),
     Send(Bytes),
+    Flood(Bytes),
     Wait(Gate),
 }
 
@@ -86,7 +87,7 @@ impl Reply {
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
         let headers = self.steps.iter_mut().find_map(|step| match step {
             Step::Head(_, headers) => Some(headers),
-            Step::Send(_) | Step::Wait(_) => None,
+            Step::Send(_) | Step::Flood(_) | Step::Wait(_) => None,
         });
         let value = HeaderValue::from_str(value).expect("a header value");
         headers.expect("a reply with a head").insert(name, value);
@@ -108,6 +109,13 @@ impl Reply {
         }
         let size = format!("{:x}\r\n", bytes.len());
         self.send([size.as_bytes(), bytes, b"\r\n"].concat())
+    }
+
+    /// These bytes again and again, until the peer leaves.
+    pub(crate) fn flood(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        let bytes = Bytes::copy_from_slice(bytes.as_ref());
+        self.steps.push(Step::Flood(bytes));
+        self
     }
 
     /// Goes on only when the test opens the gate.

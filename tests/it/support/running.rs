@@ -104,6 +104,16 @@ impl Running {
         line.rsplit(' ').next().expect("a last word").to_owned()
     }
 
+    /// The next line on standard error, if there is one already; it is told by nothing else then.
+    pub(crate) fn next_log(&mut self) -> Option<String> {
+        self.stderr.lines.try_recv().ok()
+    }
+
+    /// Its id among the system's processes.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal, such as `TERM`, by its id.
     pub(crate) fn signal(&self, name: &str) {
         let mut kill = Command::new("sh");

@@ -1,0 +1,349 @@
+//! Chaos: many callers of a deployed bridge, some of whom leave, pause or are in a hurry, and between it and
+//! its upstream a wire that delays, cuts, corrupts and stalls. Each call ends once and honestly, and
+//! afterwards nothing is left of any.
+//!
+//! `CHAOS_SEED` repeats a run's plans; `CHAOS_SECONDS` is how long it goes on. The soak is the same story,
+//! for longer: `CHAOS_SECONDS=3600 cargo test --release --test it chaos -- --nocapture`.
+
+mod plan;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use alim_bridge::pb::{graph_service_client::GraphServiceClient, stream_response::Event};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::Request,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use self::plan::{Act, Plan, tokens};
+use crate::support::{
+    Told, ask, ask_stream,
+    bare::Connection,
+    deployed::Deployed,
+    extra::with_metadata,
+    faults::{Fault, Wire},
+    read_all, sse_tokens, text,
+};
+
+const CALLERS: usize = 32;
+const CALLERS_A_CONNECTION: usize = 8;
+/// How long the bridge may take until nothing is left of the calls.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What the memory may have grown by between the first calls and the last, however many they were.
+const GROWTH_KIB: u64 = 24 * 1024;
+
+const SETTINGS: [(&str, &str); 7] = [
+    ("INVOKE_TIMEOUT", "600ms"),
+    ("STREAM_INITIAL_TIMEOUT", "600ms"),
+    ("STREAM_IDLE_TIMEOUT", "500ms"),
+    ("STREAM_LIFETIME", "2s"),
+    ("POOL_IDLE_TIMEOUT", "300ms"),
+    ("MAX_CALLS", "30"),
+    ("LOG_FORMAT", "json"),
+];
+
+/// An upstream that gives each call the answer that is due to its number.
+async fn upstream() -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let app = Router::new()
+        .route("/api/v1/graph/invoke", post(whole))
+        .route("/api/v1/graph/stream", post(streamed));
+    let serving = async move { axum::serve(listener, app).await.expect("a server") };
+    (address, AbortOnDropHandle::new(tokio::spawn(serving)))
+}
+
+async fn number(request: Request) -> u64 {
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await;
+    let body: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+    let message = body["message"].as_str().unwrap_or("0");
+    message.parse().expect("a number")
+}
+
+async fn whole(request: Request) -> Response {
+    let text = tokens(number(request).await).concat();
+    Json(json!({"response": text, "thread_id": "t"})).into_response()
+}
+
+async fn streamed(request: Request) -> Response {
+    let tokens = tokens(number(request).await);
+    let mut chunks: Vec<_> = tokens.iter().map(|token| sse_tokens(&[token])).collect();
+    chunks.push("event: done\ndata: [DONE]\n\n".into());
+    let chunks = stream::iter(chunks).then(|chunk| async {
+        tokio::task::yield_now().await;
+        Ok::<_, std::convert::Infallible>(chunk)
+    });
+    (
+        [(CONTENT_TYPE, "text/event-stream")],
+        Body::from_stream(chunks),
+    )
+        .into_response()
+}
+
+/// What all callers share.
+struct Story {
+    seed: u64,
+    bridge: SocketAddr,
+    wire: Wire,
+    next: AtomicU64,
+    /// How often each ending came.
+    endings: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Story {
+    /// Calls until the time is up; gives how many it began.
+    async fn call_until(&self, end: Instant) {
+        let mut callers = Vec::new();
+        let mut connection = None;
+        for caller in 0..CALLERS {
+            if caller % CALLERS_A_CONNECTION == 0 {
+                connection = Some(Connection::open(self.bridge).await);
+            }
+            let connection = connection.clone().expect("the first opens one");
+            let origin = format!("http://{}", self.bridge).parse().expect("a URL");
+            let client = GraphServiceClient::with_origin(connection, origin);
+            callers.push(async move {
+                while Instant::now() < end {
+                    let number = self.next.fetch_add(1, Ordering::Relaxed);
+                    self.call(number, client.clone()).await;
+                }
+            });
+        }
+        futures_util::future::join_all(callers).await;
+    }
+
+    async fn call(&self, number: u64, client: GraphServiceClient<Connection>) {
+        let plan = Plan::of(self.seed, number);
+        let asked = asked(number, plan, client);
+        let (answer, ending) = match plan.act {
+            Act::Leave(after) => match tokio::time::timeout(after, asked).await {
+                Ok(answered) => answered,
+                Err(_left) => return self.note("left".into()),
+            },
+            Act::Read | Act::Pause(_) | Act::Deadline(_) => asked.await,
+        };
+        let was_tainted = self.wire.was_tainted(&id(number));
+        let told = match ending {
+            Ok(()) if was_tainted => "OK, corrupted".into(),
+            Ok(()) => {
+                let expected = tokens(number).concat();
+                assert_eq!(answer, Some(expected), "call {number}, {plan:?}");
+                "OK".into()
+            }
+            Err(status) => status.code_and_reason().1,
+        };
+        let is_plain = plan.fault == Fault::None && !was_tainted && plan.act == Act::Read;
+        self.note(if is_plain {
+            format!("plain {told}")
+        } else {
+            told
+        });
+    }
+
+    fn note(&self, ending: String) {
+        *self
+            .endings
+            .lock()
+            .expect("no panic")
+            .entry(ending)
+            .or_default() += 1;
+    }
+}
+
+fn id(number: u64) -> String {
+    format!("chaos-{number}")
+}
+
+/// The text of the whole answer, if it is whole; and how the call ended.
+async fn asked(
+    number: u64,
+    plan: Plan,
+    mut client: GraphServiceClient<Connection>,
+) -> (Option<String>, Result<(), Status>) {
+    let (id, timeout) = (id(number), timeout(plan.act));
+    let mut pairs = vec![("x-request-id", id.as_bytes())];
+    pairs.extend(
+        timeout
+            .as_ref()
+            .map(|timeout| ("grpc-timeout", timeout.as_bytes())),
+    );
+    let message = number.to_string();
+    if !plan.is_stream {
+        return match client.invoke(with_metadata(ask(&message), &pairs)).await {
+            Ok(reply) => (Some(reply.into_inner().response), Ok(())),
+            Err(status) => (None, Err(status)),
+        };
+    }
+    let events = match client
+        .stream(with_metadata(ask_stream(&message), &pairs))
+        .await
+    {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return (None, Err(status)),
+    };
+    if let Act::Pause(time) = plan.act {
+        tokio::time::sleep(time).await; // the pause that the story is about
+    }
+    let (events, ending) = read_all(events).await;
+    let is_done = |event: &Event| matches!(event, Event::Done(_));
+    let dones = events.iter().filter(|event| is_done(event)).count();
+    assert_eq!(
+        dones,
+        usize::from(ending.is_ok()),
+        "call {number}, {plan:?}: {ending:?}"
+    );
+    assert!(
+        dones == 0 || events.last().is_some_and(is_done),
+        "call {number}, {plan:?}"
+    );
+    (Some(text(&events)), ending)
+}
+
+fn timeout(act: Act) -> Option<String> {
+    match act {
+        Act::Deadline(time) => Some(format!("{}m", time.as_millis())),
+        Act::Read | Act::Leave(_) | Act::Pause(_) => None,
+    }
+}
+
+/// How many records there are of each call; reads the log as it comes, so that a soak keeps none of it.
+#[derive(Default)]
+struct Records(Vec<u8>);
+
+impl Records {
+    fn read(&mut self, bridge: &mut Deployed) {
+        while let Some(line) = bridge.running.next_log() {
+            assert!(!line.contains("panicked"), "{line}");
+            let Ok(record) = serde_json::from_str::<Value>(&line) else {
+                panic!("no JSON: {line}");
+            };
+            if record["message"] != "call ended" {
+                continue;
+            }
+            let id = record["request_id"]
+                .as_str()
+                .and_then(|id| id.strip_prefix("chaos-"));
+            let number: usize = id.expect("ours").parse().expect("a number");
+            self.0.resize(self.0.len().max(number + 1), 0);
+            self.0[number] += 1;
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.0.iter().map(|count| u64::from(*count)).sum()
+    }
+}
+
+/// Waits until nothing is left of the calls, and holds the books against each other.
+async fn settle(story: &Story, bridge: &mut Deployed, records: &mut Records) {
+    bridge.open_calls_are(0).await;
+    let start = Instant::now();
+    while story.wire.open() > 0 {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} connections stay",
+            story.wire.open()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let started = bridge
+        .metric("grpc_server_started_total", "GraphService")
+        .await;
+    let handled = bridge
+        .metric("grpc_server_handled_total", "GraphService")
+        .await;
+    assert_eq!(started, handled);
+    while records.total() < handled {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} records of {handled}",
+            records.total()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        records.read(bridge);
+    }
+    assert!(
+        records.0.iter().all(|count| *count <= 1),
+        "a call has two records"
+    );
+    let endings: u64 = story.endings.lock().expect("no panic").values().sum();
+    let left = story.endings.lock().expect("no panic").get("left").copied();
+    let known = endings - left.unwrap_or_default()..=endings;
+    assert!(
+        known.contains(&handled),
+        "{handled} records for {known:?} calls"
+    );
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_chaos_every_call_ends_once_and_honestly_and_nothing_is_left_of_it() {
+    let seed = from_environment("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let time = Duration::from_secs(from_environment("CHAOS_SECONDS").unwrap_or(8));
+    eprintln!("CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
+    let (address, _upstream) = upstream().await;
+    let plan = move |id: &str| {
+        let number = id
+            .strip_prefix("chaos-")
+            .and_then(|number| number.parse().ok());
+        number.map_or(Fault::None, |number| Plan::of(seed, number).fault)
+    };
+    let wire = Wire::to(address, plan).await;
+    let mut bridge = Deployed::with(&wire.url(), &SETTINGS);
+    let story = Arc::new(Story {
+        seed,
+        bridge: bridge.address,
+        wire,
+        next: AtomicU64::new(0),
+        endings: Mutex::default(),
+    });
+    let mut records = Records::default();
+    let mut resident = Vec::new();
+    for share in [time / 4, time - time / 4] {
+        let end = Instant::now() + share;
+        let mut calling = JoinSet::new();
+        let of_callers = Arc::clone(&story);
+        calling.spawn(async move { of_callers.call_until(end).await });
+        while calling
+            .try_join_next()
+            .map(|ended| ended.expect("no panic"))
+            .is_none()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            records.read(&mut bridge);
+        }
+        settle(&story, &mut bridge, &mut records).await;
+        resident.push(bridge.resident_kib());
+    }
+    let endings = story.endings.lock().expect("no panic").clone();
+    eprintln!("{} calls, {resident:?} KiB, {endings:?}", records.total());
+    assert!(resident[1] <= resident[0] + GROWTH_KIB, "{resident:?} KiB");
+    let plain_ok = endings.get("plain OK").copied().unwrap_or_default();
+    assert!(plain_ok > 20, "hardly a call went through: {endings:?}");
+    assert_eq!(bridge.running.stopped().code, Some(0));
+}

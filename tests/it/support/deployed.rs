@@ -1,0 +1,104 @@
+//! A bridge as it is deployed: the built command as a child process, measured from outside.
+//!
+//! What a test of this process would hide is seen here: the memory of the bridge alone, and all that
+//! it writes.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use alim_bridge::pb::graph_service_client::GraphServiceClient;
+use tonic::transport::Channel;
+
+use super::{
+    SERVICE_KEY,
+    extra::{channel_to, get},
+    running::{Running, start},
+};
+
+/// How long a test waits for what must happen: far above what it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a figure that nothing tells of when it changes.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A running bridge; dropping it kills it.
+pub(crate) struct Deployed {
+    pub(crate) running: Running,
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Deployed {
+    /// A bridge with some settings, named as in the environment without the prefix.
+    pub(crate) fn with(upstream_url: &str, settings: &[(&str, &str)]) -> Self {
+        let usual = [
+            ("ADMIN_LISTEN", "127.0.0.1:0"),
+            ("LISTEN", "127.0.0.1:0"),
+            ("UPSTREAM_URL", upstream_url),
+            ("UPSTREAM_API_KEY", SERVICE_KEY),
+        ];
+        let own = |name: &str| settings.iter().any(|(own, _)| *own == name);
+        let usual = usual.iter().filter(|(name, _)| !own(name));
+        let named = usual.chain(settings);
+        let named: Vec<_> = named
+            .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), *value))
+            .collect();
+        let variables: Vec<_> = named
+            .iter()
+            .map(|(name, value)| (&**name, *value))
+            .collect();
+        let mut running = start(&["serve"], &variables);
+        let serving = running.logs("\"serving\"");
+        let serving: serde_json::Value = serde_json::from_str(&serving).expect("JSON");
+        let bound = |name: &str| serving[name].as_str().expect("told").parse();
+        Self {
+            running,
+            address: bound("address").expect("an address"),
+            admin: bound("admin").expect("an address"),
+        }
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn client(&self) -> GraphServiceClient<Channel> {
+        GraphServiceClient::new(channel_to(self.address))
+    }
+
+    /// KiB of memory that it has in use now (proc(5), VmRSS).
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.running.id()));
+        let status = status.expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let figure = line.and_then(|line| line.split_whitespace().nth(1));
+        figure.expect("a figure").parse().expect("KiB")
+    }
+
+    /// All its metrics, as a scrape reads them.
+    pub(crate) async fn metrics(&self) -> String {
+        get(self.admin, "/metrics").await.1
+    }
+
+    /// The sum of a metric over all its labels that hold `part`.
+    pub(crate) async fn metric(&self, name: &str, part: &str) -> u64 {
+        let all = self.metrics().await;
+        let lines = all.lines().filter(|line| {
+            let rest = line.strip_prefix(name).unwrap_or_default();
+            rest.starts_with([' ', '{']) && line.contains(part)
+        });
+        let figures = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        figures.sum()
+    }
+
+    /// Waits until this many calls hold a permit.
+    ///
+    /// # Panics
+    /// After a minute.
+    pub(crate) async fn open_calls_are(&self, count: u64) {
+        let waiting = async {
+            while self.metric("alim_bridge_open_calls", "").await != count {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            let open = self.metric("alim_bridge_open_calls", "").await;
+            panic!("{open} calls are open, {count} were expected");
+        }
+    }
+}
