@@ -1,6 +1,7 @@
 //! One test binary: stories over real sockets, each against a bridge as it is deployed.
 
 mod admission;
+mod bombs;
 mod bursts;
 mod calls;
 mod chaos;
@@ -8,10 +9,13 @@ mod cli;
 mod clocks;
 mod corners;
 mod credentials;
+mod crowds;
 mod emulator;
 mod failures;
+mod floods;
 mod headers;
 mod house;
+mod leaks;
 mod logs;
 mod metrics;
 mod protocol;

@@ -46,13 +46,12 @@ impl Deployed {
             .map(|(name, value)| (&**name, *value))
             .collect();
         let mut running = start(&["serve"], &variables);
-        let serving = running.logs("\"serving\"");
-        let serving: serde_json::Value = serde_json::from_str(&serving).expect("JSON");
-        let bound = |name: &str| serving[name].as_str().expect("told").parse();
+        let serving = running.logs("serving"); // as text or as JSON
+        let bound = |name: &str| address_after(&serving, name);
         Self {
             running,
-            address: bound("address").expect("an address"),
-            admin: bound("admin").expect("an address"),
+            address: bound("address"),
+            admin: bound("admin"),
         }
     }
 
@@ -63,9 +62,18 @@ impl Deployed {
 
     /// KiB of memory that it has in use now (proc(5), VmRSS).
     pub(crate) fn resident_kib(&self) -> u64 {
+        self.kib("VmRSS:")
+    }
+
+    /// KiB of memory that it ever had in use (proc(5), VmHWM).
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.kib("VmHWM:")
+    }
+
+    fn kib(&self, figure: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.running.id()));
         let status = status.expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let line = status.lines().find(|line| line.starts_with(figure));
         let figure = line.and_then(|line| line.split_whitespace().nth(1));
         figure.expect("a figure").parse().expect("KiB")
     }
@@ -101,4 +109,15 @@ impl Deployed {
             panic!("{open} calls are open, {count} were expected");
         }
     }
+}
+
+/// The first address that stands in `line` after `name`.
+fn address_after(line: &str, name: &str) -> SocketAddr {
+    let rest = line.split_once(name).map(|(_, rest)| rest);
+    let rest = rest
+        .expect("told")
+        .trim_start_matches(|char: char| !char.is_ascii_digit());
+    let end = rest.find(|char: char| !"0123456789.:".contains(char));
+    let address = &rest[..end.unwrap_or(rest.len())];
+    address.parse().expect("an address")
 }

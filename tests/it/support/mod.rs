@@ -4,6 +4,7 @@ pub(crate) mod bare;
 pub(crate) mod deployed;
 pub(crate) mod extra;
 pub(crate) mod faults;
+pub(crate) mod frames;
 pub(crate) mod running;
 pub(crate) mod upstream;
 

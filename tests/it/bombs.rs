@@ -1,0 +1,127 @@
+//! Requests that are small on the wire and large inside: refused, in little time and memory.
+
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::{Compress, Compression, FlushCompress};
+use http_body_util::{BodyExt, Full};
+use prost_types::{Struct, Value, value::Kind};
+use tonic::{Code, Status};
+use tower::Service;
+
+use crate::support::{
+    Told, ask,
+    bare::Connection,
+    deployed::Deployed,
+    reply_json,
+    upstream::{Reply, Upstream},
+};
+
+/// What a bomb may make the bridge's memory grow by: the largest message, a few times.
+const GROWTH_KIB: u64 = 24 * 1024;
+/// What the widest request may take for a moment: 32 times its four megabytes on the wire.
+const WIDE_KIB: u64 = 128 * 1024;
+/// Long for a refusal, short for a gigabyte.
+const SOON: Duration = Duration::from_secs(5);
+/// A gzip head without a name (RFC 1952, 2.3).
+const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+
+/// A gigabyte of zeros in a megabyte, gzip's best: one block again and again.
+fn gigabyte() -> Vec<u8> {
+    let mut deflate = Compress::new(Compression::best(), false);
+    let mut block = Vec::with_capacity(1 << 16);
+    let zeros = vec![0; 1 << 20];
+    let done = deflate.compress_vec(&zeros, &mut block, FlushCompress::Full);
+    done.expect("it fits");
+    [&GZIP_HEAD[..], &block.repeat(1024)].concat()
+}
+
+fn compressed(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(1);
+    frame.put_u32(u32::try_from(message.len()).expect("short"));
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+async fn status(bridge: &Deployed, body: Bytes) -> Status {
+    let request = http::Request::post("http://bridge/alim.v1.GraphService/Invoke")
+        .header("content-type", "application/grpc")
+        .header("grpc-encoding", "gzip")
+        .body(tonic::body::Body::new(Full::new(body)));
+    let mut connection = Connection::open(bridge.address).await;
+    let answer = connection
+        .call(request.expect("a request"))
+        .await
+        .expect("an answer");
+    if let Some(status) = Status::from_header_map(answer.headers()) {
+        return status;
+    }
+    let rest = answer.into_body().collect().await.expect("a body");
+    Status::from_header_map(rest.trailers().expect("trailers")).expect("a status")
+}
+
+#[tokio::test]
+async fn a_gigabyte_in_a_megabyte_is_refused_in_little_time_and_memory() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    let bomb = compressed(&gigabyte());
+    let (before, start) = (bridge.resident_kib(), Instant::now());
+    let told = status(&bridge, bomb).await.code_and_reason();
+    assert_eq!(
+        told,
+        (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned())
+    );
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    let grown = bridge.resident_kib().saturating_sub(before);
+    assert!(grown <= GROWTH_KIB, "{grown} KiB");
+    assert!(upstream.requests().is_empty());
+}
+
+/// `levels` Structs inside one another.
+fn nested(levels: usize) -> Struct {
+    let wrap = |inner: Struct, _| {
+        let kind = Some(Kind::StructValue(inner));
+        Struct {
+            fields: [("a".to_owned(), Value { kind })].into(),
+        }
+    };
+    (0..levels).fold(Struct::default(), wrap)
+}
+
+#[tokio::test]
+async fn a_context_nested_too_deep_is_malformed_and_nothing_is_sent() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    let mut client = bridge.client();
+    for (levels, passes) in [(30, true), (40, false), (1000, false)] {
+        let mut request = ask("Salam");
+        request.scenario_context = Some(nested(levels));
+        let told = client.invoke(request).await.map(drop);
+        let told = told.map_err(|status| status.code_and_reason());
+        let malformed = (Code::InvalidArgument, "MALFORMED_REQUEST".to_owned());
+        assert_eq!(
+            told,
+            if passes { Ok(()) } else { Err(malformed) },
+            "{levels}"
+        );
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+/// A null in a list takes two bytes on the wire, and 40 and more as a value.
+#[tokio::test]
+async fn two_million_nulls_in_the_largest_request_take_bounded_memory() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    let values = vec![Value { kind: None }; 2_000_000];
+    let list = Kind::ListValue(prost_types::ListValue { values });
+    let mut request = ask("Salam");
+    request.scenario_context = Some(Struct {
+        fields: [("a".to_owned(), Value { kind: Some(list) })].into(),
+    });
+    let before = bridge.resident_kib();
+    bridge.client().invoke(request).await.expect("a reply");
+    let grown = bridge.peak_kib() - before;
+    assert!(grown <= WIDE_KIB, "{grown} KiB");
+}

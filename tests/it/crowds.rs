@@ -1,0 +1,70 @@
+//! A drain with many open streams: each that is read ends with `Done` or a status, none with a reset.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use alim_bridge::{pb::stream_response::Event, server::Drained};
+use futures_util::future::join_all;
+use tonic::Status;
+
+use crate::support::{
+    Bridge, Told, ask_stream,
+    extra::channel_to,
+    read_all, sse_tokens,
+    upstream::{Gate, Reply, Upstream},
+};
+use alim_bridge::pb::graph_service_client::GraphServiceClient;
+
+const STREAMS: usize = 500;
+const A_CONNECTION: usize = 50;
+
+type Ended = (Vec<Event>, Result<(), Status>);
+
+/// Opens the streams over a few connections, reads a token of each, and reads on.
+async fn open(address: SocketAddr) -> Vec<tokio::task::JoinHandle<Ended>> {
+    let clients = (0..STREAMS / A_CONNECTION).map(|_| GraphServiceClient::new(channel_to(address)));
+    let clients: Vec<_> = clients
+        .flat_map(|client| vec![client; A_CONNECTION])
+        .collect();
+    let opening = clients.into_iter().map(|mut client| async move {
+        let answer = client.stream(ask_stream("Salam")).await;
+        tokio::spawn(read_all(answer.expect("a token").into_inner()))
+    });
+    join_all(opening).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_streams_end_with_done_when_the_drain_has_time() {
+    let gate = Gate::default();
+    let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate);
+    let upstream = Upstream::answering(reply.chunk("event: done\ndata: [DONE]\n\n"));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let streams = open(bridge.address).await;
+    let drained = tokio::spawn(bridge.drained());
+    gate.open();
+    for stream in join_all(streams).await {
+        let (events, ending) = stream.expect("no panic");
+        ending.expect("OK");
+        assert!(matches!(events[..], [Event::Token(_), Event::Done(_)]));
+    }
+    assert_eq!(drained.await.expect("no panic"), Drained::Clean);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_streams_that_outlast_the_drain_end_with_a_status_each() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "200ms")]).await;
+    let streams = open(bridge.address).await;
+    let start = Instant::now();
+    assert_eq!(bridge.drained().await, Drained::Cut);
+    let took = start.elapsed();
+    for stream in join_all(streams).await {
+        let (events, ending) = stream.expect("no panic");
+        assert_eq!(events.len(), 1);
+        let status = ending.expect_err("cut");
+        assert_eq!(status.code_and_reason().1, "BRIDGE_DRAINING", "{status:?}");
+    }
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}

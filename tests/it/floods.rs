@@ -1,0 +1,184 @@
+//! Connections that attack: floods of frames that cost the peer nothing, and peers that fall silent at each
+//! step. What they cost is bounded, and other callers do not notice.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use crate::support::{
+    Bridge, ask, ask_stream,
+    deployed::Deployed,
+    extra::{get, time_passes},
+    frames::{
+        CANCEL, CONTINUATION, ENHANCE_YOUR_CALM, HEADERS, PING, PREFACE, PRIORITY, RESET, Raw,
+        SETTINGS, call, field, frame, head,
+    },
+    reply_json, sse_tokens,
+    upstream::{Reply, Upstream},
+};
+
+/// What a flood may make the bridge's memory grow by.
+const GROWTH_KIB: u64 = 8 * 1024;
+/// How long a peer that does not read can send, before it is thought to be held up.
+const HELD_UP: Duration = Duration::from_secs(1);
+/// Long for what happens at once.
+const SOON: Duration = Duration::from_secs(10);
+/// So that a silent peer is found at once.
+const IMPATIENT: [(&str, &str); 2] = [
+    ("KEEPALIVE_INTERVAL", "300ms"),
+    ("KEEPALIVE_TIMEOUT", "300ms"),
+];
+
+fn reset(stream: u32) -> Vec<u8> {
+    frame(RESET, 0, stream, &CANCEL.to_be_bytes())
+}
+
+async fn no_call_is_open(bridge: &Bridge) {
+    let closing = async {
+        while !get(bridge.admin, "/metrics")
+            .await
+            .1
+            .contains("\nalim_bridge_open_calls 0\n")
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, closing).await.expect("all permits are back");
+}
+
+/// CVE-2023-44487.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_rapid_resets_end_their_connection_and_reach_hardly_anybody() {
+    let upstream = Upstream::answering(Reply::nothing().then_hold());
+    let bridge = Bridge::before(&upstream.url()).await;
+    let mut attacker = Raw::open(bridge.address, &[]).await;
+    let streams = (0..10_000).map(|n| 2 * n + 1);
+    let attack: Vec<_> = streams
+        .flat_map(|stream| [call("Stream", stream, &[]), reset(stream)].concat())
+        .collect();
+    let _ = attacker.send(&attack).await; // the bridge may close before its end
+    assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
+    no_call_is_open(&bridge).await;
+    let reached = upstream.requests().len();
+    assert!(reached < 1000, "{reached} calls reached the upstream");
+}
+
+#[tokio::test]
+async fn calls_that_are_reset_once_they_have_begun_give_all_back() {
+    let upstream = Upstream::answering(Reply::nothing().then_hold());
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "1")]).await;
+    let mut attacker = Raw::open(bridge.address, &[]).await;
+    for count in 1..=200 {
+        let stream = 2 * count - 1;
+        attacker
+            .send(&call("Stream", stream, &[]))
+            .await
+            .expect("open");
+        upstream.received(count as usize).await; // so there was room again
+        attacker.send(&reset(stream)).await.expect("open");
+        upstream.connection_closed().await;
+    }
+    no_call_is_open(&bridge).await;
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_refused_long_before_it_ends() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::before(&upstream.url()).await;
+    for piece in [field("a", b"b"), Vec::new()] {
+        let mut attacker = Raw::open(bridge.address, &[]).await;
+        let mut attack = frame(HEADERS, 0, 1, &head("Invoke", &[]));
+        for _ in 0..10_000 {
+            attack.extend(frame(CONTINUATION, 0, 1, &piece));
+        }
+        let _ = attacker.send(&attack).await; // the bridge may close before its end
+        assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
+        bridge.invoke("Salam").await.expect("others are answered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_without_end_from_a_peer_that_does_not_read_are_not_kept() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    bridge.client().invoke(ask("Salam")).await.expect("a reply");
+    let before = bridge.resident_kib();
+    let mut attackers = Vec::new();
+    for attack in [
+        frame(PING, 0, 0, b"aaaaaaaa"),
+        frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]),
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 7]),
+        frame(0x42, 0, 0, b"unknown"),
+        frame(RESET, 0, 1, &CANCEL.to_be_bytes()),
+    ] {
+        let mut attacker = Raw::open(bridge.address, &[]).await;
+        let attack = attack.repeat(400_000);
+        let _ = timeout(HELD_UP, attacker.send(&attack)).await;
+        let asked = bridge.client().invoke(ask("Salam")).await;
+        asked.expect("others are answered");
+        attackers.push(attacker);
+    }
+    let grown = bridge.resident_kib().saturating_sub(before);
+    assert!(grown <= GROWTH_KIB, "{grown} KiB");
+}
+
+/// As a machine that lost its power: no FIN, no RST, no answer to a PING.
+#[tokio::test]
+async fn a_peer_that_falls_silent_gives_its_permits_and_upstream_calls_back() {
+    let flood = Reply::sse("").flood(format!("ea60\r\n{:60000}\r\n", "event: token\ndata: a\n\n"));
+    for reply in [
+        Reply::nothing().then_hold(),
+        Reply::sse(sse_tokens(&["a"])).then_hold(),
+        flood,
+    ] {
+        let upstream = Upstream::answering(reply);
+        let bridge = Bridge::with(&upstream.url(), &IMPATIENT).await;
+        let large_windows = [0, 4, 0x7f, 0xff, 0xff, 0xff];
+        let mut silent = Raw::open(bridge.address, &large_windows).await;
+        silent.send(&call("Stream", 1, &[])).await.expect("open");
+        silent.send(&call("Invoke", 3, &[])).await.expect("open");
+        upstream.connection_closed().await;
+        upstream.connection_closed().await;
+        no_call_is_open(&bridge).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_pings_stays_however_silent_it_is() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let bridge = Bridge::with(&upstream.url(), &IMPATIENT).await;
+    let answer = bridge.client.clone().stream(ask_stream("Salam")).await;
+    let mut events = answer.expect("an event").into_inner();
+    events.message().await.expect("OK").expect("an event");
+    let ended = timeout(Duration::from_secs(2), events.message()).await; // three intervals
+    assert!(ended.is_err(), "{ended:?}");
+}
+
+async fn assert_closed(connection: &mut TcpStream) {
+    let end = timeout(SOON, connection.read_to_end(&mut Vec::new())).await;
+    let _ = end.expect("closed"); // by FIN or by RST
+}
+
+#[tokio::test]
+async fn a_preface_that_is_never_finished_gives_its_place_back() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "1")]).await;
+    let mut half = Raw(TcpStream::connect(bridge.address).await.expect("a port"));
+    half.send(&PREFACE[..23]).await.expect("open");
+    let mut early = TcpStream::connect(bridge.address).await.expect("a port");
+    assert_closed(&mut early).await; // so the other has the place
+    time_passes(Duration::from_secs(11)).await; // its preface was due after ten
+    assert_closed(&mut half.0).await;
+    bridge.invoke("Salam").await.expect("room");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_after_its_preface_gives_its_place_back() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let settings = [&IMPATIENT[..], &[("MAX_CONNECTIONS", "1")]].concat();
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    let mut silent = Raw(TcpStream::connect(bridge.address).await.expect("a port"));
+    silent.send(PREFACE).await.expect("open");
+    assert_closed(&mut silent.0).await;
+    bridge.invoke("Salam").await.expect("room");
+}

@@ -1,0 +1,303 @@
+//! No key leaves by any way but the upstream's request: one run over all kinds of failure, at the finest
+//! level of the log, after which all that the bridge has said anywhere is searched for each key.
+//!
+//! The upstream quotes the key that it was shown wherever it can.
+
+use std::{fmt::Write, fs};
+
+use http::HeaderMap;
+use ring::digest::{SHA256, digest};
+use serde_json::json;
+use tempfile::TempDir;
+use tonic::{Request, Status};
+
+use crate::support::{
+    ask, ask_stream,
+    deployed::Deployed,
+    extra::with_metadata,
+    reply_json, sse_tokens,
+    upstream::{Reply, Upstream, refused_url},
+};
+
+/// The part of each key that no encoding of text touches; around it stands what each encoding changes.
+const SERVICE: &str = "Serv1ceS3cretZz9Q";
+const CALLER: &str = "Cal1erS3cretYy8W";
+
+/// Whose key the upstream is shown, and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Variable,
+    File,
+    Callers,
+}
+
+fn key(core: &str) -> String {
+    format!("k\"%\\{core}/+==")
+}
+
+/// How bytes look in each encoding that logs, statuses and headers know, wherever they begin in a group.
+fn forms(core: &str) -> Vec<String> {
+    let base64 = (0..3).map(|shift| {
+        let padded = [&b"xx"[..shift], core.as_bytes()].concat();
+        let text = base64(&padded);
+        text[4..text.len() - 4].to_owned() // the first and last groups hold other bytes too
+    });
+    let hex = core.bytes().map(|byte| format!("{byte:02x}"));
+    let list = core.bytes().map(|byte| byte.to_string());
+    let list = list.collect::<Vec<_>>().join(", ");
+    base64
+        .chain([core.to_owned(), hex.collect(), list])
+        .collect()
+}
+
+/// RFC 4648, 4, without padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let groups = bytes.chunks_exact(3).flat_map(|group| {
+        let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
+        [18, 12, 6, 0].map(|shift| char::from(ALPHABET[(bits >> shift) as usize & 63]))
+    });
+    groups.collect()
+}
+
+fn quoted_twice(key: &str) -> String {
+    format!("no such key: '{key}' ({key})")
+}
+
+/// Answers that quote this key in every place that an answer has.
+fn quoting(key: &str) -> Vec<Reply> {
+    let quote = quoted_twice(key);
+    let detail = json!({"detail": quote, "error": quote, "path": quote});
+    let fields = json!({"detail": [{"loc": ["body", key], "msg": quote, "input": key}]});
+    let event = |data: String| Reply::sse(format!("event: error\ndata: {data}\n\n"));
+    let named = |reply: Reply| {
+        let reply = reply.header("x-request-id", key).header("retry-after", key);
+        reply.header("x-ratelimit-scope", key).header("server", key)
+    };
+    let mut replies: Vec<_> = [400, 401, 403, 404, 409, 413, 418, 429, 500, 502, 503, 504]
+        .map(|status| named(Reply::json(status, &detail)))
+        .into();
+    replies.extend([
+        named(Reply::json(422, fields)),
+        named(Reply::json(200, reply_json())),
+        named(Reply::sse(
+            sse_tokens(&["a"]) + "event: done\ndata: [DONE]\n\n",
+        )),
+        Reply::head(307).header("location", &format!("http://127.0.0.1:9/?key={key}")),
+        Reply::json(200, &quote),
+        Reply::json(200, reply_json()).header("content-type", &format!("text/{key}")),
+        Reply::json(200, reply_json()).header("content-encoding", key),
+        Reply::json(500, &quote),
+        Reply::nothing()
+            .send(format!("{quote}\r\n\r\n"))
+            .then_close(),
+        Reply::nothing()
+            .send(format!("HTTP/1.1 999 {key}\r\n{key}\r\n\r\n"))
+            .then_close(),
+        Reply::head(200)
+            .header("content-length", key)
+            .send(&quote)
+            .then_close(),
+        Reply::sse(sse_tokens(&["a"]))
+            .send(format!("{key}\r\n"))
+            .then_close(),
+        event(detail.to_string()),
+        event(quote.clone()),
+        Reply::sse(format!(
+            "{}event: error\ndata: {quote}\n\n",
+            sse_tokens(&["a"])
+        )),
+        Reply::sse(detail.to_string()),
+        Reply::sse(sse_tokens(&["a"])).send(&quote).then_cut(),
+        Reply::nothing().then_hold(),
+    ]);
+    replies
+}
+
+/// All that callers were given, as text.
+#[derive(Default)]
+struct Told(String);
+
+impl Told {
+    fn headers(&mut self, headers: &HeaderMap) {
+        for (name, value) in headers {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            writeln!(self.0, "{name}: {value}").expect("memory");
+        }
+    }
+
+    fn status(&mut self, status: &Status) {
+        self.headers(status.clone().into_http::<()>().headers());
+        self.headers(status.metadata().as_ref());
+        let details = String::from_utf8_lossy(status.details());
+        writeln!(self.0, "{status:?} {} {details}", status.message()).expect("memory");
+    }
+}
+
+/// A request with every key that this caller has, and a clock that does not wait for long.
+fn keyed<T>(message: T) -> Request<T> {
+    let own = key(CALLER);
+    let bearer = format!("Bearer {own}");
+    with_metadata(
+        message,
+        &[
+            ("x-api-key", own.as_bytes()),
+            ("authorization", bearer.as_bytes()),
+            ("grpc-timeout", b"2S"),
+        ],
+    )
+}
+
+/// Both methods; for what is asked of a caller that has none, and of one whose key is unknown, too.
+async fn call(bridge: &Deployed, told: &mut Told) {
+    let mut client = bridge.client();
+    match client.invoke(keyed(ask("Salam"))).await {
+        Ok(reply) => told.headers(reply.metadata().as_ref()),
+        Err(status) => told.status(&status),
+    }
+    match client.stream(keyed(ask_stream("Salam"))).await {
+        Ok(answer) => {
+            told.headers(answer.metadata().as_ref());
+            let mut events = answer.into_inner();
+            while let Some(message) = events.message().await.transpose() {
+                match message {
+                    Ok(message) => write!(told.0, "{message:?}").expect("memory"),
+                    Err(status) => return told.status(&status),
+                }
+            }
+        }
+        Err(status) => told.status(&status),
+    }
+}
+
+/// The settings of one bridge; `dir` is where its files are.
+fn settings(shown: Shown, format: &'static str, dir: &TempDir) -> Vec<(&'static str, String)> {
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let hash = digest(&SHA256, key(CALLER).as_bytes());
+    let hex: String = hash
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let mut settings = vec![
+        ("LOG", "trace".to_owned()),
+        ("LOG_FORMAT", format.to_owned()),
+        (
+            "CALLER_KEYS_FILE",
+            file("callers", &format!("orders:{hex}\n")),
+        ),
+    ];
+    match shown {
+        Shown::Variable => settings.push(("UPSTREAM_API_KEY", key(SERVICE))),
+        Shown::File => {
+            settings.push(("UPSTREAM_API_KEY", String::new())); // counts as unset
+            settings.push(("UPSTREAM_API_KEY_FILE", file("key", &key(SERVICE))));
+        }
+        Shown::Callers => {
+            settings.push(("UPSTREAM_API_KEY", String::new()));
+            settings.push(("CREDENTIALS", "caller".into()));
+        }
+    }
+    settings
+}
+
+/// Everything that a bridge with these settings says in a run over all kinds of failure.
+async fn everything(shown: Shown, format: &'static str) -> String {
+    let quoted = key(if shown == Shown::Callers {
+        CALLER
+    } else {
+        SERVICE
+    });
+    let mut replies = quoting(&quoted)
+        .into_iter()
+        .flat_map(|reply| [reply.clone(), reply]);
+    let replies: Vec<_> = replies.by_ref().collect();
+    let (count, upstream) = (replies.len() / 2, Upstream::scripted(replies));
+    let dir = TempDir::new().expect("a directory");
+    let mut all = Told::default();
+    for (url, times) in [(upstream.url(), count), (refused_url(), 1)] {
+        let settings = settings(shown, format, &dir);
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        let bridge = Deployed::with(&url, &settings);
+        for _ in 0..times {
+            call(&bridge, &mut all).await;
+        }
+        let mut client = bridge.client();
+        for wrong in [&b"Bearer "[..], b"Bearer Wr0ngS3cretKey"] {
+            let request = with_metadata(ask("Salam"), &[("authorization", wrong)]);
+            all.status(&client.invoke(request).await.expect_err("no such caller"));
+        }
+        all.status(&client.invoke(keyed(ask(""))).await.expect_err("invalid"));
+        all.0 += &bridge.metrics().await;
+        let ended = bridge.running.stopped();
+        all.0 += &(ended.stdout + &ended.stderr);
+    }
+    let shown = upstream
+        .requests()
+        .into_iter()
+        .map(|request| request.headers["x-api-key"].clone());
+    let shown: Vec<_> = shown.collect();
+    assert_eq!(shown, vec![quoted; 2 * count], "so there was a key to tell");
+    all.0
+}
+
+fn assert_told_nothing(all: &str, case: &str) {
+    for core in [SERVICE, CALLER, "Wr0ngS3cretKey"] {
+        for form in forms(core) {
+            let at = all.find(&form);
+            let around = at.map(|at| {
+                let (from, to) = (at.saturating_sub(300), (at + 300).min(all.len()));
+                String::from_utf8_lossy(&all.as_bytes()[from..to])
+            });
+            assert_eq!(around, None, "{case}: {core} as {form}");
+        }
+    }
+    for told in [
+        "TRACE",
+        "hyper_util",
+        "call ended",
+        "UPSTREAM_",
+        "grpc_server_handled_total",
+        "<key>",
+    ] {
+        assert!(all.contains(told), "{case}: {told} is nowhere");
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_a_variable_is_nowhere_after_all_kinds_of_failure() {
+    assert_told_nothing(&everything(Shown::Variable, "text").await, "text");
+}
+
+#[tokio::test]
+async fn the_key_of_a_file_is_nowhere_after_all_kinds_of_failure() {
+    assert_told_nothing(&everything(Shown::File, "json").await, "json");
+}
+
+#[tokio::test]
+async fn the_key_of_a_caller_is_nowhere_after_all_kinds_of_failure() {
+    for format in ["text", "json"] {
+        assert_told_nothing(&everything(Shown::Callers, format).await, format);
+    }
+}
+
+#[test]
+fn the_search_finds_a_key_in_every_encoding() {
+    let forms = forms(SERVICE);
+    for (shift, text) in ["", "a", "ab"].iter().enumerate() {
+        let encoded = base64(format!("{text}{}???", key(SERVICE)).as_bytes());
+        assert!(forms.iter().any(|form| encoded.contains(form)), "{shift}");
+    }
+    assert!(
+        forms
+            .iter()
+            .any(|form| format!("{:?}", SERVICE.as_bytes()).contains(form))
+    );
+}
