@@ -42,6 +42,9 @@ use crate::{
 };
 
 const GRPC_DETAILS: &str = "grpc-status-details-bin";
+/// Bytes of a call's metadata, by HTTP/2's count of 32 bytes a field; exactly as many pass. The server lets
+/// more come in, because the transport's own refusal is an HTTP 431 without a gRPC status.
+pub const MAX_METADATA_BYTES: usize = 16 * 1024;
 
 /// What the edge needs to know.
 #[derive(Clone, Debug)]
@@ -143,6 +146,13 @@ impl Edge {
             let text = "content-type must be application/grpc";
             return Err(Failure::Protocol(Protocol::ContentType, text.into()));
         }
+        let found = field_bytes(metadata);
+        if found > MAX_METADATA_BYTES {
+            let text = format!(
+                "the request is too large: {found} bytes of metadata, the limit is {MAX_METADATA_BYTES}"
+            );
+            return Err(Failure::Protocol(Protocol::TooLarge, text));
+        }
         self.admit(method, metadata, record)
     }
 
@@ -200,6 +210,14 @@ fn is_grpc(headers: &HeaderMap) -> bool {
         .and_then(|kind| kind.to_str().ok());
     let suffix = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
     suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
+}
+
+/// RFC 9113, 6.5.2, `SETTINGS_MAX_HEADER_LIST_SIZE`.
+fn field_bytes(fields: &HeaderMap) -> usize {
+    let sizes = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    sizes.sum()
 }
 
 fn refuse(failure: Failure, record: &Record) -> Response<Body> {

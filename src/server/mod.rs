@@ -29,7 +29,14 @@ use tonic_health::server::HealthReporter;
 use crate::{
     admission::Admission,
     callers::CallerKeys,
-    grpc::{Bridge, clocks::Clocks, edge::Edge, failure::Credentials, origins::Origins, web::Web},
+    grpc::{
+        Bridge,
+        clocks::Clocks,
+        edge::{self, Edge},
+        failure::Credentials,
+        origins::Origins,
+        web::Web,
+    },
     pb::{
         self, graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer,
     },
@@ -44,6 +51,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// HTTP/2 streams that one connection may have beyond `MAX_CALLS`: callers keep back what exceeds the
 /// transport's limit, in silence, so admission must be the one that refuses, and health must get through.
 const SPARE_STREAMS: usize = 1024;
+/// Bytes of a call's head that come in: more than pass, so that most that do not get a status.
+const MAX_HEAD_BYTES: u32 = 4 * edge::MAX_METADATA_BYTES as u32;
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -287,6 +296,7 @@ fn transport(settings: &Settings) -> Server {
     let streams = settings.max_calls.saturating_add(SPARE_STREAMS);
     let mut server = Server::builder()
         .accept_http1(settings.web.is_some())
+        .http2_max_header_list_size(MAX_HEAD_BYTES)
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));

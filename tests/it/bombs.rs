@@ -10,9 +10,10 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use crate::support::{
-    Told, ask,
+    Bridge, Told, ask,
     bare::Connection,
     deployed::Deployed,
+    extra::with_metadata,
     reply_json,
     upstream::{Reply, Upstream},
 };
@@ -124,4 +125,35 @@ async fn two_million_nulls_in_the_largest_request_take_bounded_memory() {
     bridge.client().invoke(request).await.expect("a reply");
     let grown = bridge.peak_kib() - before;
     assert!(grown <= WIDE_KIB, "{grown} KiB");
+}
+
+/// HTTP/2 counts 32 bytes a field besides its name and its value (RFC 9113, 6.5.2).
+#[tokio::test]
+async fn metadata_over_16_kib_is_refused_with_a_status_whatever_it_is_made_of() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::before(&upstream.url()).await;
+    for (count, length, passes) in [
+        (1, 15_000, true),
+        (1, 17_000, false),
+        (1, 60_000, false),
+        (380, 1, true),
+        (800, 1, false),
+        (6, 8192, false),
+    ] {
+        let value = vec![b'a'; length];
+        let pairs = vec![("x-custom", value.as_slice()); count];
+        let answer = bridge
+            .client
+            .clone()
+            .invoke(with_metadata(ask("Salam"), &pairs))
+            .await;
+        let told = answer.map(drop).map_err(|status| status.code_and_reason());
+        let refused = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
+        assert_eq!(
+            told,
+            if passes { Ok(()) } else { Err(refused) },
+            "{count} of {length}"
+        );
+    }
+    assert_eq!(upstream.requests().len(), 2);
 }
