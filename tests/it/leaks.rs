@@ -143,7 +143,7 @@ fn keyed<T>(message: T) -> Request<T> {
         &[
             ("x-api-key", own.as_bytes()),
             ("authorization", bearer.as_bytes()),
-            ("grpc-timeout", b"2S"),
+            ("grpc-timeout", b"500m"),
         ],
     )
 }
@@ -271,17 +271,17 @@ fn assert_told_nothing(all: &str, case: &str) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_of_a_variable_is_nowhere_after_all_kinds_of_failure() {
     assert_told_nothing(&everything(Shown::Variable, "text").await, "text");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_of_a_file_is_nowhere_after_all_kinds_of_failure() {
     assert_told_nothing(&everything(Shown::File, "json").await, "json");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_of_a_caller_is_nowhere_after_all_kinds_of_failure() {
     for format in ["text", "json"] {
         assert_told_nothing(&everything(Shown::Callers, format).await, format);
