@@ -6,11 +6,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use mime::Mime;
 use reqwest::Response;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -127,15 +127,19 @@ async fn read(response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The headers that cross to the caller, but for one that quotes the key.
+/// The headers that cross to the caller, but for one that quotes the key in its value or its name; names
+/// are in small letters, whatever the key is in.
 fn crossing(head: &HeaderMap, key: Option<&SecretString>) -> HeaderMap {
-    let quotes = |value: &HeaderValue| {
-        let text = value.to_str().unwrap_or_default().to_owned();
-        hide(text.clone(), key) != text
+    let key = key.map_or(&b""[..], |key| key.expose_secret().as_bytes());
+    let quotes = |text: &[u8]| {
+        let mut parts = text.windows(key.len().max(1));
+        !key.is_empty() && parts.any(|part| part.eq_ignore_ascii_case(key))
     };
     let crossing = headers::to_caller(head).into_iter();
     let named = crossing.filter_map(|(name, value)| Some((name?, value)));
-    named.filter(|(_, value)| !quotes(value)).collect()
+    named
+        .filter(|(name, value)| !quotes(name.as_ref()) && !quotes(value.as_bytes()))
+        .collect()
 }
 
 async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {

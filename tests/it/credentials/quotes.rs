@@ -108,8 +108,11 @@ async fn an_invoke_quotes_no_key_either() {
 
 #[tokio::test]
 async fn a_header_that_quotes_the_key_does_not_cross() {
-    let reply = Reply::json(429, "{}").header("x-ratelimit-scope", &format!("a {SERVICE_KEY}"));
-    let upstream = Upstream::answering(reply.header("x-ratelimit-limit", "60"));
+    let reply = Reply::json(429, "{}")
+        .header("x-ratelimit-scope", &format!("a {SERVICE_KEY}"))
+        .header("x-ratelimit-of-service-key", "30")
+        .header("x-ratelimit-limit", "60");
+    let upstream = Upstream::answering(reply);
     let bridge = Bridge::before(&upstream.url()).await;
     let all = everything_in(&bridge.invoke("Salam").await.expect_err("limited"));
     assert!(!all.contains(SERVICE_KEY), "{all}");
