@@ -107,6 +107,14 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_the_double_that_is_nearest_to_its_text() {
+        let metadata = serde_json::from_str(r#"{"score": 0.9073038322028689}"#).expect("JSON");
+        let proto = to_struct(metadata).expect("shallow");
+        let exact = Kind::NumberValue(0.907_303_832_202_868_9);
+        assert_eq!(proto.fields["score"].kind, Some(exact));
+    }
+
+    #[test]
     fn a_number_that_is_not_finite_is_refused() {
         for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(number_to_json(number), Err(NotFinite));
