@@ -8,6 +8,8 @@ mod body;
 pub mod clocks;
 pub mod edge;
 pub mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hold;
 pub mod origins;
 mod pack;

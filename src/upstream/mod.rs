@@ -5,6 +5,8 @@
 //! read without a bound; redirects are never followed, since the key would go along.
 
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod request;
 mod response;
 mod retry;

@@ -1,0 +1,44 @@
+//! A door for `fuzz/`, which is there only with `--cfg fuzzing`: answers that were made in memory go
+//! the way of those from the wire.
+
+use http::HeaderMap;
+use reqwest::Response;
+use secrecy::SecretString;
+
+use super::{
+    JSON, SSE,
+    error::Error,
+    response::judge,
+    sse::{self, Events},
+};
+use crate::reply::Reply;
+
+/// What [`Upstream::invoke`](super::Upstream::invoke) makes of this answer.
+///
+/// # Errors
+///
+/// - [`Error`] as there.
+pub async fn invoke(
+    answer: Response,
+    key: Option<SecretString>,
+    limit: usize,
+) -> Result<(Reply, HeaderMap), Error> {
+    let head = judge(answer, JSON, key).await?;
+    let headers = head.headers();
+    Ok((head.into_reply(limit).await?, headers))
+}
+
+/// What [`Upstream::stream`](super::Upstream::stream) makes of this answer.
+///
+/// # Errors
+///
+/// - [`Error`] as there.
+pub async fn stream(
+    answer: Response,
+    key: Option<SecretString>,
+    settings: sse::Settings,
+) -> Result<(Events, HeaderMap), Error> {
+    let head = judge(answer, SSE, key).await?;
+    let headers = head.headers();
+    Ok((head.into_events(settings), headers))
+}
