@@ -1,8 +1,10 @@
-//! README against the code: every reason is listed, and every promise names a test that there is.
+//! README and SECURITY against the code: every reason is listed, and every promise names a test that
+//! there is.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 const README: &str = include_str!("../../README.md");
+const SECURITY: &str = include_str!("../../SECURITY.md");
 const ROWS: &str = include_str!("../../src/grpc/rows.rs");
 
 /// The code spans of the lines that are rows of a table.
@@ -11,8 +13,8 @@ fn spans(text: &str) -> impl Iterator<Item = &str> {
     rows.flat_map(|row| row.split('`').skip(1).step_by(2))
 }
 
-fn section(title: &str) -> &'static str {
-    let (_, rest) = README.split_once(title).expect("the section is there");
+fn section(page: &'static str, title: &str) -> &'static str {
+    let (_, rest) = page.split_once(title).expect("the section is there");
     rest.split("\n## ").next().expect("text")
 }
 
@@ -27,7 +29,7 @@ fn is_reason(word: &str) -> bool {
 fn the_table_of_statuses_lists_every_reason_and_no_other() {
     let coded = ROWS.split('"').filter(|word| is_reason(word));
     let coded: BTreeSet<_> = coded.filter(|word| !word.starts_with("STREAM_")).collect();
-    let told: BTreeSet<_> = spans(section("\n## Statuses"))
+    let told: BTreeSet<_> = spans(section(README, "\n## Statuses"))
         .filter(|word| is_reason(word))
         .collect();
     let told: BTreeSet<_> = told
@@ -39,10 +41,18 @@ fn the_table_of_statuses_lists_every_reason_and_no_other() {
 
 #[test]
 fn every_promise_of_how_it_fails_names_a_test_that_there_is() {
+    assert_last_cells_are_tests(section(README, "\n## How it fails"));
+}
+
+#[test]
+fn every_answer_to_an_attack_names_a_test_that_there_is() {
+    assert_last_cells_are_tests(section(SECURITY, "\n## What comes in"));
+}
+
+/// The last code span of each row of the section's table names a test.
+fn assert_last_cells_are_tests(section: &str) {
     let tests = sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")));
-    let rows = section("\n## How it fails")
-        .lines()
-        .filter(|line| line.starts_with("| "));
+    let rows = section.lines().filter(|line| line.starts_with("| "));
     let promises = rows
         .skip(1)
         .map(|row| row.rsplit('`').nth(1).expect("a test's name"));
