@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::{
-    client::{Error, Target, ask::Output},
+    client::{Error, Target, screen::Output},
     config::{PREFIX, SETTINGS, Strings},
     emulator, json,
     pb::StreamRequest,
@@ -17,6 +17,11 @@ use crate::{
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 64 bad usage; invoke, stream and health \
 exit with 64 + the gRPC status code when the call fails, as grpcurl does.";
+
+const CHAT: &str = "The thread that the answers are given in is told on standard error; --thread-id goes \
+on with it. Ctrl-C stops an answer; Ctrl-D, or Ctrl-C at an empty prompt, ends the conversation. When \
+standard input is no terminal, each of its lines is asked, and the exit code is that of the last call \
+that failed, 64 + its gRPC status code, or 0.";
 
 /// All commands.
 pub fn command() -> Command {
@@ -38,6 +43,10 @@ pub fn command() -> Command {
         .subcommand(question(
             Command::new("stream").about("Ask, and see the answer being typed"),
         ))
+        .subcommand(
+            about(Command::new("chat").about("Ask, read and ask on, in one thread"))
+                .after_help(CHAT),
+        )
         .subcommand(health())
 }
 
@@ -132,13 +141,25 @@ fn target(command: Command) -> Command {
 }
 
 fn question(command: Command) -> Command {
-    target(command)
+    about(command)
         .arg(
             Arg::new("message")
                 .required(true)
                 .value_name("MESSAGE")
                 .help("What the farmer says; - reads it from standard input"),
         )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print JSON, one object a line"),
+        )
+        .after_help(EXIT_CODES)
+}
+
+/// The bridge to ask, and what is said with each message.
+fn about(command: Command) -> Command {
+    target(command)
         .arg(option("user-id", "ID", "Who asks"))
         .arg(option(
             "thread-id",
@@ -161,13 +182,6 @@ fn question(command: Command) -> Command {
             "JSON",
             "Facts about the farmer's situation, a JSON object",
         ))
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Print JSON, one object a line"),
-        )
-        .after_help(EXIT_CODES)
 }
 
 fn health() -> Command {
@@ -239,23 +253,35 @@ pub fn asked(matches: &ArgMatches) -> Result<(StreamRequest, Output), Error> {
         dash if dash == "-" => std::io::read_to_string(std::io::stdin())?,
         message => message,
     };
-    let context = text(matches, "scenario-context")
-        .map(|text| parse_object(&text))
-        .transpose()?;
     let output = match matches.get_flag("json") {
         true => Output::Json,
         false => Output::Text,
     };
     let question = StreamRequest {
         message,
+        ..said_with_each(matches)?
+    };
+    Ok((question, output))
+}
+
+/// All of a question but its message.
+///
+/// # Errors
+///
+/// - [`Error::Usage`] when the scenario context is no JSON object.
+pub fn said_with_each(matches: &ArgMatches) -> Result<StreamRequest, Error> {
+    let context = text(matches, "scenario-context")
+        .map(|text| parse_object(&text))
+        .transpose()?;
+    Ok(StreamRequest {
+        message: String::new(),
         user_id: text(matches, "user-id").unwrap_or_default(),
         thread_id: text(matches, "thread-id"),
         farm_id: text(matches, "farm-id"),
         language: text(matches, "language"),
         system_prompt_override: text(matches, "system-prompt-override"),
         scenario_context: context,
-    };
-    Ok((question, output))
+    })
 }
 
 fn parse_object(text: &str) -> Result<Struct, Error> {

@@ -56,6 +56,10 @@ async fn run(matches: &ArgMatches) -> ExitCode {
         Some(("demo", _)) => return demo().await,
         Some(("invoke", flags)) => invoke(flags).await,
         Some(("stream", flags)) => stream(flags).await,
+        Some(("chat", flags)) => match chat(flags).await {
+            Ok(code) => return code.into(),
+            Err(error) => Err(error),
+        },
         Some(("health", flags)) => health(flags).await,
         _ => unreachable!("clap knows only these"),
     };
@@ -178,6 +182,10 @@ async fn invoke(flags: &ArgMatches) -> Result<(), client::Error> {
 async fn stream(flags: &ArgMatches) -> Result<(), client::Error> {
     let (question, output) = cli::asked(flags)?;
     client::ask::stream(&cli::called(flags), question, output).await
+}
+
+async fn chat(flags: &ArgMatches) -> Result<u8, client::Error> {
+    client::chat::run(&cli::called(flags), cli::said_with_each(flags)?).await
 }
 
 async fn health(flags: &ArgMatches) -> Result<(), client::Error> {

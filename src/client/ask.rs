@@ -1,25 +1,15 @@
 //! `invoke` and `stream`: one question from the command line.
 
-use std::{
-    future::Future,
-    io::{self, Write},
-};
+use std::future::Future;
 
-use super::{Error, Target, show};
-use crate::pb::{
-    InvokeRequest, StreamRequest, graph_service_client::GraphServiceClient, stream_response::Event,
-};
+use tonic::{Request, transport::Channel};
 
-/// How an answer is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// The answer alone on standard output as it comes; steps and figures on standard error.
-    Text,
-    /// All of it on standard output.
-    Transcript,
-    /// Protobuf's JSON mapping, one object a line.
-    Json,
-}
+use super::{
+    Error, Target,
+    screen::{Output, Screen, print},
+    show,
+};
+use crate::pb::{InvokeRequest, StreamRequest, graph_service_client::GraphServiceClient};
 
 /// Answers are received whole whatever their size: the bridge has its own limit.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
@@ -28,15 +18,15 @@ const MAX_MESSAGE_BYTES: usize = 1 << 30;
 ///
 /// # Errors
 ///
-/// - [`Error::Status`] with what the bridge said, and those of [`Target::connect`].
+/// - [`Error::Status`] with what the bridge said, [`Error::Interrupted`], and those of
+///   [`Target::connect`].
 pub async fn invoke(target: &Target, question: InvokeRequest, output: Output) -> Result<(), Error> {
     let request = target.request(question)?;
-    let channel = target.connect().await?;
-    let mut client = GraphServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut client = client(target.connect().await?);
     let reply = until_interrupted(client.invoke(request)).await??;
     let reply = reply.into_inner();
     match output {
-        Output::Text | Output::Transcript => print(&format!("{}\n", reply.response)),
+        Output::Text | Output::Chat | Output::Transcript => print(&format!("{}\n", reply.response)),
         Output::Json => print(&format!("{}\n", show::reply_json(reply))),
     }
 }
@@ -46,71 +36,46 @@ pub async fn invoke(target: &Target, question: InvokeRequest, output: Output) ->
 /// # Errors
 ///
 /// - [`Error::Status`] with what the bridge said; what was printed before it is not the whole answer.
-///   And those of [`Target::connect`].
+///   And [`Error::Interrupted`], and those of [`Target::connect`].
 pub async fn stream(target: &Target, question: StreamRequest, output: Output) -> Result<(), Error> {
     let request = target.request(question)?;
-    let channel = target.connect().await?;
-    let mut client = GraphServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let printed = async {
+    let mut client = client(target.connect().await?);
+    answer(&mut client, request, output).await
+}
+
+pub(super) fn client(channel: Channel) -> GraphServiceClient<Channel> {
+    GraphServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// Prints the events of one answer as they come, until the last or Ctrl-C.
+///
+/// # Errors
+///
+/// - [`Error::Status`] with what the bridge said, [`Error::Interrupted`].
+pub(super) async fn answer(
+    client: &mut GraphServiceClient<Channel>,
+    request: Request<StreamRequest>,
+    output: Output,
+) -> Result<(), Error> {
+    let mut screen = Screen::new(output);
+    let shown = async {
         let mut events = client.stream(request).await?.into_inner();
-        let mut is_mid_line = false;
-        while let Some(message) = events
-            .message()
-            .await
-            .inspect_err(|_| end_line(is_mid_line))?
-        {
-            let Some(event) = message.event else { continue };
-            match output {
-                Output::Json => print(&format!("{}\n", show::event_json(event)))?,
-                Output::Text | Output::Transcript => print_event(&event, output, &mut is_mid_line)?,
+        while let Some(message) = events.message().await? {
+            if let Some(event) = message.event {
+                screen.show(event)?;
             }
         }
         Ok(())
     };
-    until_interrupted(printed).await?
+    let shown = until_interrupted(shown).await;
+    screen.end()?;
+    shown?
 }
 
 /// Ctrl-C ends the call, and dropping it tells the bridge.
 async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Error> {
     tokio::select! {
         done = work => Ok(done),
-        _ = tokio::signal::ctrl_c() => Err(tonic::Status::cancelled("interrupted").into()),
+        _ = tokio::signal::ctrl_c() => Err(Error::Interrupted),
     }
-}
-
-/// The text as it comes; steps and figures on lines of their own.
-fn print_event(event: &Event, output: Output, is_mid_line: &mut bool) -> Result<(), Error> {
-    let aside = match event {
-        Event::Token(token) => {
-            *is_mid_line = token
-                .text
-                .chars()
-                .next_back()
-                .map_or(*is_mid_line, |last| last != '\n');
-            return print(&token.text);
-        }
-        Event::Node(node) => format!("· {}", node.name),
-        Event::Other(other) => format!("· {}: {}", other.r#type, other.data),
-        Event::Done(done) => show::done_text(done),
-    };
-    end_line(std::mem::take(is_mid_line));
-    match output {
-        Output::Transcript => print(&format!("{aside}\n"))?,
-        Output::Text | Output::Json => writeln!(io::stderr(), "{aside}")?,
-    }
-    Ok(())
-}
-
-fn end_line(is_mid_line: bool) {
-    if is_mid_line {
-        let _ = print("\n");
-    }
-}
-
-/// Flushed at once: that is what makes it typing.
-pub(super) fn print(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
 }

@@ -6,8 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 
 use super::{
-    Error, Target,
-    ask::{self, Output, print},
+    Error, Target, ask,
+    screen::{Output, print},
 };
 use crate::{
     config::{Config, Strings},
@@ -47,7 +47,7 @@ pub async fn run(shutdown: Shutdown) -> Result<Drained, Error> {
     ))?;
     tokio::select! {
         shown = show(address) => match shown {
-            Err(Error::Status(status)) if status.code() == tonic::Code::Cancelled => {
+            Err(Error::Interrupted) => {
                 shutdown.drain.cancelled().await; // Ctrl-C: the call that is shown hears of it too
             }
             shown => shown?,

@@ -5,7 +5,7 @@ use tonic_health::pb::{
 };
 use url::Url;
 
-use super::{Error, Target, ask::print};
+use super::{Error, Target, screen::print};
 use crate::upstream;
 
 /// Asks a bridge for the health of `service`; "" is the process.

@@ -4,8 +4,11 @@
 //! exit code is 0 or, as grpcurl has it, 64 + the status code.
 
 pub mod ask;
+pub mod chat;
 pub mod demo;
 pub mod health;
+mod prompt;
+pub mod screen;
 mod show;
 
 use std::{path::PathBuf, time::Duration};
@@ -50,6 +53,9 @@ pub enum Error {
     /// The call ended with a status other than OK.
     #[error("{}", show::status_text(.0))]
     Status(Box<Status>),
+    /// Ctrl-C came before the answer was complete.
+    #[error("interrupted")]
+    Interrupted,
     /// Standard input or output failed.
     #[error("input or output failed")]
     Io(#[from] std::io::Error),
@@ -82,6 +88,7 @@ impl Error {
             Self::Usage(_) => USAGE,
             Self::Status(status) => USAGE + u8::try_from(i32::from(status.code())).unwrap_or(0),
             Self::Connect { .. } => USAGE + u8::try_from(i32::from(Code::Unavailable)).unwrap_or(0),
+            Self::Interrupted => USAGE + u8::try_from(i32::from(Code::Cancelled)).unwrap_or(0),
             Self::Io(_) | Self::Unhealthy(_) | Self::Demo(_) => 1,
         }
     }

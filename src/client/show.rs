@@ -1,19 +1,19 @@
 //! What a person or a script sees of a call.
 //!
-//! Scripts get protobuf's JSON mapping, one object a line, as grpcurl prints it. A person gets the
-//! answer on standard output and all else, the graph's steps and errors, on standard error, so that
-//! the answer can be piped.
+//! Scripts get protobuf's JSON mapping, one object a line, as grpcurl prints it.
 
 use serde_json::{Value as Json, json};
 use tonic::Status;
 use tonic_types::StatusExt;
 
+use super::screen::plain;
 use crate::{
     json,
     pb::{self, stream_response::Event},
 };
 
-/// A status for a person: code and reason, message, and what to change.
+/// A status for a person: code and reason, message, and what to change. It may be any server's, so it
+/// is cleaned, wherever it goes.
 pub(super) fn status_text(status: &Status) -> String {
     let details = status.get_error_details();
     let reason = details
@@ -31,7 +31,7 @@ pub(super) fn status_text(status: &Status) -> String {
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         text += &format!("\n  try again in {} s", delay.as_secs_f64());
     }
-    text
+    plain(&text)
 }
 
 pub(super) fn reply_json(reply: pb::InvokeResponse) -> Json {

@@ -1,6 +1,8 @@
 //! The command as it is deployed: a child process on ports of its own, judged by what it prints and
 //! by the code that it exits with.
 
+mod chat;
+
 use std::net::TcpListener;
 
 use serde_json::Value;
@@ -58,7 +60,9 @@ fn objects(lines: &str) -> Vec<Value> {
 #[test]
 fn help_lists_the_commands_and_version_tells_the_version() {
     let help = run(&["--help"]).printed();
-    for command in ["serve", "demo", "emulate", "invoke", "stream", "health"] {
+    for command in [
+        "serve", "demo", "emulate", "invoke", "stream", "chat", "health",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
     }
     let version = concat!("alim-bridge ", env!("CARGO_PKG_VERSION"), "\n");
@@ -75,6 +79,8 @@ fn a_command_line_that_is_not_understood_exits_with_64() {
         &["invoke"],
         &["stream", "a", "--timeout", "3"],
         &["invoke", "a", "--scenario-context", "[]"],
+        &["chat", "a"],
+        &["chat", "--scenario-context", "[]"],
         &["health", "--http", "live"],
     ] {
         let ended = run(args);
@@ -252,8 +258,9 @@ fn an_answer_that_does_not_come_in_time_exits_with_68() {
 fn a_bridge_that_is_not_there_exits_with_78() {
     let url = refused_url();
     let address = url.trim_end_matches("/api/v1");
-    for command in ["invoke", "stream", "health"] {
-        let message = &["Salam"][..(command != "health").into()];
+    for command in ["invoke", "stream", "chat", "health"] {
+        let asks = matches!(command, "invoke" | "stream");
+        let message = &["Salam"][..asks.into()];
         let ended = run(&[&[command, "--address", address], message].concat());
         assert_eq!((ended.code, &*ended.stdout), (Some(78), ""), "{command}");
         assert!(ended.stderr.contains(address), "{}", ended.stderr);

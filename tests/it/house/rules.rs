@@ -3,7 +3,7 @@
 use super::source::{code, paths, words};
 
 /// Which libraries are named only where; a place that ends with `/` is all files below it.
-const BANKS: [(&[&str], &[&str]); 2] = [
+const BANKS: [(&[&str], &[&str]); 3] = [
     (
         &[
             "tonic",
@@ -16,6 +16,7 @@ const BANKS: [(&[&str], &[&str]); 2] = [
         &["pb.rs", "grpc/", "server/", "client/"],
     ),
     (&["reqwest", "eventsource_stream"], &["upstream/"]),
+    (&["rustyline"], &["client/prompt.rs"]),
 ];
 
 /// The process's environment is read here; all else is handed what it needs, so tests never touch it.

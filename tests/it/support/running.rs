@@ -2,7 +2,7 @@
 //! the end, never for time to pass. A child is killed by its id when it is dropped.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     process::{Child, ChildStderr, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
@@ -35,40 +35,52 @@ struct Output {
     told: String,
 }
 
-/// Starts the command with these arguments, and with no variable of ours but these.
-pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Running {
-    let (mut running, stderr) = start_unread(args, variables);
-    running.stderr = Output::of(stderr);
-    running
+/// The command with these arguments, and with no variable of ours.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(BUILT);
+    clean(&mut command);
+    command.args(args);
+    command
 }
 
-/// Starts it where no more than `files` may be open at a time.
-pub(crate) fn start_among(files: u32, args: &[&str], variables: &[(&str, &str)]) -> Running {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
-    shell.arg(BUILT);
-    let (mut running, stderr) = spawn(shell, args, variables);
-    running.stderr = Output::of(stderr);
-    running
-}
-
-/// Starts it with a standard error that nobody reads, until the test does.
-pub(crate) fn start_unread(args: &[&str], variables: &[(&str, &str)]) -> (Running, ChildStderr) {
-    spawn(Command::new(BUILT), args, variables)
-}
-
-fn spawn(
-    mut command: Command,
-    args: &[&str],
-    variables: &[(&str, &str)],
-) -> (Running, ChildStderr) {
+fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ALIM_") {
             command.env_remove(name);
         }
     }
-    command.args(args).envs(variables.iter().copied());
-    command.stdin(Stdio::null());
+}
+
+/// Starts the command with these arguments, and with no variable of ours but these.
+pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Running {
+    start_reading(Stdio::null(), args, variables)
+}
+
+/// Starts it where no more than `files` may be open at a time.
+pub(crate) fn start_among(files: u32, args: &[&str], variables: &[(&str, &str)]) -> Running {
+    let mut shell = Command::new("sh");
+    clean(&mut shell);
+    shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
+    shell.arg(BUILT).args(args);
+    heard(spawn(shell, Stdio::null(), variables))
+}
+
+/// Starts it with a standard error that nobody reads, until the test does.
+pub(crate) fn start_unread(args: &[&str], variables: &[(&str, &str)]) -> (Running, ChildStderr) {
+    spawn(command(args), Stdio::null(), variables)
+}
+
+fn start_reading(input: Stdio, args: &[&str], variables: &[(&str, &str)]) -> Running {
+    heard(spawn(command(args), input, variables))
+}
+
+fn heard((mut running, stderr): (Running, ChildStderr)) -> Running {
+    running.stderr = Output::of(stderr);
+    running
+}
+
+fn spawn(mut command: Command, input: Stdio, variables: &[(&str, &str)]) -> (Running, ChildStderr) {
+    command.envs(variables.iter().copied()).stdin(input);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command was built");
     let stderr = child.stderr.take().expect("a pipe");
@@ -83,6 +95,15 @@ fn spawn(
 /// Runs the command to its end.
 pub(crate) fn run(args: &[&str]) -> Ended {
     start(args, &[]).ended()
+}
+
+/// Runs the command with this for its standard input.
+pub(crate) fn run_reading(input: &str, args: &[&str]) -> Ended {
+    let mut running = start_reading(Stdio::piped(), args, &[]);
+    let mut pipe = running.child.stdin.take().expect("a pipe");
+    pipe.write_all(input.as_bytes()).expect("it reads");
+    drop(pipe);
+    running.ended()
 }
 
 impl Running {

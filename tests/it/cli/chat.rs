@@ -1,0 +1,222 @@
+//! `chat`: the lines of a script, and a person at a terminal. In front of a scripted upstream, because
+//! the embedded one says nothing of what it was asked.
+
+use rexpect::{
+    process::WaitStatus,
+    session::{PtySession, spawn_command},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Bridge,
+    running::{Ended, command, run_reading},
+    sse_answer, sse_tokens,
+    upstream::{Reply, Upstream},
+};
+
+const THREAD: &str = "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
+const PATIENCE_MS: u64 = 60_000;
+
+/// What a model might say that is not good for a terminal: red text, a cleared screen, a bell.
+const DRESSED: &str = "\u{1b}[31mSu\u{9b}2Jvar\u{7}ın";
+
+fn a_thread() -> Reply {
+    Reply::json(200, json!({ "thread_id": THREAD }))
+}
+
+fn an_answer(text: &str) -> Reply {
+    Reply::sse(format!(
+        "event: node\ndata: plan\n\n{}",
+        sse_answer(&[text])
+    ))
+}
+
+fn a_failure() -> Reply {
+    Reply::sse("event: error\ndata: Graf yıxıldı\n\n")
+}
+
+/// The upstream, a bridge in front of it, and the bridge's address.
+async fn answering(replies: impl IntoIterator<Item = Reply>) -> (Upstream, Bridge, String) {
+    let upstream = Upstream::scripted(replies);
+    let bridge = Bridge::before(&upstream.url()).await;
+    let address = bridge.address.to_string();
+    (upstream, bridge, address)
+}
+
+/// What the questions, those requests that are no thread's, were asked with.
+fn questions(upstream: &Upstream) -> Vec<Value> {
+    let requests = upstream.requests().into_iter();
+    let questions = requests.filter(|request| request.path.ends_with("/graph/stream"));
+    questions.map(|request| request.json()).collect()
+}
+
+/// A script's conversation.
+fn script(lines: &str, address: &str, args: &[&str]) -> Ended {
+    run_reading(lines, &[&["chat", "--address", address], args].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scripts_lines_are_asked_one_after_the_other_in_one_new_thread() {
+    let replies = [a_thread(), an_answer(DRESSED), an_answer("Bəli.\n")];
+    let (upstream, _bridge, address) = answering(replies).await;
+    let about = ["--user-id", "u-1", "--language", "az"];
+    let ended = script("Salam!\n\n  \r\nBəs sabah?", &address, &about);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(
+        ended.stdout,
+        format!("{DRESSED}\nBəli.\n"),
+        "piped as it came"
+    );
+    assert_eq!(ended.stderr, format!("· thread {THREAD}\n· plan\n· plan\n"));
+    let asked = |message| json!({"message": message, "user_id": "u-1", "language": "az", "thread_id": THREAD});
+    assert_eq!(questions(&upstream), [asked("Salam!"), asked("Bəs sabah?")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_is_named_is_gone_on_with_and_none_is_made() {
+    let (upstream, _bridge, address) = answering([an_answer("Salam.")]).await;
+    let ended = script("Salam!\n", &address, &["--thread-id", THREAD]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(0), "Salam.\n"));
+    assert_eq!(questions(&upstream)[0]["thread_id"], THREAD);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_threads_the_conversation_goes_on_without_memory_and_says_so_once() {
+    let missing = Reply::json(404, json!({"detail": "Not Found"}));
+    let replies = [missing, an_answer("Salam."), an_answer("Bəli.")];
+    let (upstream, _bridge, address) = answering(replies).await;
+    let ended = script("Salam!\nBəs sabah?\n", &address, &[]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(0), "Salam.\nBəli.\n"));
+    let told = ended.stderr.matches("keeps no threads").count();
+    assert_eq!(
+        (told, ended.stderr.lines().count()),
+        (1, 3),
+        "{}",
+        ended.stderr
+    );
+    let asked = [
+        json!({"message": "Salam!"}),
+        json!({"message": "Bəs sabah?"}),
+    ];
+    assert_eq!(questions(&upstream), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_fails_is_told_the_next_is_asked_for_and_the_exit_code_is_the_last_failures()
+{
+    let unavailable = Reply::json(503, "{}");
+    let replies = [a_thread(), unavailable, a_failure(), an_answer("Bəli.")];
+    let (_upstream, _bridge, address) = answering(replies).await;
+    let ended = script("a\nb\nc\n", &address, &[]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(77), "Bəli.\n"));
+    for reason in ["(UPSTREAM_UNAVAILABLE)", "(UPSTREAM_STREAM_FAILED)"] {
+        assert_eq!(ended.stderr.matches(reason).count(), 1, "{}", ended.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_cannot_be_made_is_told_and_nothing_is_asked() {
+    let (upstream, _bridge, address) = answering([Reply::json(503, "{}")]).await;
+    let ended = script("Salam!\n", &address, &[]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(78), ""));
+    assert!(
+        ended.stderr.contains("(UPSTREAM_UNAVAILABLE)"),
+        "{}",
+        ended.stderr
+    );
+    assert!(questions(&upstream).is_empty());
+}
+
+/// A command that has a terminal of its own.
+struct Terminal(PtySession);
+
+impl Terminal {
+    fn start(args: &[&str]) -> Self {
+        let mut command = command(args);
+        command.env("TERM", "xterm");
+        Self(spawn_command(command, Some(PATIENCE_MS)).expect("a terminal"))
+    }
+
+    /// Waits for this on the screen, and gives what came before it. What is read is read byte by byte.
+    fn shows(&mut self, text: &str) -> String {
+        let bytes: String = text.bytes().map(char::from).collect();
+        let before = self.0.exp_string(&bytes);
+        before.unwrap_or_else(|error| panic!("no {text:?}: {error}"))
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.0.send(keys).expect("it is open");
+        self.0.flush().expect("it is open");
+    }
+
+    fn exit_code(mut self) -> i32 {
+        self.0.exp_eof().expect("it ends");
+        match self.0.process().wait().expect("it is our child") {
+            WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+const CTRL_C: &str = "\u{3}";
+const CTRL_D: &str = "\u{4}";
+const ENTER: &str = "\r";
+const LEFT: &str = "\u{1b}[D";
+const UP: &str = "\u{1b}[A";
+const BACKSPACE: &str = "\u{7f}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_stops_the_answer_and_not_the_conversation() {
+    let endless = Reply::sse(sse_tokens(&["Suvarin"])).then_hold();
+    let replies = [a_thread(), endless, an_answer("Salam."), an_answer("Xos.")];
+    let (upstream, _bridge, address) = answering(replies).await;
+    let mut chat = Terminal::start(&["chat", "--address", &address]);
+    chat.shows("> ");
+    chat.types(&format!("bir{ENTER}"));
+    chat.shows("Suvarin");
+    chat.types(CTRL_C);
+    upstream.connection_closed().await;
+    chat.shows("(stopped)");
+    chat.shows("> ");
+    chat.types(&format!("iki{ENTER}"));
+    chat.shows("Salam.");
+    chat.shows("> ");
+    chat.types(&format!("{UP}{UP}{BACKSPACE}{ENTER}")); // the first line again, without its last letter
+    chat.shows("Xos.");
+    chat.shows("> ");
+    chat.types(CTRL_D);
+    assert_eq!(chat.exit_code(), 0);
+    let asked = questions(&upstream);
+    let asked: Vec<_> = asked.iter().map(|asked| &asked["message"]).collect();
+    assert_eq!(asked, ["bir", "iki", "bi"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_edited_whole_and_ctrl_c_takes_back_a_line_before_it_ends_the_conversation() {
+    let (upstream, _bridge, address) = answering([a_thread(), a_failure()]).await;
+    let mut chat = Terminal::start(&["chat", "--address", &address]);
+    chat.shows("> ");
+    chat.types(&format!("yox{CTRL_C}"));
+    chat.types(&format!("Şəkiğdə{LEFT}{LEFT}{BACKSPACE}{ENTER}"));
+    chat.shows("(UPSTREAM_STREAM_FAILED)");
+    chat.shows("> ");
+    chat.types(CTRL_C);
+    assert_eq!(chat.exit_code(), 0, "a person has seen what failed");
+    assert_eq!(questions(&upstream)[0]["message"], "Şəkidə");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_model_says_does_not_drive_the_terminal() {
+    let replies = [an_answer(DRESSED), a_thread(), an_answer(DRESSED)];
+    let (_upstream, _bridge, address) = answering(replies).await;
+    let mut stream = Terminal::start(&["stream", "Salam", "--address", &address]);
+    stream.shows("[31mSu2Jvarın");
+    assert_eq!(stream.exit_code(), 0);
+    let mut chat = Terminal::start(&["chat", "--address", &address]);
+    chat.shows("> ");
+    chat.types(&format!("Salam{ENTER}"));
+    chat.shows("· plan\u{1b}[0m\r\u{1b}[2K[31mSu2Jvarın\r\n"); // the step, taken back for the answer
+    chat.shows("> ");
+    chat.types(CTRL_D);
+    assert_eq!(chat.exit_code(), 0);
+}
