@@ -5,7 +5,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
@@ -30,8 +30,8 @@ pub(super) enum Refusal {
     RouteUnknown,
     /// The path with a slash too many; the path as it should be.
     Slash(HeaderValue),
-    /// The path is there, not with this method.
-    MethodWrong,
+    /// The path is there, not with this method; the first one that is.
+    MethodWrong(&'static str),
     /// No such thread, where a thread itself was asked for.
     ThreadUnknown,
     /// The graph did not come to its end, and why.
@@ -81,7 +81,11 @@ impl IntoResponse for Refusal {
             Self::Slash(location) => {
                 (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response()
             }
-            Self::MethodWrong => detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+            Self::MethodWrong(right) => (
+                [(ALLOW, right)],
+                detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+            )
+                .into_response(),
             Self::ThreadUnknown => detail(StatusCode::NOT_FOUND, "Thread not found"),
             Self::GraphFailed(why) => detail(
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -9,7 +9,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::alim::Alim;
 use super::refusal::Refusal;
@@ -63,8 +64,17 @@ async fn refuse_route(uri: Uri, headers: HeaderMap) -> Refusal {
         .map_or(Refusal::RouteUnknown, Refusal::Slash)
 }
 
-async fn refuse_method() -> Refusal {
-    Refusal::MethodWrong
+/// Starlette names the methods of the first route alone: of a thread, not `DELETE`.
+async fn refuse_method(uri: Uri) -> Refusal {
+    let posted = [INVOKE, STREAM, THREADS].contains(&uri.path());
+    Refusal::MethodWrong(if posted { "POST" } else { "GET" })
+}
+
+/// A thread as callers see it.
+#[derive(Serialize)]
+struct Thread {
+    thread_id: String,
+    metadata: Map<String, Value>,
 }
 
 async fn health() -> Json<Value> {
@@ -87,26 +97,28 @@ async fn create_thread(
     State(alim): State<Arc<Alim>>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Thread>, Refusal> {
     let body = body::read(&headers, &body)?;
     alim.admit(&headers)?;
     let metadata = validate::metadata(body)?;
-    let id = alim.threads.create(metadata.clone());
-    Ok(Json(
-        json!({ "thread_id": id.to_string(), "metadata": metadata }),
-    ))
+    let thread_id = alim.threads.create(metadata.clone()).to_string();
+    Ok(Json(Thread {
+        thread_id,
+        metadata,
+    }))
 }
 
 async fn show_thread(
     State(alim): State<Arc<Alim>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Thread>, Refusal> {
     alim.admit(&headers)?;
     let (id, metadata) = alim.threads.find(&id).map_err(|_| Refusal::ThreadUnknown)?;
-    Ok(Json(
-        json!({ "thread_id": id.to_string(), "metadata": metadata }),
-    ))
+    Ok(Json(Thread {
+        thread_id: id.to_string(),
+        metadata,
+    }))
 }
 
 async fn delete_thread(

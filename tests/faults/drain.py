@@ -57,7 +57,8 @@ def main() -> None:
     both = f"shorter than the drain: {dict(short)}; longer: {dict(long)}"
     print(f"{both}; exit {code} after {took:.2f} s")
     check(set(short) <= {"OK"}, "each stream shorter than the drain ended with Done")
-    check(set(long) == {"UNAVAILABLE BRIDGE_DRAINING inside"}, "each longer one ended with BRIDGE_DRAINING, none by a reset")
+    ended = {"UNAVAILABLE BRIDGE_DRAINING inside"}
+    check(set(long) == ended, "each longer one ended with BRIDGE_DRAINING, none by a reset")
     check(code == 1, "the bridge says by its exit code that it had to cut")
     check(DRAIN_SECONDS <= took < DRAIN_SECONDS + 1, "it ended within a second of the drain's time")
     check(max(posts.values()) == 1, "the upstream saw no call twice")

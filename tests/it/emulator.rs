@@ -312,6 +312,13 @@ async fn a_wrong_path_method_or_slash_is_told_as_starlette_tells_it() {
     let wrong = alim.get(INVOKE, None).await;
     assert_eq!(wrong.said(), r#"405 {"detail":"Method Not Allowed"}"#);
     assert_eq!(wrong.headers["allow"], "POST");
+    for method in [Method::HEAD, Method::PUT] {
+        let wrong = alim.call(method, "/api/v1/threads/x", None, b"").await;
+        assert_eq!(
+            (wrong.status, &*wrong.headers["allow"].as_bytes()),
+            (405, &b"GET"[..])
+        );
+    }
     for path in [INVOKE, THREADS, "/health", "/api/v1/threads/x"] {
         let moved = alim.get(&format!("{path}/?a=b"), None).await;
         let location = format!("http://{}{path}?a=b", alim.address);

@@ -79,13 +79,17 @@ def ask(address: str, row) -> Answer:
     return answer
 
 
+def first_line(connection: Connection) -> str:
+    """Of whatever the other side says before it closes, and whichever way it does."""
+    try:
+        return re.split(r"\r?\n", connection.read.readline().decode("latin-1"))[0]
+    except ConnectionError:
+        return ""
+
+
 def converse(address: str, of):
     connection = Connection(address)
     try:
         return of(connection)
     finally:
         connection.socket.close()
-
-
-def first_line(said: str) -> str:
-    return re.split(r"\r?\n", said)[0]
