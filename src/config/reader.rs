@@ -252,7 +252,7 @@ impl<'a> Reader<'a> {
             Err(wrong) => wrong,
         };
         for place in wrong {
-            self.fault(name, format!("must be off, * alone, or origins as browsers send them, such as https://app.example.az or http://localhost:3000: number {place} is none"));
+            self.fault(name, format!("must be off, * alone, or origins as browsers send them, such as https://app.example.az or http://localhost:3000: number {place} is no origin"));
         }
         None
     }

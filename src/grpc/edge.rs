@@ -139,7 +139,7 @@ impl Edge {
     fn judge(&self, method: Method, metadata: &HeaderMap, record: &Record) -> Result<(), Failure> {
         let origins = self.origins.as_ref();
         if origins.is_some_and(|origins| !origins.admit(metadata)) {
-            let text = "pages of this origin may not call";
+            let text = "pages of this origin may not call: GRPC_WEB does not list it";
             return Err(Failure::Protocol(Protocol::Origin, text.into()));
         }
         if !is_grpc(metadata) {

@@ -1,10 +1,9 @@
 //! Connections in: accepted, counted, their TLS handshake done.
 //!
-//! Each handshake has a task and a time limit of its own, so that a slow one blocks nobody; what a connection
-//! must send first ([`Opening`]) has the same limit. Over
-//! `MAX_CONNECTIONS` a connection is closed at once, which a balancing caller answers by going
-//! elsewhere. TCP_NODELAY is set here, because tonic's own is lost with `serve_with_incoming` and a
-//! token would take 10 ms.
+//! Each handshake has a task and a time limit of its own, so that a slow one blocks nobody; what must come
+//! after it, the [`Opening`], has the same limit. Over `MAX_CONNECTIONS` a connection is closed at once,
+//! which a balancing caller answers by going elsewhere. TCP_NODELAY is set here, because tonic's own is
+//! lost with `serve_with_incoming` and a token would take 10 ms.
 
 use std::{
     future::Future,

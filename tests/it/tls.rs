@@ -12,6 +12,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
@@ -247,12 +248,14 @@ async fn http1_is_offered_beside_http2_only_where_pages_may_call() {
     refused.expect_err("no protocol in common");
     files.replace(&authority.vouch_for(LOCALHOST));
     files_are_read_again().await;
-    let alone = chosen(&on, &authority, &["http/1.1"]).await;
-    assert_eq!(
-        alone.expect("a handshake"),
-        "http/1.1",
-        "after a change too"
-    );
+    let alone = connect(&on, &authority, &["http/1.1"]).await;
+    let mut alone = alone.expect("a handshake, after a change too");
+    assert_eq!(alone.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let call = b"GET / HTTP/1.1\r\nhost: bridge\r\nconnection: close\r\n\r\n";
+    alone.write_all(call).await.expect("open");
+    let mut answer = String::new();
+    let _ = alone.read_to_string(&mut answer).await; // it need not say goodbye
+    assert!(answer.starts_with("HTTP/1.1 400 "), "no gRPC-Web: {answer}");
 }
 
 /// TLS in front of a plain upstream: its base URL, and what keeps it running.

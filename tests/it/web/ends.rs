@@ -156,6 +156,16 @@ async fn a_pages_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() 
 }
 
 #[tokio::test]
+async fn a_page_that_does_not_read_cannot_hold_up_the_drain() {
+    let flood = vec![sse_tokens(&[&"x".repeat(100_000)]); 100];
+    let upstream = Upstream::answering(Reply::sse_chunks(flood).then_hold());
+    let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", "50ms")]).await;
+    let _unread = reading(&bridge).await;
+    assert_eq!(drained(bridge).await, Drained::Cut);
+    upstream.connection_closed().await;
+}
+
+#[tokio::test]
 async fn a_connection_of_a_certain_age_closes_after_its_call() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
