@@ -30,9 +30,10 @@ async fn open(address: SocketAddr) -> Vec<tokio::task::JoinHandle<Ended>> {
         .collect();
     let opening = clients.into_iter().map(|mut client| async move {
         let answer = client.stream(ask_stream("Salam")).await;
-        tokio::spawn(read_all(answer.expect("a token").into_inner()))
+        answer.expect("a token").into_inner()
     });
-    join_all(opening).await
+    let open = join_all(opening).await;
+    open.into_iter().map(read_all).map(tokio::spawn).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

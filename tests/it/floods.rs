@@ -154,6 +154,17 @@ async fn a_peer_that_answers_pings_stays_however_silent_it_is() {
     assert!(ended.is_err(), "{ended:?}");
 }
 
+/// Admission is the one that refuses; what a connection may have open beside it is bounded too.
+#[tokio::test]
+async fn a_connection_is_told_of_room_for_all_calls_and_1024_probes() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "10")]).await;
+    let mut peer = Raw::open(bridge.address, &[]).await;
+    let settings = peer.next(SETTINGS).await.expect("a hello").payload;
+    let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]);
+    assert_eq!(streams, Some(&[0, 3, 0, 0, 4, 10][..]), "{settings:?}");
+}
+
 async fn assert_closed(connection: &mut TcpStream) {
     let end = timeout(SOON, connection.read_to_end(&mut Vec::new())).await;
     let _ = end.expect("closed"); // by FIN or by RST

@@ -100,7 +100,7 @@ async fn the_memory_of_a_thousand_stalled_streams_levels_off_below_its_ceiling()
     let mut open = stalled(bridge.address, SOME, 1, None).await;
     open.extend(stalled(bridge.address, 1000 - SOME, 1000, None).await);
     let each = (level_kib(&bridge).await - base) / 1000;
-    println!("{each} KiB for each stalled stream");
+    eprintln!("{each} KiB for each stalled stream");
     assert!(each <= CEILING_KIB, "{each} KiB for each stalled stream");
     bridge.open_calls_are(1000).await;
     drop(open);

@@ -27,7 +27,7 @@ use url::Url;
 use self::authority::{Authority, Files, Identity};
 use crate::support::{
     Bridge, Told, ask, ask_stream,
-    extra::files_are_read_again,
+    extra::{files_are_read_again, time_passes},
     read_all, reply_json, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
@@ -256,6 +256,28 @@ async fn http1_is_offered_beside_http2_only_where_pages_may_call() {
     let mut answer = String::new();
     let _ = alone.read_to_string(&mut answer).await; // it need not say goodbye
     assert!(answer.starts_with("HTTP/1.1 400 "), "no gRPC-Web: {answer}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_never_finished_gives_its_place_back() {
+    let authority = Authority::new();
+    let files = Files::with(&authority.vouch_for(LOCALHOST));
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let (cert, key) = (files.path("tls.crt"), files.path("tls.key"));
+    let settings = [
+        ("TLS_CERT_FILE", cert.as_str()),
+        ("TLS_KEY_FILE", &key),
+        ("MAX_CONNECTIONS", "1"),
+    ];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
+    silent.write_all(&[22, 3, 1]).await.expect("open"); // a record's first bytes (RFC 8446, 5.1)
+    let mut early = TcpStream::connect(bridge.address).await.expect("a port");
+    assert_eq!(early.read(&mut [0]).await.ok(), Some(0)); // so the silent one has the place
+    time_passes(Duration::from_secs(11)).await; // its handshake was due after ten
+    let end = timeout(PATIENCE, silent.read(&mut [0])).await;
+    let _ = end.expect("closed"); // by FIN or by RST
+    call(&bridge, trusting(&authority)).await.expect("room");
 }
 
 /// TLS in front of a plain upstream: its base URL, and what keeps it running.
