@@ -37,4 +37,4 @@ def told(error: grpc.aio.AioRpcError) -> str:
     info = ErrorInfo()
     if rich and any(packed.Unpack(info) for packed in rich.details):
         return f"{error.code().name} {info.reason}"
-    return f"{error.code().name} RESET ({error.details()[:300]})"
+    return f"{error.code().name} RESET ({error.details()[:120]})"

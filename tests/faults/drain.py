@@ -17,6 +17,7 @@ from alim.v1.graph_service_pb2_grpc import GraphServiceStub
 
 CHANNELS = 10
 DRAIN_SECONDS = 4
+SLACK_SECONDS = 3  # the last statuses may take 0.5 s to leave; the rest is for a busy machine
 SHORT = (20, 0.1)  # tokens, seconds between them: ends before the drain's time is up
 LONG = (200, 0.1)  # outlasts it
 
@@ -60,7 +61,7 @@ def main() -> None:
     ended = {"UNAVAILABLE BRIDGE_DRAINING inside"}
     check(set(long) == ended, "each longer one ended with BRIDGE_DRAINING, none by a reset")
     check(code == 1, "the bridge says by its exit code that it had to cut")
-    check(DRAIN_SECONDS <= took < DRAIN_SECONDS + 1, "it ended within a second of the drain's time")
+    check(DRAIN_SECONDS <= took < DRAIN_SECONDS + SLACK_SECONDS, "it ended when the drain's time was up")
     check(max(posts.values()) == 1, "the upstream saw no call twice")
     finish()
 
