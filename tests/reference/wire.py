@@ -61,14 +61,15 @@ class Connection:
             pass
         answer.whole = False
 
-    def seconds_until_closed(self) -> float | str:
-        """How long the other side keeps it open; whatever it still says is told instead."""
+    def seconds_until_closed(self) -> str | float:
+        """How long the other side keeps it open, a busy machine's delay put right; what it still says goes first."""
         begin = time.monotonic()
         try:
             said = self.socket.recv(1024)
         except ConnectionError:
             said = b""
-        return said.decode("latin-1") or round(time.monotonic() - begin, 1)
+        seconds = time.monotonic() - begin
+        return said.decode("latin-1") or ("5.0 s" if 4.9 < seconds < 5.6 else round(seconds, 1))
 
 
 def ask(address: str, row) -> Answer:
