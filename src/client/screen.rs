@@ -63,7 +63,7 @@ impl Screen {
     /// Leaves the screen at the beginning of a line, whatever came.
     pub(super) fn end(&mut self) -> Result<(), Error> {
         self.clear_step()?;
-        match std::mem::take(&mut self.is_mid_line) && self.output != Output::Json {
+        match std::mem::take(&mut self.is_mid_line) {
             true => print("\n"),
             false => Ok(()),
         }
