@@ -1,45 +1,20 @@
-"""The servers under test: real processes on ports that the system chose, each stopped by its own id."""
+"""The bridges that the tests call, in front of each upstream."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import servers
 from alim.v1.graph_service_pb2 import InvokeRequest, StreamRequest
 from alim.v1.graph_service_pb2_grpc import GraphServiceStub
-
-BIN = os.environ["ALIM_BRIDGE_BIN"]
-REFERENCE = Path(__file__).parents[2] / "reference"
-KEY = "dev-api-key-change-in-production"
-
-
-@contextmanager
-def running(command: list[str], exit_code: int = 0, **options: Any) -> Iterator[str]:
-    """Runs a server that prints its address at the end of one line; SIGTERM must stop it, and with this code."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as server:
-        try:
-            line = server.stdout.readline()
-            assert "listening on " in line, f"{command} printed {line!r}"
-            yield line.split()[-1]
-        finally:
-            server.terminate()
-            try:
-                code = server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                raise
-        assert code == exit_code, f"{command} ended with {code}"
 
 
 @dataclass
@@ -81,14 +56,7 @@ class Bridge:
 
 @contextmanager
 def bridge_to(upstream: Upstream) -> Iterator[Bridge]:
-    settings = {
-        "ALIM_BRIDGE_LISTEN": "127.0.0.1:0",
-        "ALIM_BRIDGE_ADMIN_LISTEN": "off",
-        "ALIM_BRIDGE_UPSTREAM_URL": f"{upstream.url}/api/v1",
-        "ALIM_BRIDGE_UPSTREAM_API_KEY": KEY,
-    }
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ALIM_BRIDGE_")} | settings
-    with running([BIN, "serve"], env=env) as address:
+    with servers.bridge(upstream.url) as address:
         bridge = Bridge(address, upstream)
         with bridge.channel:
             yield bridge
@@ -97,8 +65,7 @@ def bridge_to(upstream: Upstream) -> Iterator[Bridge]:
 @pytest.fixture(scope="session")
 def reference() -> Iterator[Upstream]:
     """The reference upstream, to ask what it has seen."""
-    # uvicorn ends well and then raises the signal again, to tell its parent.
-    with running([sys.executable, "-m", "app", "--port", "0"], -signal.SIGTERM, cwd=REFERENCE) as url:
+    with servers.reference() as url:
         yield Upstream(url, fault="fault")
 
 
@@ -110,10 +77,8 @@ def bridge_to_reference(reference: Upstream) -> Iterator[Bridge]:
 
 @pytest.fixture(scope="session")
 def bridge_to_emulator() -> Iterator[Bridge]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ALIM_BRIDGE_")}
-    with running([BIN, "emulate", "--listen", "127.0.0.1:0", "--token-delay", "1ms"], env=env) as url:
-        with bridge_to(Upstream(url, fault="emulator_fault")) as bridge:
-            yield bridge
+    with servers.emulator() as url, bridge_to(Upstream(url, fault="emulator_fault")) as bridge:
+        yield bridge
 
 
 @pytest.fixture(params=["reference", "emulator"])
