@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, FlushCompress};
 use http_body_util::{BodyExt, Full};
 use prost_types::{Struct, Value, value::Kind};
+use serde_json::json;
 use tonic::{Code, Status};
 use tower::Service;
 
@@ -156,4 +157,49 @@ async fn metadata_over_16_kib_is_refused_with_a_status_whatever_it_is_made_of() 
         );
     }
     assert_eq!(upstream.requests().len(), 2);
+}
+
+/// No length, or one that is a lie: what counts is what comes, and what was announced is not waited for.
+#[tokio::test]
+async fn a_reply_over_its_limit_is_refused_while_it_still_comes() {
+    let json = || Reply::head(200).header("content-type", "application/json");
+    let endless = json().header("transfer-encoding", "chunked");
+    let announced = json().header("content-length", "4194305");
+    for reply in [
+        endless.flood("400\r\n".to_owned() + &" ".repeat(1024) + "\r\n"),
+        announced.then_hold(),
+    ] {
+        let upstream = Upstream::answering(reply);
+        let bridge = Bridge::with(&upstream.url(), &[("INVOKE_TIMEOUT", "9s")]).await;
+        let status = bridge.invoke("Salam").await.expect_err("too large");
+        let told = (
+            Code::ResourceExhausted,
+            "UPSTREAM_REPLY_TOO_LARGE".to_owned(),
+        );
+        assert_eq!(status.code_and_reason(), told);
+        upstream.connection_closed().await;
+    }
+}
+
+/// Half of the 8 KiB that callers accept, by HTTP/2's count of 32 bytes a field.
+#[tokio::test]
+async fn all_trailers_of_a_status_are_4_kib_at_most() {
+    let long = "ə".repeat(300);
+    let fault = json!({"loc": ["body", long], "msg": long});
+    let upstream = Upstream::answering(Reply::json(422, json!({"detail": vec![fault; 16]})));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let status = bridge.invoke("Salam").await.expect_err("rejected");
+    assert!(
+        status
+            .rich()
+            .bad_request()
+            .is_some_and(|it| it.field_violations.len() > 4)
+    );
+    let sent = status.into_http::<()>();
+    let sizes = sent
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let size: usize = sizes.sum();
+    assert!(size <= 4096 + 200, "{size} bytes"); // date and content-type come from the transport
 }

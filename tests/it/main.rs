@@ -2,6 +2,7 @@
 
 mod admission;
 mod bombs;
+mod books;
 mod bursts;
 mod calls;
 mod chaos;

@@ -1,0 +1,104 @@
+//! The books: each call has one record and one count, under the code and the reason that its caller was told.
+
+use serde_json::Value;
+
+use crate::support::{
+    ask, ask_stream,
+    deployed::Deployed,
+    read_all, reply_json, sse_answer, sse_tokens,
+    upstream::{Reply, Upstream},
+    within,
+};
+
+/// What a call's record says: method, code, reason.
+type Entry = (String, String, Option<String>);
+
+fn entry(method: &str, code: &str, reason: Option<&str>) -> Entry {
+    (method.into(), code.into(), reason.map(Into::into))
+}
+
+/// The record of the next call that ends.
+fn next_entry(bridge: &mut Deployed) -> Entry {
+    let record = bridge.running.logs("call ended");
+    let record: Value = serde_json::from_str(&record).expect("JSON");
+    let text = |name: &str| record[name].as_str().map(String::from);
+    let set = |name: &str| text(name).expect("always set");
+    (set("rpc.method"), set("grpc.code"), text("reason"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_call_is_recorded_and_counted_once_under_what_its_caller_was_told() {
+    let (begun, json) = (sse_tokens(&["a"]), reply_json());
+    let rows = [
+        (Reply::sse(sse_answer(&["a"])), entry("Stream", "OK", None)),
+        (
+            Reply::sse(&begun),
+            entry("Stream", "Unavailable", Some("UPSTREAM_STREAM_TRUNCATED")),
+        ),
+        (
+            Reply::sse(format!("{begun}event: error\ndata: no\n\n")),
+            entry("Stream", "Internal", Some("UPSTREAM_STREAM_FAILED")),
+        ),
+        (
+            Reply::sse(&begun).then_hold(),
+            entry("Stream", "DeadlineExceeded", Some("LIFETIME_EXCEEDED")),
+        ),
+        (
+            Reply::json(404, "{}"),
+            entry("Stream", "NotFound", Some("UPSTREAM_NOT_FOUND")),
+        ),
+        (Reply::json(200, json), entry("Invoke", "OK", None)),
+        (
+            Reply::nothing(),
+            entry("Invoke", "Unavailable", Some("UPSTREAM_INTERRUPTED")),
+        ),
+    ];
+    let upstream = Upstream::scripted(rows.iter().map(|(reply, _)| reply.clone()));
+    let mut bridge = Deployed::with(&upstream.url(), &[("STREAM_LIFETIME", "1s")]);
+    let mut client = bridge.client();
+    for (_, expected) in &rows {
+        match &*expected.0 {
+            "Stream" => match client.stream(ask_stream("Salam")).await {
+                Ok(answer) => drop(read_all(answer.into_inner()).await),
+                Err(_) => {}
+            },
+            _ => drop(client.invoke(ask("Salam")).await),
+        }
+        assert_eq!(next_entry(&mut bridge), *expected);
+    }
+    for (_, (method, code, _)) in &rows {
+        let labels = format!("grpc_code=\"{code}\",grpc_method=\"{method}\"");
+        let same = rows
+            .iter()
+            .filter(|(_, it)| (&it.0, &it.1) == (method, code))
+            .count();
+        let counted = bridge.metric("grpc_server_handled_total", &labels).await;
+        assert_eq!(counted, same as u64, "{labels}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_is_recorded_as_canceled_and_counted_apart() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let mut bridge = Deployed::with(&upstream.url(), &[]);
+    let mut client = bridge.client();
+    drop(client.stream(ask_stream("Salam")).await.expect("an event"));
+    upstream.connection_closed().await;
+    assert_eq!(next_entry(&mut bridge), entry("Stream", "Canceled", None));
+    assert_eq!(
+        bridge
+            .metric("alim_bridge_caller_cancelled_total", "")
+            .await,
+        1
+    );
+    let late = client.stream(within(300, ask_stream("Salam"))).await;
+    let _ = read_all(late.expect("an event").into_inner()).await;
+    let told = entry("Stream", "DeadlineExceeded", Some("CALLER_DEADLINE"));
+    assert_eq!(next_entry(&mut bridge), told);
+    assert_eq!(
+        bridge
+            .metric("alim_bridge_caller_cancelled_total", "")
+            .await,
+        1
+    );
+}
