@@ -10,6 +10,7 @@ use alim_bridge::{
     server::Drained,
 };
 use futures_util::future::join_all;
+use tokio::time::Instant;
 use tonic::{Request, Streaming};
 
 use crate::support::{
@@ -107,6 +108,14 @@ async fn the_memory_of_a_thousand_stalled_streams_levels_off_below_its_ceiling()
     bridge.open_calls_are(0).await;
 }
 
+/// From a stream's start to its end in stories of a clock: enough for all to be open and stalled before.
+const DUE: Duration = Duration::from_secs(15);
+
+/// Waits until the clocks of streams that were opened after `start` are about to run out.
+async fn almost_due(start: Instant) {
+    tokio::time::sleep_until(start + DUE - Duration::from_secs(3)).await;
+}
+
 async fn assert_all_let_go(upstream: &Upstream) {
     for _ in 0..SOME {
         upstream.connection_closed().await;
@@ -125,7 +134,9 @@ async fn assert_no_call_is_open(bridge: &Bridge) {
 async fn at_their_deadlines_stalled_streams_give_all_back_while_their_callers_stay() {
     let upstream = Upstream::answering(flood());
     let bridge = Bridge::before(&upstream.url()).await;
-    let unread = stalled(bridge.address, SOME, 20, Some("8S")).await;
+    let start = Instant::now();
+    let unread = stalled(bridge.address, SOME, 20, Some("15S")).await;
+    almost_due(start).await;
     assert_all_let_go(&upstream).await;
     assert_no_call_is_open(&bridge).await;
     drop(unread);
@@ -134,8 +145,10 @@ async fn at_their_deadlines_stalled_streams_give_all_back_while_their_callers_st
 #[tokio::test]
 async fn at_the_end_of_their_lifetime_stalled_streams_give_all_back_while_their_callers_stay() {
     let upstream = Upstream::answering(flood());
-    let bridge = Bridge::with(&upstream.url(), &[("STREAM_LIFETIME", "8s")]).await;
+    let bridge = Bridge::with(&upstream.url(), &[("STREAM_LIFETIME", "15s")]).await;
+    let start = Instant::now();
     let unread = stalled(bridge.address, SOME, 20, None).await;
+    almost_due(start).await;
     assert_all_let_go(&upstream).await;
     assert_no_call_is_open(&bridge).await;
     drop(unread);
