@@ -57,12 +57,10 @@ async fn each_call_is_recorded_and_counted_once_under_what_its_caller_was_told()
     let mut bridge = Deployed::with(&upstream.url(), &[("STREAM_LIFETIME", "1s")]);
     let mut client = bridge.client();
     for (_, expected) in &rows {
-        match &*expected.0 {
-            "Stream" => match client.stream(ask_stream("Salam")).await {
-                Ok(answer) => drop(read_all(answer.into_inner()).await),
-                Err(_) => {}
-            },
-            _ => drop(client.invoke(ask("Salam")).await),
+        if expected.0 == "Invoke" {
+            let _ = client.invoke(ask("Salam")).await;
+        } else if let Ok(answer) = client.stream(ask_stream("Salam")).await {
+            let _ = read_all(answer.into_inner()).await;
         }
         assert_eq!(next_entry(&mut bridge), *expected);
     }

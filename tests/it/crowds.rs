@@ -5,8 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alim_bridge::{pb::stream_response::Event, server::Drained};
+use alim_bridge::{
+    pb::{graph_service_client::GraphServiceClient, stream_response::Event},
+    server::Drained,
+};
 use futures_util::future::join_all;
+use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::support::{
@@ -15,7 +19,6 @@ use crate::support::{
     read_all, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
-use alim_bridge::pb::graph_service_client::GraphServiceClient;
 
 const STREAMS: usize = 500;
 const A_CONNECTION: usize = 50;
@@ -23,7 +26,7 @@ const A_CONNECTION: usize = 50;
 type Ended = (Vec<Event>, Result<(), Status>);
 
 /// Opens the streams over a few connections, reads a token of each, and reads on.
-async fn open(address: SocketAddr) -> Vec<tokio::task::JoinHandle<Ended>> {
+async fn open(address: SocketAddr) -> Vec<JoinHandle<Ended>> {
     let clients = (0..STREAMS / A_CONNECTION).map(|_| GraphServiceClient::new(channel_to(address)));
     let clients: Vec<_> = clients
         .flat_map(|client| vec![client; A_CONNECTION])
@@ -32,8 +35,10 @@ async fn open(address: SocketAddr) -> Vec<tokio::task::JoinHandle<Ended>> {
         let answer = client.stream(ask_stream("Salam")).await;
         answer.expect("a token").into_inner()
     });
-    let open = join_all(opening).await;
-    open.into_iter().map(read_all).map(tokio::spawn).collect()
+    let streams = join_all(opening).await.into_iter();
+    streams
+        .map(|events| tokio::spawn(read_all(events)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
