@@ -132,7 +132,11 @@ fn judge(error: Error, answer: &Answer, delivered: Option<u64>) {
     let fields = status.clone().into_http::<()>().into_parts().0.headers;
     assert_bounds(&status, &fields);
     assert_clean(status.message());
-    assert_no_key(&fields);
+    // As they are read: encoding may write a key by chance, as `%` before all but a key's 5 becomes `%25`.
+    let mut plain = fields.clone();
+    plain.remove("grpc-message");
+    plain.remove("grpc-status-details-bin");
+    assert_no_key(&plain);
     let bytes = status.details().windows(KEY.len());
     assert!(
         bytes.clone().all(|bytes| bytes != KEY.as_bytes()),
