@@ -24,6 +24,9 @@
 //! `grpc::pack`. The head of the answer is held back until the first event, so all that fails before it
 //! is a trailers-only answer that a retry policy can act on.
 //!
+//! Where pages may call, [`grpc::web`] stands outermost: it answers preflights and makes gRPC of
+//! gRPC-Web, so that all below sees one protocol.
+//!
 //! Whatever fails is a [`grpc::failure::Failure`]; `grpc::rows` says what each means to the caller, and
 //! `grpc::status` writes it. Round every call stands [`grpc::edge`], which waits for the head until it
 //! is due ([`grpc::clocks`]) and keeps, to the end of the body, the call's one

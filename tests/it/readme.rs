@@ -51,7 +51,8 @@ fn every_answer_to_an_attack_names_a_test_that_there_is() {
 
 /// The last code span of each row of the section's table names a test.
 fn assert_last_cells_are_tests(section: &str) {
-    let tests = sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")));
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = sources(&package.join("tests/it")) + &sources(&package.join("src"));
     let rows = section.lines().filter(|line| line.starts_with("| "));
     let promises = rows
         .skip(1)

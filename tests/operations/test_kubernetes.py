@@ -195,12 +195,3 @@ def test_the_autoscaler_reads_a_metric_that_there_is_and_owns_the_count(bridge: 
     (metric,) = one("production", "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert f"\n{metric['pods']['metric']['name']} " in bridge.metrics()
     assert "replicas" not in one("production", "Deployment")["spec"]
-
-
-def test_the_recorded_limit_of_calls_is_the_one_that_is_set() -> None:
-    """The bridge does not tell MAX_CALLS, so the rules have to repeat it."""
-    shown = subprocess.run([BIN, "serve", "--help"], capture_output=True, text=True, check=True).stdout
-    default = re.search(r"--max-calls.*?\[default: (\d+)\]", shown, re.DOTALL).group(1)
-    (recorded,) = [rule["expr"] for rule in rules() if rule.get("record") == "alim_bridge:max_calls"]
-    for overlay in OVERLAYS:
-        assert recorded == f"vector({settings(overlay).get('ALIM_BRIDGE_MAX_CALLS', default)})"
