@@ -90,7 +90,10 @@ for (const [protocol, settings] of [
       await page.screenshot({ path: `${SHOTS}/typing-${protocol.replace("/", "-")}.png` });
       await state(page, "done");
       assert.equal(await answer(page), TYPED.join(""));
-      const times = await page.$$eval("#answer span", (tokens) => tokens.map((token) => Number(token.dataset.at)));
+      // A model's last token is often empty, and comes with the one before.
+      const times = await page.$$eval("#answer span", (tokens) =>
+        tokens.filter((token) => token.textContent !== "").map((token) => Number(token.dataset.at)),
+      );
       const gaps = times.slice(1).map((time, index) => time - times[index]);
       t.diagnostic(`milliseconds between tokens that leave ALİM 1 s apart: ${gaps.map(Math.round).join(", ")}`);
       assert(gaps.every((gap) => gap > 500), `${gaps}`);
@@ -139,7 +142,7 @@ for (const [protocol, settings] of [
         {
           code: "Internal",
           reason: "UPSTREAM_STREAM_FAILED",
-          metadata: { sent: "true", eventsDelivered: "4", httpStatus: "200" },
+          metadata: { sent: "true", eventsDelivered: "3", httpStatus: "200" },
           pushback: "-1",
         },
       ],
