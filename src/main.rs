@@ -123,12 +123,16 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         "serving"
     );
     tell(&format!("alim-bridge listening on {address}"));
-    let drained = server::run(config.server, config.upstream, listener, admin, shutdown).await?;
+    let impatience = shutdown.cut.clone();
+    let drained = server::run(config.server, config.upstream, listener, admin, shutdown).await;
     if let Some(traces) = traces {
-        let _ = tokio::task::spawn_blocking(move || traces.stop()).await;
+        tokio::select! {
+            _ = tokio::task::spawn_blocking(move || traces.stop()) => {}
+            () = impatience.cancelled() => {}
+        }
     }
-    tracing::info!(?drained, "stopped");
-    Ok(drained)
+    tracing::info!(drained = ?drained.as_ref().ok(), "stopped");
+    Ok(drained?)
 }
 
 fn tell_shortage(settings: &server::Settings) {

@@ -14,7 +14,7 @@ use alim_bridge::{
         fuzzing::{invoke, tell},
     },
     pb::InvokeResponse,
-    telemetry::{Method, Ongoing, metrics::Metrics},
+    telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace},
     upstream::{
         Error, fuzzing,
         sse::{Settings, framing::Framing},
@@ -44,7 +44,7 @@ thread_local! {
         Arc::new(Metrics::new().expect("metrics")),
         Method::Invoke,
         String::new(),
-        None,
+        Trace::begin(None, Method::Invoke, &HeaderMap::new()),
     );
 }
 

@@ -5,13 +5,13 @@
 
 #![no_main]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use alim_bridge::{
     deadline::Clock,
     grpc::{clocks::Clocks, fuzzing::due},
     headers::{REQUEST_ID, to_caller, to_upstream},
-    telemetry::{Method, trace_id},
+    telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
@@ -23,6 +23,10 @@ const CLOCKS: Clocks = Clocks {
     idle: Duration::from_secs(30),
     lifetime: Duration::from_secs(900),
 };
+
+thread_local! {
+    static METRICS: Arc<Metrics> = Arc::new(Metrics::new().expect("metrics"));
+}
 
 fuzz_target!(|input: &[u8]| {
     let fields = fields(input);
@@ -36,12 +40,10 @@ fuzz_target!(|input: &[u8]| {
     ] {
         in_time(Method::of(path), &fields);
     }
-    if let Some(parent) = fields
-        .get("traceparent")
-        .and_then(|value| value.to_str().ok())
-    {
-        assert!(trace_id(parent).is_none_or(|id| id.len() == 32));
-    }
+    let trace = Trace::begin(None, Method::Invoke, &fields);
+    let metrics = METRICS.with(Arc::clone);
+    let call = Ongoing::begin(metrics, Method::Invoke, String::new(), trace);
+    assert!(call.record().trace_id().is_none_or(|id| id.len() == 32));
 });
 
 fn fields(input: &[u8]) -> HeaderMap {

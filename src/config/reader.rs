@@ -38,23 +38,26 @@ impl Strings {
                 None => self.unknown.push(name),
             }
         }
-        self.open_telemetry(otel);
+        self.open_telemetry(&otel);
     }
 
-    /// The variables of OpenTelemetry that decide whether there are traces; the rest are the SDK's.
-    fn open_telemetry(&mut self, mut vars: BTreeMap<String, String>) {
-        let says = |name: &str, word: &str| {
-            vars.get(name)
-                .is_some_and(|value| value.eq_ignore_ascii_case(word))
+    /// The variables of OpenTelemetry that decide whether there are traces, and where they go; the rest
+    /// are the SDK's. A setting of ours goes before them.
+    fn open_telemetry(&mut self, vars: &BTreeMap<String, String>) {
+        let var = |name: &str| vars.get(name).map(String::as_str);
+        let of_traces = |name: &str| {
+            let general = format!("OTEL_EXPORTER_OTLP_{name}");
+            var(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or(var(&general))
         };
-        if says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none") {
-            self.values.remove("OTLP_ENDPOINT");
-            return;
-        }
-        let endpoint = vars
-            .remove("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-            .or_else(|| vars.remove("OTEL_EXPORTER_OTLP_ENDPOINT"));
-        if let Some(endpoint) = endpoint {
+        let is_off = var("OTEL_SDK_DISABLED").is_some_and(|word| word.eq_ignore_ascii_case("true"))
+            || var("OTEL_TRACES_EXPORTER") == Some("none");
+        let is_grpc = of_traces("PROTOCOL").is_none_or(|protocol| protocol == "grpc");
+        if let Some(endpoint) = of_traces("ENDPOINT").filter(|_| is_grpc && !is_off) {
+            // gRPC's exporters take a bare host and port too.
+            let endpoint = match endpoint.contains("://") {
+                true => endpoint.to_owned(),
+                false => format!("http://{endpoint}"),
+            };
             self.values.entry("OTLP_ENDPOINT").or_insert(endpoint);
         }
     }

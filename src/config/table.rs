@@ -181,6 +181,6 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "OTLP_ENDPOINT",
         "",
-        "Where traces go, as OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables are honoured",
+        "Where traces go, as OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables for it, for sampling, headers, queue and resource are honoured",
     ),
 ];

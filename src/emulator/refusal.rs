@@ -6,7 +6,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -92,7 +92,10 @@ impl IntoResponse for Refusal {
                 format!("Graph execution failed: {why}"),
             ),
             Self::RateLimited => (
-                [(RETRY_AFTER, "2")],
+                [
+                    (RETRY_AFTER, "2"),
+                    (HeaderName::from_static("x-ratelimit-remaining"), "0"),
+                ],
                 detail(
                     StatusCode::TOO_MANY_REQUESTS,
                     "Rate limit exceeded: 30 per 1 minute",

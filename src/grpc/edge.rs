@@ -42,7 +42,7 @@ use crate::{
 };
 
 const GRPC_DETAILS: &str = "grpc-status-details-bin";
-/// Bytes of a call's metadata, by HTTP/2's count of 32 bytes a field; exactly as many pass. The server lets
+/// Bytes of a call's metadata, by HTTP/2's count of 32 bytes a field, pseudo-headers apart; exactly as many pass. The server lets
 /// more come in, because the transport's own refusal is an HTTP 431 without a gRPC status.
 pub const MAX_METADATA_BYTES: usize = 16 * 1024;
 
@@ -98,13 +98,13 @@ where
         let id = request_id(request.headers());
         let ongoing = self.edge.begin(method, &id, request.headers());
         let record = ongoing.record().clone();
-        request.headers_mut().insert(REQUEST_ID, id.clone());
         let due = self
             .edge
             .clocks
             .due(method, request.headers(), record.started());
         let goaway = (!method.is_ours()).then(|| self.edge.goaway.clone());
         let refused = self.edge.judge(method, request.headers(), &record).err();
+        request.headers_mut().insert(REQUEST_ID, id.clone());
         let begun = Begun {
             record: record.clone(),
             due,

@@ -2,14 +2,18 @@
 //!
 //! hyper does not poll an answer whose caller has stopped reading, so nothing inside the answer can end
 //! such a call. The watchdog acts from outside: when the call is due, or when the drain's time is up, it
-//! frees the permit and lets its owner drop the upstream call.
+//! frees the permit, lets its owner drop the upstream call, and sees that there is a record of it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::failure::Failure;
-use crate::{admission::Permit, deadline::Deadline};
+use crate::{admission::Permit, deadline::Deadline, telemetry::Record};
+
+/// What a caller who reads has for its status, before the record says that it did not; a drain that cuts
+/// waits longer than this.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// Held by the answer's body; dropping it frees the permit and stops the watchdog.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ impl Hold {
         end: Deadline,
         cut: CancellationToken,
         permit: Permit,
+        record: Record,
         let_go: impl FnOnce(Failure) + Send + 'static,
     ) -> Arc<Self> {
         let permit = Arc::new(permit);
@@ -35,6 +40,8 @@ impl Hold {
             };
             let_go(failure);
             watched.release();
+            tokio::time::sleep(GRACE).await;
+            record.end();
         };
         Arc::new(Self {
             _permit: permit,

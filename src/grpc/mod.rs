@@ -111,7 +111,13 @@ impl Bridge {
         begun.record.upstream_over();
         let message = response::bounded(into_message(reply)?, self.max_reply_bytes)?;
         begun.record.message_sent();
-        let hold = Hold::until(begun.due.end, self.cut.clone(), permit, drop);
+        let hold = Hold::until(
+            begun.due.end,
+            self.cut.clone(),
+            permit,
+            begun.record.clone(),
+            drop,
+        );
         Ok(held(message, headers, hold))
     }
 
@@ -128,7 +134,13 @@ impl Bridge {
         note_head(&begun.record, &headers);
         let mut relay = Relay::new(events, self.idle, begun.record.clone());
         let first = self.within(begun, relay.first()).await??;
-        let hold = Hold::until(begun.due.end, self.cut.clone(), permit, relay.let_go());
+        let hold = Hold::until(
+            begun.due.end,
+            self.cut.clone(),
+            permit,
+            begun.record.clone(),
+            relay.let_go(),
+        );
         let rest = stream::unfold((relay, self.credentials), next_message);
         let events = Packed::new(stream::iter([Ok(first)]).chain(rest));
         Ok(held(Box::pin(events) as Events, headers, hold))

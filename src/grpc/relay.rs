@@ -120,8 +120,8 @@ impl Relay {
                 self.tally.tokens += 1;
                 self.tally.characters += text.chars().count() as u64;
                 self.tally.first_token.get_or_insert(since_start);
-                self.record
-                    .token(self.last_token.replace(now).map(|last| now - last));
+                let gap = self.last_token.replace(now).map(|last| now - last);
+                self.record.token(gap, since_start);
             }
             Event::Done => {
                 self.record.done();
@@ -144,8 +144,6 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.slot.end(Failure::Cut); // its watchdog may still know it
-        self.record
-            .progress(self.tally.tokens, self.tally.first_token);
     }
 }
 

@@ -31,6 +31,9 @@ use crate::reload::Reload;
 
 /// From the connection's start to the end of its TLS handshake, and from then to the end of its opening.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the first write that a peer has no room for to the closing of its connection. HTTP/2's PING finds out
+/// sooner; HTTP/1.1 has none, and hyper would wait without end.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long accepting pauses when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,6 +43,7 @@ pin_project! {
         #[pin]
         io: Either<TcpStream, TlsStream<TcpStream>>,
         awaited: Option<Awaited>,
+        stalled: Option<Pin<Box<Sleep>>>,
         _place: OwnedSemaphorePermit,
     }
 }
@@ -94,6 +98,7 @@ pub(super) async fn accept(
                 let connection = Connection {
                     io,
                     awaited,
+                    stalled: None,
                     _place: place,
                 };
                 let _ = ready.send(Ok(connection)).await;
@@ -122,6 +127,22 @@ async fn shake_hands(
             tracing::debug!("a TLS handshake took too long");
             None
         }
+    }
+}
+
+fn unless_stalled<T>(
+    written: Poll<io::Result<T>>,
+    stalled: &mut Option<Pin<Box<Sleep>>>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<T>> {
+    if written.is_ready() {
+        *stalled = None;
+        return written;
+    }
+    let due = stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+    match due.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending => Poll::Pending,
     }
 }
 
@@ -157,7 +178,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write(cx, bytes)
+        let this = self.project();
+        let written = this.io.poll_write(cx, bytes);
+        unless_stalled(written, this.stalled, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -173,7 +196,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write_vectored(cx, slices)
+        let this = self.project();
+        let written = this.io.poll_write_vectored(cx, slices);
+        unless_stalled(written, this.stalled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

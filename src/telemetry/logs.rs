@@ -39,9 +39,29 @@ pub fn dropped_lines() -> u64 {
         .map_or(0, |lines| lines.dropped_lines() as u64)
 }
 
-/// Sends log lines to standard error, until what it gives is dropped: that waits about a second for
-/// lines that are still to be written. Later calls in the same process change nothing.
-pub fn init(format: Format, filter: EnvFilter) -> WorkerGuard {
+/// How long the last lines are waited for.
+const PATIENCE: Duration = Duration::from_millis(1200);
+
+/// Dropping it waits about a second for lines that are still to be written, whatever their reader does.
+#[derive(Debug)]
+pub struct Written(Option<WorkerGuard>);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let guard = self.0.take();
+        let (over, told) = std::sync::mpsc::channel();
+        // It may print to a standard output that has stalled too.
+        std::thread::spawn(move || {
+            drop(guard);
+            let _ = over.send(());
+        });
+        let _ = told.recv_timeout(PATIENCE);
+    }
+}
+
+/// Sends log lines, and what a panic says, to standard error, until what it gives is dropped. Later calls
+/// in the same process change nothing.
+pub fn init(format: Format, filter: EnvFilter) -> Written {
     let is_json = match format {
         Format::Auto => !io::stderr().is_terminal(),
         Format::Text => false,
@@ -64,7 +84,10 @@ pub fn init(format: Format, filter: EnvFilter) -> WorkerGuard {
             .with(lines.with_ansi(io::stderr().is_terminal()))
             .try_init()
     };
-    guard
+    std::panic::set_hook(Box::new(
+        |panic| tracing::error!(%panic, "a defect of the bridge"),
+    ));
+    Written(Some(guard))
 }
 
 /// The fields of a call's record.

@@ -4,7 +4,10 @@
 //! work as they are. No label can take a value that a caller makes up: methods, codes and reasons are
 //! closed sets. Buckets suit language models: answers take seconds to minutes, tokens milliseconds.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -47,6 +50,7 @@ pub struct Metrics {
     max_calls: IntGauge,
     upstream_up: IntGauge,
     dropped_lines: IntCounter,
+    dropped_told: AtomicU64,
 }
 
 impl Metrics {
@@ -114,6 +118,7 @@ impl Metrics {
                 "alim_bridge_log_lines_dropped_total",
                 "Log lines that their reader was too slow for.",
             )?,
+            dropped_told: AtomicU64::new(0),
             registry,
         })
     }
@@ -128,8 +133,8 @@ impl Metrics {
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
         let dropped = logs::dropped_lines();
-        self.dropped_lines
-            .inc_by(dropped.saturating_sub(self.dropped_lines.get()));
+        let told = self.dropped_told.fetch_max(dropped, Ordering::Relaxed);
+        self.dropped_lines.inc_by(dropped.saturating_sub(told));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 

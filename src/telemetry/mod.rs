@@ -1,7 +1,7 @@
 //! What the people on call see: one log record and one set of metrics a call, written at its end.
 //!
 //! [`Ongoing`] lives as long as the call, its body included; whatever way the call ends, it writes the
-//! record then, so a caller who leaves is recorded too (as Canceled). It holds no text of a
+//! record then, so a caller who leaves is recorded too (as Canceled), and so is one who does not read. It holds no text of a
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
 mod codes;
@@ -10,7 +10,10 @@ pub mod metrics;
 pub mod traces;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -119,6 +122,8 @@ struct Inner {
     trace: Trace,
     started: Instant,
     metrics: Arc<Metrics>,
+    tokens: AtomicU64,
+    first_token: OnceLock<Duration>,
     notes: Mutex<Notes>,
 }
 
@@ -128,8 +133,7 @@ struct Notes {
     reason: Option<&'static str>,
     caller: Option<String>,
     upstream_status: Option<u16>,
-    first_token: Option<Duration>,
-    tokens: u64,
+    is_ended: bool,
 }
 
 impl Ongoing {
@@ -142,6 +146,8 @@ impl Ongoing {
             trace,
             started: Instant::now(),
             metrics,
+            tokens: AtomicU64::new(0),
+            first_token: OnceLock::new(),
             notes: Mutex::default(),
         })))
     }
@@ -200,9 +206,11 @@ impl Record {
         self.0.metrics.message_sent(self.0.method);
     }
 
-    /// Notes a token; `gap` is the time since the one before.
-    pub fn token(&self, gap: Option<Duration>) {
+    /// Notes a token, so long after the call's start; `gap` is the time since the one before.
+    pub fn token(&self, gap: Option<Duration>, since_start: Duration) {
+        self.0.tokens.fetch_add(1, Ordering::Relaxed);
         if gap.is_none() {
+            self.0.first_token.get_or_init(|| since_start);
             self.0.trace.event("first token");
         }
         self.0.metrics.token(gap);
@@ -211,12 +219,6 @@ impl Record {
     /// Notes that the upstream said `done`.
     pub fn done(&self) {
         self.0.trace.event("done");
-    }
-
-    /// Notes what a stream has sent so far.
-    pub fn progress(&self, tokens: u64, first_token: Option<Duration>) {
-        let mut notes = self.notes();
-        (notes.tokens, notes.first_token) = (tokens, first_token);
     }
 
     /// Notes why the call failed; the first reason stays.
@@ -233,22 +235,22 @@ impl Record {
         self.notes().code = Some(code);
     }
 
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.notes.lock().unwrap_or_else(|held| held.into_inner())
-    }
-}
-
-impl Drop for Ongoing {
-    fn drop(&mut self) {
-        let call = &*self.0.0;
-        let notes = self.0.notes();
+    /// Writes the record, once: at the end of the call's body, or before it for a caller who does not read.
+    pub fn end(&self) {
+        let call = &*self.0;
+        let mut notes = self.notes();
+        if std::mem::replace(&mut notes.is_ended, true) {
+            return;
+        }
         let duration = call.started.elapsed();
         let status = notes.code.unwrap_or(CANCELLED);
-        call.trace
-            .end(status, notes.reason, attributes(call, &notes));
+        let tokens = call.tokens.load(Ordering::Relaxed);
+        let first_token = call.first_token.get().copied();
+        let told = attributes(call, notes.caller.as_deref(), tokens);
+        call.trace.end(status, notes.reason, told);
         let code = codes::in_go(status);
         call.metrics.handled(call.method, code, duration);
-        if let Some(first_token) = notes.first_token {
+        if let Some(first_token) = first_token {
             call.metrics.first_token(first_token);
         }
         if call.method.is_ours() && notes.code.is_none() && notes.reason.is_none() {
@@ -260,21 +262,30 @@ impl Drop for Ongoing {
             reason: notes.reason,
             upstream_status: notes.upstream_status,
             duration,
-            first_token: notes.first_token,
-            tokens: notes.tokens,
+            first_token,
+            tokens,
             request_id: &call.request_id,
             trace_id: call.trace.id(),
             caller: notes.caller.as_deref(),
         });
     }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.notes.lock().unwrap_or_else(|held| held.into_inner())
+    }
+}
+
+impl Drop for Ongoing {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// What the server span tells beside the conventions' own.
-fn attributes(call: &Inner, notes: &Notes) -> impl Iterator<Item = KeyValue> {
+fn attributes(call: &Inner, caller: Option<&str>, tokens: u64) -> impl Iterator<Item = KeyValue> {
     let id = KeyValue::new("alim_bridge.request_id", call.request_id.clone());
-    let caller = notes.caller.clone();
-    let caller = caller.map(|name| KeyValue::new("alim_bridge.caller", name));
-    let tokens = i64::try_from(notes.tokens).unwrap_or(i64::MAX);
+    let caller = caller.map(|name| KeyValue::new("alim_bridge.caller", name.to_owned()));
+    let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
     let tokens = (tokens > 0).then(|| KeyValue::new("alim_bridge.tokens", tokens));
     [Some(id), caller, tokens].into_iter().flatten()
 }

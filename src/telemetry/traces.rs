@@ -14,7 +14,10 @@ use opentelemetry::{
     propagation::{Extractor, Injector, TextMapPropagator},
     trace::{SpanKind, Status, TraceContextExt, TraceId, Tracer, TracerProvider},
 };
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{
+    ExporterBuildError, SpanExporter, WithExportConfig, WithTonicConfig,
+    tonic_types::transport::ClientTlsConfig,
+};
 use opentelemetry_sdk::{
     Resource,
     propagation::TraceContextPropagator,
@@ -42,7 +45,11 @@ impl Traces {
     ///
     /// - [`ExporterBuildError`] when the URL or an `OTEL_` variable can't be used.
     pub fn to(collector: &Url, upstream: &Url) -> Result<Self, ExporterBuildError> {
-        let exporter = SpanExporter::builder().with_tonic();
+        let mut exporter = SpanExporter::builder().with_tonic();
+        if collector.scheme() == "https" {
+            // Its own choice has no roots at all.
+            exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+        }
         let exporter = exporter.with_endpoint(collector.as_str()).build()?;
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
@@ -247,6 +254,9 @@ struct Headers<'a>(&'a mut HeaderMap);
 
 impl Injector for Headers<'_> {
     fn set(&mut self, key: &str, value: String) {
+        if value.is_empty() {
+            return; // no tracestate
+        }
         let name = HeaderName::try_from(key);
         if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
             self.0.insert(name, value);

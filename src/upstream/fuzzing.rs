@@ -25,7 +25,10 @@ pub async fn invoke(
 ) -> Result<(Reply, HeaderMap), Error> {
     let head = judge(answer, JSON, key).await?;
     let headers = head.headers();
-    Ok((head.into_reply(limit).await?, headers))
+    Ok((
+        head.into_reply(limit, "response and thread_id").await?,
+        headers,
+    ))
 }
 
 /// What [`Upstream::stream`](super::Upstream::stream) makes of this answer.

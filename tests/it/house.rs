@@ -13,7 +13,7 @@ use rules::File;
 use source::{code, words};
 
 /// Where tasks and threads begin, and why the work can't be awaited where it stands.
-const SPAWNS: [(&str, &str); 7] = [
+const SPAWNS: [(&str, &str); 8] = [
     (
         "client/demo.rs",
         "the upstream, the bridge and its caller run at once in one process",
@@ -37,6 +37,10 @@ const SPAWNS: [(&str, &str); 7] = [
     (
         "server/mod.rs",
         "the admin port, probes, file watches and accepting go on beside gRPC",
+    ),
+    (
+        "telemetry/logs.rs",
+        "the last lines are waited for, but not when their reader has stalled",
     ),
     (
         "upstream/sse/mod.rs",

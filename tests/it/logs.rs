@@ -5,29 +5,34 @@ use std::{io::Read, time::Duration};
 use alim_bridge::pb::graph_service_client::GraphServiceClient;
 
 use crate::support::{
-    SERVICE_KEY, ask,
+    SERVICE_KEY, ask, ask_stream,
+    bare::Connection,
     extra::channel_to,
     reply_json,
     running::{self, Running},
+    sse_tokens,
     upstream::{Reply, Upstream},
 };
 
 /// Enough calls, each with the libraries' own lines, for far more lines than may wait.
 const CALLS: usize = 400;
 
-fn start(upstream: &Upstream) -> (Running, impl Read + use<>) {
-    running::start_unread(
-        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"],
-        &[
-            ("ALIM_BRIDGE_UPSTREAM_URL", &upstream.url()),
-            ("ALIM_BRIDGE_UPSTREAM_API_KEY", SERVICE_KEY),
-            ("ALIM_BRIDGE_LOG", "trace"),
-        ],
-    )
+const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
+
+fn settings(url: &str) -> [(&str, &str); 3] {
+    [
+        ("ALIM_BRIDGE_UPSTREAM_URL", url),
+        ("ALIM_BRIDGE_UPSTREAM_API_KEY", SERVICE_KEY),
+        ("ALIM_BRIDGE_LOG", "trace"),
+    ]
 }
 
-async fn call_often(bridge: &mut Running) {
-    let address = bridge.address().parse().expect("an address");
+fn start(upstream: &Upstream) -> (Running, impl Read + use<>) {
+    running::start_unread(&SERVE, &settings(&upstream.url()))
+}
+
+async fn call_often(address: &str) {
+    let address = address.parse().expect("an address");
     let mut client = GraphServiceClient::new(channel_to(address));
     let calls = async {
         for _ in 0..CALLS {
@@ -42,7 +47,7 @@ async fn call_often(bridge: &mut Running) {
 async fn a_log_that_nobody_reads_stalls_no_call_and_does_not_keep_the_process() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let (mut bridge, mut unread) = start(&upstream);
-    call_often(&mut bridge).await;
+    call_often(&bridge.address()).await;
     assert_eq!(bridge.stopped().code, Some(0));
 
     let mut lines = String::new();
@@ -60,6 +65,50 @@ async fn a_log_whose_reader_is_gone_fails_no_call() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let (mut bridge, unread) = start(&upstream);
     drop(unread);
-    call_often(&mut bridge).await;
+    call_often(&bridge.address()).await;
     assert_eq!(bridge.stopped().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_that_stall_together_do_not_keep_the_process_either() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let url = upstream.url();
+    let (bridge, address, _unread) = running::start_on_one_pipe(&SERVE, &settings(&url));
+    call_often(&address).await;
+    let stopped = tokio::task::spawn_blocking(|| bridge.stopped().code);
+    let code = tokio::time::timeout(Duration::from_secs(60), stopped).await;
+    assert_eq!(code.expect("it ends").expect("no panic"), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_drain_cuts_is_recorded_though_its_caller_does_not_read() {
+    const CALLERS: usize = 3;
+    let tokens = sse_tokens(&["Suvarma vaxtı səhər tezdəndir. "; 10_000]);
+    let upstream = Upstream::answering(Reply::sse(tokens).then_hold());
+    let url = upstream.url();
+    let mut settings = settings(&url).to_vec();
+    settings.extend([
+        ("ALIM_BRIDGE_LOG", "info"),
+        ("ALIM_BRIDGE_DRAIN_TIMEOUT", "1s"),
+    ]);
+    let mut bridge = running::start(&SERVE, &settings);
+    let address = bridge.address();
+    let connection = Connection::with_window(address.parse().expect("an address"), 1024).await;
+    let origin = format!("http://{address}").parse().expect("a URL");
+    let client = GraphServiceClient::with_origin(connection, origin);
+    let mut unread = Vec::new();
+    for _ in 0..CALLERS {
+        let answer = client.clone().stream(ask_stream("Salam")).await;
+        unread.push(answer.expect("a head"));
+    }
+    let ended = tokio::task::spawn_blocking(|| bridge.stopped())
+        .await
+        .expect("no panic");
+    assert_eq!(ended.code, Some(1), "it had to cut");
+    let records = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains("call ended"));
+    let cut = records.filter(|line| line.contains("BRIDGE_DRAINING"));
+    assert_eq!(cut.count(), CALLERS, "{}", ended.stderr);
 }

@@ -1,6 +1,6 @@
 //! TLS on both sides: whom callers may trust, whom the bridge trusts, and certificates that change.
 
-mod authority;
+pub(crate) mod authority;
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -13,6 +13,7 @@ use crate::support::{
     reply_json, running, sse_answer,
     upstream::{Reply, Upstream, refused_url},
 };
+use crate::tls::authority::{Authority, Files};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -105,6 +106,8 @@ async fn a_stream_notes_its_first_token_and_its_end() {
     assert_eq!(events(server), ["first token", "done"]);
     assert_eq!(attribute(server, "alim_bridge.tokens"), "2");
     assert_ne!(hex(&server.trace_id), TRACE, "a trace of its own");
+    let told = upstream.requests().remove(0).headers;
+    assert!(!told.contains_key("tracestate"));
     assert!(client.end_time_unix_nano <= server.end_time_unix_nano);
 }
 
@@ -169,23 +172,55 @@ async fn a_collector_that_is_gone_costs_spans_and_no_call() {
     flushed(traces).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn opentelemetrys_own_variables_are_honoured_and_the_last_spans_are_sent_at_the_stop() {
+/// The built command, told of its collector by these variables; one call, and its stop.
+async fn deployed(variables: &[(&str, &str)]) {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let collector = Collector::start().await;
-    let mut bridge = running::start(
-        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"],
-        &[
-            ("ALIM_BRIDGE_UPSTREAM_URL", &upstream.url()),
-            ("ALIM_BRIDGE_UPSTREAM_API_KEY", SERVICE_KEY),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url),
-            ("OTEL_SERVICE_NAME", "farm-bridge"),
-        ],
-    );
+    let url = upstream.url();
+    let usual = [
+        ("ALIM_BRIDGE_UPSTREAM_URL", url.as_str()),
+        ("ALIM_BRIDGE_UPSTREAM_API_KEY", SERVICE_KEY),
+    ];
+    let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
+    let mut bridge = running::start(&args, &[&usual, variables].concat());
     let address = bridge.address();
     let asked = running::start(&["invoke", "--address", &address, "Salam"], &[]).ended();
     assert_eq!(asked.code, Some(0), "{}", asked.stderr);
     assert_eq!(bridge.stopped().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opentelemetrys_own_variables_are_honoured_and_the_last_spans_are_sent_at_the_stop() {
+    let collector = Collector::start().await;
+    let bare = collector.url.trim_start_matches("http://");
+    deployed(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", bare),
+        ("OTEL_SERVICE_NAME", "farm-bridge"),
+    ])
+    .await;
     assert_eq!(collector.spans().len(), 2);
     assert_eq!(collector.service(), "farm-bridge");
+
+    for off in [
+        ("OTEL_SDK_DISABLED", "true"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+    ] {
+        deployed(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url), off]).await;
+        assert_eq!(collector.spans().len(), 2, "{off:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_tls_is_trusted_by_the_systems_roots() {
+    let authority = Authority::new();
+    let identity = authority.vouch_for("127.0.0.1");
+    let files = Files::with(&identity);
+    files.put("roots.pem", &authority.pem);
+    let collector = Collector::with_tls(&identity).await;
+    deployed(&[
+        ("ALIM_BRIDGE_OTLP_ENDPOINT", &collector.url),
+        ("SSL_CERT_FILE", &files.path("roots.pem")),
+    ])
+    .await;
+    assert_eq!(collector.spans().len(), 2);
 }

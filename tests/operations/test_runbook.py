@@ -43,7 +43,7 @@ def test_every_link_inside_leads_somewhere() -> None:
 
 
 def test_every_metric_that_it_names_is_a_live_one(bridge: Bridge) -> None:
-    assert (bridge.call("stream"), bridge.call("stream", "truncated")) == (0, 14)
+    assert (bridge.call("stream"), bridge.call("stream", "truncated"), bridge.call("stream", "rate_limited")) == (0, 14, 8)
     live = set(re.findall(r"^# TYPE (\w+) ", bridge.metrics(), re.MULTILINE))
     named = {span for span in SPANS if re.fullmatch(r"(alim_bridge|grpc_server|process)_[a-z_]+", span)}
     assert len(named) >= 8 and named <= live, named - live

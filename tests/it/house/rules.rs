@@ -3,17 +3,31 @@
 use super::source::{code, paths, words};
 
 /// Which libraries are named only where; a place that ends with `/` is all files below it.
-const BANKS: [(&[&str], &[&str]); 3] = [
+const BANKS: [(&[&str], &[&str]); 5] = [
     (
         &[
             "tonic",
             "tonic_health",
             "tonic_prost",
             "tonic_reflection",
-            "tonic_types",
             "tonic_web",
         ],
         &["pb.rs", "grpc/", "server/", "client/"],
+    ),
+    // opentelemetry_otlp calls its own tonic so.
+    (
+        &["tonic_types"],
+        &[
+            "pb.rs",
+            "grpc/",
+            "server/",
+            "client/",
+            "telemetry/traces.rs",
+        ],
+    ),
+    (
+        &["opentelemetry_otlp", "opentelemetry_sdk"],
+        &["telemetry/traces.rs"],
     ),
     (&["reqwest", "eventsource_stream"], &["upstream/"]),
     (&["rustyline"], &["client/prompt.rs"]),

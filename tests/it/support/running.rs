@@ -45,7 +45,8 @@ pub(crate) fn command(args: &[&str]) -> Command {
 
 fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("ALIM_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("ALIM_") || text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }
@@ -68,6 +69,32 @@ pub(crate) fn start_among(files: u32, args: &[&str], variables: &[(&str, &str)])
 /// Starts it with a standard error that nobody reads, until the test does.
 pub(crate) fn start_unread(args: &[&str], variables: &[(&str, &str)]) -> (Running, ChildStderr) {
     spawn(command(args), Stdio::null(), variables)
+}
+
+/// Starts it with both outputs on one pipe, which nobody reads beyond the line that tells its address.
+pub(crate) fn start_on_one_pipe(
+    args: &[&str],
+    variables: &[(&str, &str)],
+) -> (Running, String, impl Read + use<>) {
+    let (pipe, both) = std::io::pipe().expect("a pipe");
+    let mut command = command(args);
+    command.envs(variables.iter().copied()).stdin(Stdio::null());
+    command.stdout(both.try_clone().expect("open")).stderr(both);
+    let child = command.spawn().expect("the command was built");
+    drop(command); // and with it our end of the pipe
+    let mut pipe = BufReader::new(pipe);
+    let mut line = String::new();
+    while !line.starts_with("alim-bridge listening on ") {
+        line.clear();
+        assert!(pipe.read_line(&mut line).expect("UTF-8") > 0, "it ended");
+    }
+    let address = line.trim_end().rsplit(' ').next().expect("a last word");
+    let running = Running {
+        stdout: Output::of(std::io::empty()),
+        stderr: Output::of(std::io::empty()),
+        child,
+    };
+    (running, address.to_owned(), pipe)
 }
 
 fn start_reading(input: Stdio, args: &[&str], variables: &[(&str, &str)]) -> Running {

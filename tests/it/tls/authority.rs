@@ -6,20 +6,20 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 /// An authority that nobody trusts unless told to.
-pub(super) struct Authority {
-    pub(super) pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its private key.
-pub(super) struct Identity {
-    pub(super) cert: String,
-    pub(super) key: String,
-    pub(super) der: Vec<u8>,
+pub(crate) struct Identity {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+    pub(crate) der: Vec<u8>,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -31,7 +31,7 @@ impl Authority {
     }
 
     /// Vouches for a name or an IP address.
-    pub(super) fn vouch_for(&self, name: &str) -> Identity {
+    pub(crate) fn vouch_for(&self, name: &str) -> Identity {
         let params = CertificateParams::new([name.to_owned()]).expect("a name");
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("signed");
@@ -44,25 +44,25 @@ impl Authority {
 }
 
 /// A directory with the bridge's PEM files, named as in Kubernetes.
-pub(super) struct Files(TempDir);
+pub(crate) struct Files(TempDir);
 
 impl Files {
-    pub(super) fn with(identity: &Identity) -> Self {
+    pub(crate) fn with(identity: &Identity) -> Self {
         let files = Self(TempDir::new().expect("a directory"));
         files.replace(identity);
         files
     }
 
-    pub(super) fn replace(&self, identity: &Identity) {
+    pub(crate) fn replace(&self, identity: &Identity) {
         self.put("tls.crt", &identity.cert);
         self.put("tls.key", &identity.key);
     }
 
-    pub(super) fn put(&self, name: &str, pem: &str) {
+    pub(crate) fn put(&self, name: &str, pem: &str) {
         fs::write(self.0.path().join(name), pem).expect("written");
     }
 
-    pub(super) fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         let path: PathBuf = self.0.path().join(name);
         path.to_str().expect("UTF-8").into()
     }

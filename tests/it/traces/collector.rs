@@ -13,7 +13,12 @@ use opentelemetry_proto::tonic::{
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity, Server, ServerTlsConfig},
+};
+
+use crate::tls::authority;
 
 /// A running collector.
 pub(crate) struct Collector {
@@ -39,10 +44,22 @@ impl TraceService for Received {
 
 impl Collector {
     pub(crate) async fn start() -> Self {
+        Self::with("http", Server::builder()).await
+    }
+
+    /// One that speaks TLS, with this certificate.
+    pub(crate) async fn with_tls(identity: &authority::Identity) -> Self {
+        let identity = Identity::from_pem(&identity.cert, &identity.key);
+        let tls = ServerTlsConfig::new().identity(identity);
+        let server = Server::builder().tls_config(tls).expect("a pair");
+        Self::with("https", server).await
+    }
+
+    async fn with(scheme: &str, mut server: Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let url = format!("{scheme}://{}", listener.local_addr().expect("bound"));
         let received = Received::default();
-        let server = Server::builder().add_service(TraceServiceServer::new(received.clone()));
+        let server = server.add_service(TraceServiceServer::new(received.clone()));
         let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
         Self {
             url,

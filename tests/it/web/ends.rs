@@ -238,3 +238,27 @@ async fn a_connection_that_sends_no_next_head_is_closed_after_half_a_minute() {
     time_passes(Duration::from_secs(31)).await;
     page.is_closed().await;
 }
+
+#[tokio::test]
+async fn a_page_that_never_reads_again_gives_its_connections_place_back() {
+    let tokens = sse_tokens(&["Suvarma vaxtı səhər tezdəndir. "; 1000]);
+    let endless = Reply::sse("").flood(format!("{:x}\r\n{tokens}\r\n", tokens.len()));
+    let upstream = Upstream::answering(endless);
+    let bridge = for_pages(
+        &upstream,
+        &[("MAX_CONNECTIONS", "1"), ("STREAM_LIFETIME", "24h")],
+    )
+    .await;
+    let _stopped = reading(&bridge).await;
+    for _ in 0..100 {
+        time_passes(Duration::from_secs(61)).await;
+        let mut next = Page::at(bridge.address).await;
+        if timeout(Duration::from_millis(200), next.is_closed())
+            .await
+            .is_err()
+        {
+            return; // it may stay
+        }
+    }
+    panic!("its place is still taken");
+}
