@@ -51,6 +51,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// HTTP/2 streams that one connection may have beyond `MAX_CALLS`: callers keep back what exceeds the
 /// transport's limit, in silence, so admission must be the one that refuses, and health must get through.
 const SPARE_STREAMS: usize = 1024;
+/// Calls that a connection may take back before the bridge has seen them: a caller who gives up on many at
+/// once must not lose the others, as it would over h2's own 20. More are an attack (CVE-2023-44487).
+const MAX_UNSEEN_CANCELS: usize = 1024;
 /// Bytes of a call's head that come in: more than pass, so that most that do not get a status.
 const MAX_HEAD_BYTES: u32 = 4 * edge::MAX_METADATA_BYTES as u32;
 
@@ -297,6 +300,7 @@ fn transport(settings: &Settings) -> Server {
     let mut server = Server::builder()
         .accept_http1(settings.web.is_some())
         .http2_max_header_list_size(MAX_HEAD_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_UNSEEN_CANCELS))
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));

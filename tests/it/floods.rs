@@ -64,6 +64,29 @@ async fn ten_thousand_rapid_resets_end_their_connection_and_reach_hardly_anybody
 }
 
 #[tokio::test]
+async fn five_hundred_calls_taken_back_at_once_do_not_cost_the_caller_its_connection() {
+    let upstream = Upstream::answering(Reply::nothing().then_hold());
+    let bridge = Bridge::before(&upstream.url()).await;
+    let mut caller = Raw::open(bridge.address, &[]).await;
+    let taken_back = (0..500).map(|n| 2 * n + 1);
+    let taken_back: Vec<_> = taken_back
+        .flat_map(|stream| [call("Stream", stream, &[]), reset(stream)].concat())
+        .collect();
+    caller.send(&taken_back).await.expect("open");
+    caller.send(&call("Invoke", 1001, &[])).await.expect("open");
+    let asked = async {
+        while !upstream
+            .requests()
+            .iter()
+            .any(|asked| asked.path.ends_with("/graph/invoke"))
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, asked).await.expect("the connection goes on");
+}
+
+#[tokio::test]
 async fn calls_that_are_reset_once_they_have_begun_give_all_back() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "1")]).await;
