@@ -131,8 +131,9 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
             () = impatience.cancelled() => {}
         }
     }
-    tracing::info!(drained = ?drained.as_ref().ok(), "stopped");
-    Ok(drained?)
+    let drained = drained?;
+    tracing::info!(?drained, "stopped");
+    Ok(drained)
 }
 
 fn tell_shortage(settings: &server::Settings) {
