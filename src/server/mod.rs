@@ -6,6 +6,7 @@
 //! of its own; callers who do not read can only be closed.
 
 mod admin;
+mod connection;
 pub mod descriptors;
 mod health;
 mod listener;
