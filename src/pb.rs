@@ -3,6 +3,8 @@
 //! All but the one conversion is made by `build.rs` from `proto/`; the documentation is there.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
+pub mod codec;
+
 tonic::include_proto!("alim.v1");
 
 /// The contract as an encoded `google.protobuf.FileDescriptorSet`, comments included.

@@ -18,9 +18,9 @@ use prost::Message;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 
+use crate::pb::codec::FRAME_BYTES;
+
 const WINDOW: Duration = Duration::from_millis(1);
-/// What tonic's encoder puts into one frame.
-const MAX_BYTES: usize = 32 * 1024;
 
 /// A stream whose messages come in groups.
 pub(super) struct Packed<S: Stream> {
@@ -89,11 +89,11 @@ where
             }
             match self.inner.as_mut().poll_next(cx) {
                 Poll::Ready(Some(message)) => {
-                    self.bytes += message.as_ref().map_or(MAX_BYTES, Message::encoded_len);
+                    self.bytes += message.as_ref().map_or(FRAME_BYTES, Message::encoded_len);
                     self.group.push_back(message);
                     let is_alone = self.group.len() == 1;
                     self.is_leaving =
-                        self.bytes >= MAX_BYTES || (is_alone && self.window_is_over(cx));
+                        self.bytes >= FRAME_BYTES || (is_alone && self.window_is_over(cx));
                 }
                 Poll::Ready(None) => (self.is_over, self.is_leaving) = (true, true),
                 Poll::Pending if self.group.is_empty() => return Poll::Pending,

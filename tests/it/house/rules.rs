@@ -12,7 +12,7 @@ const BANKS: [(&[&str], &[&str]); 5] = [
             "tonic_reflection",
             "tonic_web",
         ],
-        &["pb.rs", "grpc/", "server/", "client/"],
+        &["pb.rs", "pb/", "grpc/", "server/", "client/"],
     ),
     // opentelemetry_otlp calls its own tonic so.
     (
