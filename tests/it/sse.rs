@@ -199,6 +199,19 @@ fn async_chunks(
     })
 }
 
+#[test]
+fn bytes_that_are_no_utf8_and_byte_order_marks_are_read_alike_in_small_events_and_in_large_ones() {
+    for lines in [1, 1000] {
+        let mut body = b"\n\xEF\xBB\xBFunknown\ndata: \xEF\xBB\xBF\n".to_vec();
+        body.extend(b"data: \xFF\n".repeat(lines));
+        body.push(b'\n');
+        let data = format!("\u{feff}{}", "\n\u{fffd}".repeat(lines));
+        for read in [whole, byte_by_byte] {
+            assert_eq!(read(&body, Framing::Recover), others(&[("message", &data)]));
+        }
+    }
+}
+
 /// Model text, newlines and multi-byte characters among it, without the lines that can't be told
 /// apart: those that begin with a field's name and colon, or with a colon, and `\r`.
 fn model_text() -> impl Strategy<Value = Vec<String>> {

@@ -6,10 +6,12 @@
 //!
 //! - `Out`: read by the standard. After `event: token`, its first `data` line leads to `In`.
 //! - `In`: a blank line completes the event and leads to `After`. `data:…` is the standard's next
-//!   data line; `event:`, `id:`, `retry:` and `:` are read by the standard. Any other line, a bare
-//!   `data` too, is text: a newline and the line.
-//! - `After`: a blank line is one more Token, a newline. A field line or `:` leads to `Out` and is
-//!   read there. Any other line is a new Token, two newlines and the line, and leads to `In`.
+//!   data line; `event:`, `id:` and `retry:` are read by the standard. Any other line, a bare `data`
+//!   too, is text: a newline and the line.
+//! - `After`: a blank line is one more Token, a newline. A field line leads to `Out` and is read
+//!   there. Any other line is a new Token, two newlines and the line, and leads to `In`.
+//!
+//! A comment is left out everywhere, and also leads from `After` to `Out`.
 //!
 //! # Limits
 //!
@@ -40,14 +42,14 @@ pub enum State {
     After,
 }
 
-const NEWLINE_TOKEN: &str = "event: token\ndata:\ndata:\n";
+const NEWLINE_TOKEN: &[u8] = b"event: token\ndata:\ndata:\n";
 
 impl Framing {
     /// Appends to `block` what a standard parser must read in this line's place; true when that
     /// completes an event. Pure: the next state depends on the state and the line alone. A comment
     /// adds nothing, so that heartbeats, which may come without end, take no room.
-    pub fn read(self, state: &mut State, line: &str, block: &mut String) -> bool {
-        if line.starts_with(':') {
+    pub fn read(self, state: &mut State, line: &[u8], block: &mut Vec<u8>) -> bool {
+        if line.starts_with(b":") {
             if *state == State::After {
                 *state = State::Out;
             }
@@ -65,50 +67,51 @@ impl Framing {
     }
 }
 
-fn read_out(state: State, line: &str) -> State {
-    match line.strip_prefix("event:") {
-        Some("token" | " token") => State::Token,
+fn read_out(state: State, line: &[u8]) -> State {
+    match line.strip_prefix(b"event:") {
+        Some(b"token" | b" token") => State::Token,
         Some(_) => State::Out,
-        None if line == "event" || line.is_empty() => State::Out,
-        None if state == State::Token && (line == "data" || line.starts_with("data:")) => State::In,
+        None if line == b"event" || line.is_empty() => State::Out,
+        None if state == State::Token && (line == b"data" || line.starts_with(b"data:")) => {
+            State::In
+        }
         None if state == State::Token => State::Token,
         None => State::Out,
     }
 }
 
-fn read_in(state: &mut State, line: &str, block: &mut String) -> bool {
+fn read_in(state: &mut State, line: &[u8], block: &mut Vec<u8>) -> bool {
     if line.is_empty() {
         *state = State::After;
-        push(block, &[""]);
+        push(block, &[b""]);
         return true;
     }
     match is_field_line(line) {
         true => push(block, &[line]),
-        false => push(block, &["data: ", line]),
+        false => push(block, &[b"data: ", line]),
     }
     false
 }
 
-fn read_after(state: &mut State, line: &str, block: &mut String) -> bool {
-    block.push_str(NEWLINE_TOKEN);
+fn read_after(state: &mut State, line: &[u8], block: &mut Vec<u8>) -> bool {
+    block.extend_from_slice(NEWLINE_TOKEN);
     if line.is_empty() {
-        push(block, &[""]);
+        push(block, &[b""]);
         return true;
     }
     *state = State::In;
-    push(block, &["data: ", line]);
+    push(block, &[b"data: ", line]);
     false
 }
 
-fn is_field_line(line: &str) -> bool {
-    ["data:", "event:", "id:", "retry:"]
-        .iter()
-        .any(|field| line.starts_with(field))
+fn is_field_line(line: &[u8]) -> bool {
+    let fields: [&[u8]; 4] = [b"data:", b"event:", b"id:", b"retry:"];
+    fields.iter().any(|field| line.starts_with(field))
 }
 
-fn push(block: &mut String, parts: &[&str]) {
-    parts.iter().for_each(|part| block.push_str(part));
-    block.push('\n');
+fn push(block: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| block.extend_from_slice(part));
+    block.push(b'\n');
 }
 
 #[cfg(test)]
@@ -116,11 +119,11 @@ mod tests {
     use super::*;
 
     fn reframed(lines: &[&str]) -> String {
-        let (mut state, mut block) = (State::default(), String::new());
+        let (mut state, mut block) = (State::default(), Vec::new());
         for line in lines {
-            Framing::Recover.read(&mut state, line, &mut block);
+            Framing::Recover.read(&mut state, line.as_bytes(), &mut block);
         }
-        block
+        String::from_utf8(block).expect("made of text")
     }
 
     #[test]
@@ -149,11 +152,11 @@ mod tests {
         let token = "event: token\ndata: a\n\n";
         assert_eq!(
             reframed(&["event: token", "data: a", "", ""]),
-            format!("{token}{NEWLINE_TOKEN}\n")
+            format!("{token}event: token\ndata:\ndata:\n\n")
         );
         assert_eq!(
             reframed(&["event: token", "data: a", "", "b", ""]),
-            format!("{token}{NEWLINE_TOKEN}data: b\n\n")
+            format!("{token}event: token\ndata:\ndata:\ndata: b\n\n")
         );
     }
 
@@ -163,6 +166,14 @@ mod tests {
         assert_eq!(
             reframed(&lines),
             "event: token\ndata: a\n\n\nevent: token\n"
+        );
+    }
+
+    #[test]
+    fn a_comment_inside_a_token_is_left_out() {
+        assert_eq!(
+            reframed(&["event: token", ": ping", "data: a", ": ping", "b", ""]),
+            "event: token\ndata: a\ndata: b\n\n"
         );
     }
 

@@ -1,18 +1,20 @@
-//! Bytes into lines that are safe to parse: whole, bounded, valid UTF-8, without a byte order mark.
+//! Bytes into lines that are safe to parse: whole, bounded, without a byte order mark.
 //!
-//! Stands before [`framing`](super::framing) and eventsource-stream, which panics on a BOM,
-//! withholds all that follows one invalid byte and is quadratic in long lines. The invariant: each
-//! byte is looked at once, wherever the chunks are cut, and at most `limit` bytes of an unfinished
-//! line are kept.
+//! Stands before [`framing`](super::framing) and eventsource-stream, which panics on a BOM and is
+//! quadratic in long lines. The invariant: each byte is looked at once, wherever the chunks are cut,
+//! and at most `limit` bytes of an unfinished line are kept.
 //!
-//! Rules: WHATWG HTML 9.2.5 (the stream is decoded as UTF-8 with one leading BOM dropped; a line
-//! ends at CR LF, LF or CR) and the Encoding standard (invalid bytes become U+FFFD). Decoding line
-//! by line is the same as decoding the stream, for CR and LF are never inside a sequence.
+//! Rules: WHATWG HTML 9.2.5 (one leading BOM of the stream is dropped; a line ends at CR LF, LF or
+//! CR). Lines are decoded later, an event at a time, which is the same as decoding the stream: CR and
+//! LF are never inside a UTF-8 sequence.
+
+use std::mem;
 
 use bytes::{Buf, Bytes};
 use memchr::memchr2;
 
-const BOM: &[u8] = b"\xEF\xBB\xBF";
+/// U+FEFF in UTF-8.
+pub(super) const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// Kept between lines; what a longer line needed is given back, so that idle streams stay small.
 const KEPT_CAPACITY: usize = 4096;
 
@@ -54,12 +56,13 @@ impl Guard {
     /// # Errors
     ///
     /// - [`TooLong`] as soon as a line is known to exceed the limit, finished or not.
-    pub fn next_line(&mut self, line: &mut String) -> Result<bool, TooLong> {
-        if self.after_cr && !self.chunk.is_empty() {
-            self.after_cr = false;
-            if self.chunk[0] == b'\n' {
-                self.chunk.advance(1);
-            }
+    pub fn next_line(&mut self, line: &mut Vec<u8>) -> Result<bool, TooLong> {
+        if self.chunk.is_empty() {
+            self.chunk = Bytes::new(); // gives hyper's buffer back, or it would take a new one each time
+            return Ok(false);
+        }
+        if mem::take(&mut self.after_cr) && self.chunk[0] == b'\n' {
+            self.chunk.advance(1);
         }
         let end = memchr2(b'\n', b'\r', &self.chunk);
         if self.unfinished.len() + end.unwrap_or(self.chunk.len()) > self.limit {
@@ -67,16 +70,17 @@ impl Guard {
         }
         let Some(end) = end else {
             self.unfinished.extend_from_slice(&self.chunk);
-            self.chunk = Bytes::new(); // gives hyper's buffer back
+            self.chunk = Bytes::new();
             return Ok(false);
         };
         self.after_cr = self.chunk[end] == b'\r';
         line.clear();
         if self.unfinished.is_empty() {
-            decode(&self.chunk[..end], &mut self.at_start, line);
+            let whole = &self.chunk[..end];
+            line.extend_from_slice(without_bom(whole, &mut self.at_start));
         } else {
             self.unfinished.extend_from_slice(&self.chunk[..end]);
-            decode(&self.unfinished, &mut self.at_start, line);
+            line.extend_from_slice(without_bom(&self.unfinished, &mut self.at_start));
             self.unfinished.clear();
             self.unfinished.shrink_to(KEPT_CAPACITY);
         }
@@ -90,12 +94,11 @@ impl Guard {
     }
 }
 
-fn decode(bytes: &[u8], at_start: &mut bool, line: &mut String) {
-    let bytes = match std::mem::take(at_start) {
-        true => bytes.strip_prefix(BOM).unwrap_or(bytes),
-        false => bytes,
-    };
-    line.push_str(&String::from_utf8_lossy(bytes));
+fn without_bom<'a>(line: &'a [u8], at_start: &mut bool) -> &'a [u8] {
+    match mem::take(at_start) {
+        true => line.strip_prefix(BOM).unwrap_or(line),
+        false => line,
+    }
 }
 
 #[cfg(test)]
@@ -105,11 +108,11 @@ mod tests {
 
     fn lines(limit: usize, chunks: &[&[u8]]) -> Result<Vec<String>, TooLong> {
         let mut guard = Guard::new(limit);
-        let (mut out, mut line) = (Vec::new(), String::new());
+        let (mut out, mut line) = (Vec::new(), Vec::new());
         for chunk in chunks {
             guard.push(Bytes::copy_from_slice(chunk));
             while guard.next_line(&mut line)? {
-                out.push(line.clone());
+                out.push(String::from_utf8_lossy(&line).into_owned());
             }
         }
         Ok(out)

@@ -12,6 +12,7 @@ pub mod framing;
 pub mod guard;
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     iter,
     pin::Pin,
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 
 use self::{
     framing::{Framing, State},
-    guard::{Guard, TooLong},
+    guard::{BOM, Guard, TooLong},
 };
 use super::error::{self, Error};
 use crate::reply::Event;
@@ -40,7 +41,7 @@ const END_TIMEOUT: Duration = Duration::from_millis(500);
 const END_BYTES: usize = 4096;
 /// Kept between events; what a longer one needed is given back, so that idle streams stay small.
 const KEPT_CAPACITY: usize = 4096;
-/// Bytes up to which an event is parsed in one piece: a few lines, so that copying them is cheap.
+/// Bytes up to which an event is parsed as it is: a few lines, so that copying them is cheap.
 const SMALL_EVENT: usize = 512;
 
 /// How a streamed body is to be read.
@@ -48,9 +49,8 @@ const SMALL_EVENT: usize = 512;
 pub struct Settings {
     /// How newlines inside tokens are read.
     pub framing: Framing,
-    /// Bytes that the lines of one event may have together as UTF-8 (U+FFFD in an invalid byte's
-    /// place is three), joined by one byte each, comments not counted; exactly as many pass. No line
-    /// may be longer either, comments included.
+    /// Bytes that the lines of one event may have together as they came, joined by one byte each,
+    /// comments not counted; exactly as many pass. No line may be longer either, comments included.
     pub max_event_bytes: usize,
 }
 
@@ -61,8 +61,8 @@ pub struct Events {
     settings: Settings,
     guard: Guard,
     state: State,
-    line: String,
-    block: String,
+    line: Vec<u8>,
+    block: Vec<u8>,
     event_bytes: usize,
     last_byte: Instant,
     key: Option<SecretString>,
@@ -76,8 +76,8 @@ impl Events {
             settings,
             guard: Guard::new(settings.max_event_bytes),
             state: State::default(),
-            line: String::new(),
-            block: String::new(),
+            line: Vec::new(),
+            block: Vec::new(),
             event_bytes: 0,
             last_byte: Instant::now(),
             key,
@@ -157,7 +157,7 @@ impl Events {
     fn count(&mut self) -> Result<(), TooLong> {
         if self.line.is_empty() {
             self.event_bytes = 0;
-        } else if !self.line.starts_with(':') {
+        } else if !self.line.starts_with(b":") {
             let joint = usize::from(self.event_bytes > 0);
             self.event_bytes += joint + self.line.len();
         }
@@ -206,20 +206,23 @@ async fn read_to_end(mut body: reqwest::Body) {
     }
 }
 
-/// Reads one whole event by the standard.
+/// Reads one whole event by the standard, where bytes that are no UTF-8 become U+FFFD.
 ///
-/// For each line, eventsource-stream copies what is left of its piece: a large event goes line by line,
-/// a small one, as nearly all are, in one piece. The line end before a large one keeps the crate's own
+/// For each line, eventsource-stream copies what is left of its piece, and for each piece what it
+/// withheld since a byte that is no UTF-8. So only a small event goes as it is, which nearly always
+/// does; else the event is decoded and goes line by line. The line end before it keeps the crate's own
 /// BOM rule, which panics, away from text that begins with U+FEFF.
-fn parse(block: &str) -> Option<(String, String)> {
-    match block.len() <= SMALL_EVENT && !block.starts_with('\u{feff}') {
-        true => read(iter::once(block)),
-        false => read(iter::once("\n").chain(block.split_inclusive('\n'))),
-    }
+fn parse(block: &[u8]) -> Option<(String, String)> {
+    let is_small = block.len() <= SMALL_EVENT && !block.starts_with(BOM);
+    let event = is_small.then(|| read(iter::once(block))).flatten();
+    event.or_else(|| {
+        let text = str::from_utf8(block).map_or_else(|_| String::from_utf8_lossy(block), Cow::from);
+        read(iter::once("\n").chain(text.split_inclusive('\n')))
+    })
 }
 
-/// The first event of `pieces`.
-fn read<'a>(pieces: impl Iterator<Item = &'a str>) -> Option<(String, String)> {
+/// The first event of `pieces`; none when a byte is no UTF-8, for what follows it is withheld.
+fn read(pieces: impl Iterator<Item: AsRef<[u8]>>) -> Option<(String, String)> {
     let pieces = stream::iter(pieces.map(Ok::<_, Infallible>));
     let event = pieces.eventsource().next().now_or_never()??.ok()?;
     Some((event.event, event.data))
