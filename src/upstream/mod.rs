@@ -186,7 +186,7 @@ impl Upstream {
 
     async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {
         let (key, accept) = (self.key(call), ask.accept);
-        let request = request::build(&self.client, ask, call, key.as_ref());
+        let request = || request::build(&ask, call, key.as_ref());
         let response = self.send(request, until).await?;
         response::judge(response, accept, key).await
     }
@@ -202,11 +202,14 @@ impl Upstream {
         call.caller_key.clone().or_else(service_key)
     }
 
-    async fn send(&self, request: Request, until: Instant) -> Result<reqwest::Response, Error> {
+    async fn send(
+        &self,
+        request: impl Fn() -> Request,
+        until: Instant,
+    ) -> Result<reqwest::Response, Error> {
         self.retries.begin();
         for attempt in 1.. {
-            let again = request.try_clone().expect("a body in memory");
-            let error = match self.client.execute(again).await {
+            let error = match self.client.execute(request()).await {
                 Ok(response) => return Ok(response),
                 Err(error) if error.is_connect() => Error::Unreachable(error),
                 Err(error) => Error::Interrupted(error),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use reqwest::{Client, Method, Request, Url};
+use reqwest::{Method, Request, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
@@ -49,26 +49,20 @@ impl Ask {
 }
 
 /// Builds the request, with the headers that cross.
-pub(super) fn build<T>(
-    client: &Client,
-    ask: Ask,
-    call: &Call<T>,
-    key: Option<&SecretString>,
-) -> Request {
-    let mut request = client
-        .request(ask.method, ask.url)
-        .headers(call.headers.clone())
-        .header(header::ACCEPT, ask.accept)
-        .header(header::USER_AGENT, USER_AGENT);
-    if let Some(body) = ask.body {
-        request = request.header(header::CONTENT_TYPE, JSON).body(body);
-    }
+pub(super) fn build<T>(ask: &Ask, call: &Call<T>, key: Option<&SecretString>) -> Request {
+    let mut request = Request::new(ask.method.clone(), ask.url.clone());
+    let headers = request.headers_mut();
+    headers.clone_from(&call.headers);
+    headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     if let Some(key) = key {
-        request = request.header("x-api-key", key_header(key));
+        headers.insert("x-api-key", key_header(key));
+    }
+    if let Some(body) = &ask.body {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+        *request.body_mut() = Some(body.clone().into());
     }
     request
-        .build()
-        .expect("a parsed URL and valid headers make a request")
 }
 
 /// Keys are checked where they enter (settings, metadata): they are fit for a header.
