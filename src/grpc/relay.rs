@@ -36,6 +36,8 @@ pub(super) struct Relay {
     slot: Arc<Slot>,
     idle: Duration,
     idle_check: Pin<Box<Sleep>>,
+    /// Whom the check wakes.
+    checked_for: Option<Waker>,
     record: Record,
     tally: Tally,
     last_token: Option<Instant>,
@@ -51,6 +53,7 @@ impl Relay {
             slot: Arc::new(Slot::new(events)),
             idle,
             idle_check: Box::pin(sleep_until(Instant::now() + idle)),
+            checked_for: None,
             record,
             tally: Tally::default(),
             last_token: None,
@@ -102,6 +105,9 @@ impl Relay {
         if let Poll::Ready(outcome) = self.slot.poll_event(cx) {
             return Poll::Ready(outcome);
         }
+        if self.will_be_checked(cx) {
+            return Poll::Pending;
+        }
         while self.idle_check.as_mut().poll(cx).is_ready() {
             match self.slot.last_byte().map(|last| last + self.idle) {
                 Some(at) if at > Instant::now() => self.idle_check.as_mut().reset(at),
@@ -110,6 +116,16 @@ impl Relay {
             }
         }
         Poll::Pending
+    }
+
+    /// Whether the check is still to come and wakes this task: asking a timer costs more than a look.
+    fn will_be_checked(&mut self, cx: &Context<'_>) -> bool {
+        let is_same = self.checked_for.as_ref();
+        let is_same = is_same.is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_same {
+            self.checked_for = Some(cx.waker().clone());
+        }
+        is_same && !self.idle_check.is_elapsed()
     }
 
     fn deliver(&mut self, event: Event) -> pb::StreamResponse {
