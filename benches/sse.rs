@@ -78,7 +78,7 @@ const WORKLOADS: &[Workload] = &[
         sizes: &[1000, 4000, 40_000],
         short: 4000,
         bare: 4000,
-        goal: 5000.0,
+        goal: 4500.0,
     },
     Workload {
         name: "event-a-chunk",
@@ -87,7 +87,7 @@ const WORKLOADS: &[Workload] = &[
         sizes: &[1000, 10_000],
         short: 1000,
         bare: 10_000,
-        goal: 5000.0,
+        goal: 4500.0,
     },
     Workload {
         name: "event-ascii",

@@ -73,3 +73,15 @@ def verdict(row: Row, results: Results) -> str:
 def missed(rows: list[Row], results: Results) -> list[str]:
     """The labels of rows whose goals are not met."""
     return [row.label for row in rows if verdict(row, results) == "**not**"]
+
+
+def grown(rows: list[Row], results: Results) -> list[str]:
+    """What the bridge may not come to on any machine, and does."""
+    told = []
+    for row in rows:
+        value = results.median("bridge", row.figure)
+        if row.most is not None and value is not None and value > row.most:
+            told.append(f"{row.label}: {value:,.{row.decimals}f}, at most {row.most:,g}")
+    if results.median("bridge", "survives") == 0:
+        told.append("a paused tonic caller lost its connection")
+    return told
