@@ -52,6 +52,7 @@ pub mod pb;
 pub mod deadline;
 pub mod headers;
 pub mod json;
+pub mod reason;
 pub mod reload;
 
 pub mod call;

@@ -16,6 +16,7 @@ use crate::{
     admission::Refused,
     call::Invalid,
     deadline::Clock,
+    reason::Reason,
     upstream::{
         Error,
         error::{Malformed, Part, Rejection},
@@ -36,7 +37,7 @@ pub(super) enum Pushback {
 /// What the caller is told.
 pub(super) struct Row {
     pub(super) code: Code,
-    pub(super) reason: &'static str,
+    pub(super) reason: Reason,
     pub(super) text: String,
     pub(super) pushback: Pushback,
 }
@@ -50,43 +51,43 @@ impl Failure {
             Self::Protocol(broken, found) => return protocol_row(*broken, found),
             Self::Invalid(invalid) => (
                 Code::InvalidArgument,
-                "INVALID_REQUEST",
+                Reason::InvalidRequest,
                 invalid_text(invalid),
                 Pushback::Unsaid,
             ),
             Self::CredentialsMissing => (
                 Code::Unauthenticated,
-                "CALLER_CREDENTIALS_MISSING",
+                Reason::CallerCredentialsMissing,
                 "no credentials: send authorization: Bearer <key>, or x-api-key where the bridge passes keys on".into(),
                 Pushback::Unsaid,
             ),
             Self::CredentialsRejected => (
                 Code::Unauthenticated,
-                "CALLER_CREDENTIALS_REJECTED",
+                Reason::CallerCredentialsRejected,
                 "the bridge does not know this caller key".into(),
                 Pushback::Unsaid,
             ),
             Self::Refused(Refused::Saturated { limit }) => (
                 Code::ResourceExhausted,
-                "BRIDGE_SATURATED",
+                Reason::BridgeSaturated,
                 format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
                 Pushback::Unsaid,
             ),
             Self::Refused(Refused::Draining) => (
                 Code::Unavailable,
-                "BRIDGE_DRAINING",
+                Reason::BridgeDraining,
                 "the bridge is shutting down; nothing was sent".into(),
                 Pushback::Unsaid,
             ),
             Self::Panicked => (
                 Code::Internal,
-                "BRIDGE_FAILED",
+                Reason::BridgeFailed,
                 "the bridge itself failed; the upstream may have run the call".into(),
                 Pushback::Never,
             ),
             Self::Cut => (
                 Code::Unavailable,
-                "BRIDGE_DRAINING",
+                Reason::BridgeDraining,
                 "the bridge shut down before the answer was complete; the upstream may have run the call".into(),
                 Pushback::Never,
             ),
@@ -111,23 +112,23 @@ fn invalid_text(invalid: &Invalid) -> String {
 fn clock_row(clock: Clock) -> Row {
     let (reason, text) = match clock {
         Clock::Caller => (
-            "CALLER_DEADLINE",
+            Reason::CallerDeadline,
             "the caller's deadline passed before the answer was complete",
         ),
         Clock::Invoke => (
-            "INVOKE_TIMEOUT",
+            Reason::InvokeTimeout,
             "no whole reply within the bridge's INVOKE_TIMEOUT",
         ),
         Clock::Initial => (
-            "INITIAL_TIMEOUT",
+            Reason::InitialTimeout,
             "no event within the bridge's STREAM_INITIAL_TIMEOUT",
         ),
         Clock::Idle => (
-            "IDLE_TIMEOUT",
+            Reason::IdleTimeout,
             "the upstream fell silent for longer than the bridge's STREAM_IDLE_TIMEOUT",
         ),
         Clock::Lifetime => (
-            "LIFETIME_EXCEEDED",
+            Reason::LifetimeExceeded,
             "the stream outlasted the bridge's STREAM_LIFETIME",
         ),
     };
@@ -141,11 +142,13 @@ fn clock_row(clock: Clock) -> Row {
 
 fn protocol_row(broken: Protocol, found: &str) -> Row {
     let (code, reason) = match broken {
-        Protocol::TooLarge => (Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
-        Protocol::MethodUnknown => (Code::Unimplemented, "METHOD_UNKNOWN"),
-        Protocol::Malformed | Protocol::ContentType => (Code::InvalidArgument, "MALFORMED_REQUEST"),
-        Protocol::Encoding => (Code::Unimplemented, "ENCODING_UNSUPPORTED"),
-        Protocol::Origin => (Code::PermissionDenied, "ORIGIN_REJECTED"),
+        Protocol::TooLarge => (Code::ResourceExhausted, Reason::RequestTooLarge),
+        Protocol::MethodUnknown => (Code::Unimplemented, Reason::MethodUnknown),
+        Protocol::Malformed | Protocol::ContentType => {
+            (Code::InvalidArgument, Reason::MalformedRequest)
+        }
+        Protocol::Encoding => (Code::Unimplemented, Reason::EncodingUnsupported),
+        Protocol::Origin => (Code::PermissionDenied, Reason::OriginRejected),
     };
     Row {
         code,
@@ -160,31 +163,31 @@ fn upstream_row(error: &Error, credentials: Credentials) -> Row {
         Error::Rejected(rejection) => return rejection_row(rejection, credentials),
         Error::Unreachable(_) => (
             Code::Unavailable,
-            "UPSTREAM_UNREACHABLE",
+            Reason::UpstreamUnreachable,
             "the upstream can't be reached; nothing was sent".into(),
             Pushback::Unsaid,
         ),
         Error::Interrupted(_) => (
             Code::Unavailable,
-            "UPSTREAM_INTERRUPTED",
+            Reason::UpstreamInterrupted,
             "the connection to the upstream broke before the answer was complete; it may have run the call".into(),
             Pushback::Never,
         ),
         Error::Redirected { status } => (
             Code::Internal,
-            "UPSTREAM_REDIRECTED",
+            Reason::UpstreamRedirected,
             format!("the upstream redirected the call ({}), which the bridge never follows: check UPSTREAM_URL", status.as_u16()),
             Pushback::Unsaid,
         ),
         Error::Malformed { why } => (
             Code::Internal,
-            "UPSTREAM_MALFORMED_REPLY",
+            Reason::UpstreamMalformedReply,
             malformed_text(*why),
             Pushback::Never,
         ),
         Error::TooLarge { what, limit } => (
             Code::ResourceExhausted,
-            "UPSTREAM_REPLY_TOO_LARGE",
+            Reason::UpstreamReplyTooLarge,
             match what {
                 Part::Reply => format!("the upstream's reply is larger than the bridge's MAX_REPLY_BYTES of {limit}"),
                 Part::Event => format!("an event of the upstream is larger than the bridge's MAX_EVENT_BYTES of {limit}"),
@@ -193,13 +196,13 @@ fn upstream_row(error: &Error, credentials: Credentials) -> Row {
         ),
         Error::StreamFailed { detail } => (
             Code::Internal,
-            "UPSTREAM_STREAM_FAILED",
+            Reason::UpstreamStreamFailed,
             with_detail("the upstream failed while answering", detail.as_deref()),
             Pushback::Never,
         ),
         Error::Truncated => (
             Code::Unavailable,
-            "UPSTREAM_STREAM_TRUNCATED",
+            Reason::UpstreamStreamTruncated,
             "the upstream's stream ended without its done event: the answer is not complete".into(),
             Pushback::Never,
         ),
@@ -222,7 +225,7 @@ fn rejection_row(rejection: &Rejection, credentials: Credentials) -> Row {
     let (code, reason, text) = match status {
         401 | 403 => key_row(status, credentials),
         404 if rejection.is_route_missing => {
-            (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING", NO_ROUTE)
+            (Code::Unimplemented, Reason::UpstreamRouteMissing, NO_ROUTE)
         }
         ..500 => request_row(status),
         _ => failure_row(status),
@@ -243,7 +246,7 @@ fn rejection_row(rejection: &Rejection, credentials: Credentials) -> Row {
     }
 }
 
-type Told = (Code, &'static str, &'static str);
+type Told = (Code, Reason, &'static str);
 
 const NO_ROUTE: &str = "the upstream does not offer this: check UPSTREAM_URL";
 
@@ -252,15 +255,15 @@ fn key_row(status: u16, credentials: Credentials) -> Told {
     const CALLERS: &str = "the upstream does not accept the caller's key";
     const OURS: &str = "the upstream does not accept the bridge's own key";
     match (credentials, status) {
-        (Credentials::Service, _) => (Code::Internal, "UPSTREAM_CREDENTIALS_REJECTED", OURS),
+        (Credentials::Service, _) => (Code::Internal, Reason::UpstreamCredentialsRejected, OURS),
         (Credentials::Caller, 401) => (
             Code::Unauthenticated,
-            "CALLER_CREDENTIALS_REJECTED",
+            Reason::CallerCredentialsRejected,
             CALLERS,
         ),
         (Credentials::Caller, _) => (
             Code::PermissionDenied,
-            "CALLER_CREDENTIALS_REJECTED",
+            Reason::CallerCredentialsRejected,
             CALLERS,
         ),
     }
@@ -270,25 +273,25 @@ fn key_row(status: u16, credentials: Credentials) -> Told {
 fn request_row(status: u16) -> Told {
     const REJECTED: &str = "the upstream rejected the request";
     match status {
-        400 | 422 => (Code::InvalidArgument, "UPSTREAM_REJECTED_REQUEST", REJECTED),
-        404 | 410 => (Code::NotFound, "UPSTREAM_NOT_FOUND", "the upstream does not know what was asked for"),
-        405 => (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING", NO_ROUTE),
-        408 | 425 => (Code::Unavailable, "UPSTREAM_UNAVAILABLE", "the upstream is not available now"),
-        409 => (Code::Aborted, "UPSTREAM_CONFLICT", "the upstream found a conflict"),
-        412 => (Code::FailedPrecondition, "UPSTREAM_PRECONDITION", "a precondition of the upstream does not hold"),
-        413 => (Code::ResourceExhausted, "UPSTREAM_REQUEST_TOO_LARGE", "the request is too large for the upstream"),
-        429 => (Code::ResourceExhausted, "UPSTREAM_RATE_LIMITED", "the upstream's rate limit is used up"),
-        _ => (Code::FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", REJECTED),
+        400 | 422 => (Code::InvalidArgument, Reason::UpstreamRejectedRequest, REJECTED),
+        404 | 410 => (Code::NotFound, Reason::UpstreamNotFound, "the upstream does not know what was asked for"),
+        405 => (Code::Unimplemented, Reason::UpstreamRouteMissing, NO_ROUTE),
+        408 | 425 => (Code::Unavailable, Reason::UpstreamUnavailable, "the upstream is not available now"),
+        409 => (Code::Aborted, Reason::UpstreamConflict, "the upstream found a conflict"),
+        412 => (Code::FailedPrecondition, Reason::UpstreamPrecondition, "a precondition of the upstream does not hold"),
+        413 => (Code::ResourceExhausted, Reason::UpstreamRequestTooLarge, "the request is too large for the upstream"),
+        429 => (Code::ResourceExhausted, Reason::UpstreamRateLimited, "the upstream's rate limit is used up"),
+        _ => (Code::FailedPrecondition, Reason::UpstreamRejectedRequest, REJECTED),
     }
 }
 
 #[rustfmt::skip] // one line a row
 fn failure_row(status: u16) -> Told {
     match status {
-        501 => (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING", NO_ROUTE),
-        502 | 503 => (Code::Unavailable, "UPSTREAM_UNAVAILABLE", "the upstream is not available now"),
-        504 => (Code::DeadlineExceeded, "UPSTREAM_TIMEOUT", "a gateway before the upstream gave up waiting"),
-        _ => (Code::Internal, "UPSTREAM_FAILED", "the upstream failed"),
+        501 => (Code::Unimplemented, Reason::UpstreamRouteMissing, NO_ROUTE),
+        502 | 503 => (Code::Unavailable, Reason::UpstreamUnavailable, "the upstream is not available now"),
+        504 => (Code::DeadlineExceeded, Reason::UpstreamTimeout, "a gateway before the upstream gave up waiting"),
+        _ => (Code::Internal, Reason::UpstreamFailed, "the upstream failed"),
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     call::{Invalid, Violation},
+    reason::Reason,
     telemetry::Record,
     upstream::{Error, error::Rejection},
 };
@@ -30,8 +31,8 @@ const MAX_TRAILER_BYTES: usize = 4096;
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Failure {
-    /// The stable word for it: `ErrorInfo.reason`, a log field and a metric label.
-    pub(super) fn reason(&self, credentials: Credentials) -> &'static str {
+    /// Why, in the one word that callers, logs and metrics share.
+    pub(super) fn reason(&self, credentials: Credentials) -> Reason {
         self.row(credentials).reason
     }
 
@@ -93,7 +94,7 @@ impl Row {
             }
             Pushback::Unsaid => {}
         }
-        let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, info);
+        let mut details = ErrorDetails::with_error_info(self.reason.name(), DOMAIN, info);
         if let Some(wait) = retry_after {
             details.set_retry_info(Some(wait));
         }

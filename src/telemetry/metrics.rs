@@ -15,7 +15,7 @@ use prometheus::{
 };
 
 use super::{Method, logs};
-use crate::admission::Admission;
+use crate::{admission::Admission, reason::Reason};
 
 const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 const HANDLED: [&str; 4] = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
@@ -43,6 +43,7 @@ pub struct Metrics {
     first_token: Histogram,
     inter_token: Histogram,
     tokens: IntCounter,
+    failures: [IntCounter; Reason::ALL.len()],
     upstream_errors: IntCounterVec,
     caller_cancelled: IntCounter,
     ratelimit_remaining: IntGaugeVec,
@@ -75,6 +76,19 @@ impl Metrics {
             &METHOD,
         )?;
         let sent = |method: Method| sent.with_label_values(&method.labels());
+        let failures = new.counters(
+            "alim_bridge_failures_total",
+            "Calls that failed, by the reason that stands in the log; each is there from the start.",
+            &["reason"],
+        )?;
+        let upstream_errors = new.counters(
+            "alim_bridge_upstream_errors_total",
+            "Those of alim_bridge_failures_total whose reason begins with UPSTREAM_.",
+            &["reason"],
+        )?;
+        for reason in Reason::ALL.into_iter().filter(|it| it.is_upstreams()) {
+            upstream_errors.with_label_values(&[reason.name()]);
+        }
         Ok(Self {
             started: new.counters("grpc_server_started_total", "Calls begun.", &METHOD)?,
             handled: new.counters(
@@ -95,11 +109,8 @@ impl Metrics {
                 &INTER_TOKEN_BUCKETS,
             )?,
             tokens: new.counter("alim_bridge_tokens_total", "Tokens sent to callers.")?,
-            upstream_errors: new.counters(
-                "alim_bridge_upstream_errors_total",
-                "Calls that the upstream failed, by reason.",
-                &["reason"],
-            )?,
+            failures: Reason::ALL.map(|reason| failures.with_label_values(&[reason.name()])),
+            upstream_errors,
             caller_cancelled: new.counter(
                 "alim_bridge_caller_cancelled_total",
                 "Calls, health's and reflection's not among them, whose caller left before the end.",
@@ -178,9 +189,11 @@ impl Metrics {
         }
     }
 
-    pub(super) fn failed(&self, reason: &'static str) {
-        if reason.starts_with("UPSTREAM_") {
-            self.upstream_errors.with_label_values(&[reason]).inc();
+    pub(super) fn failed(&self, reason: Reason) {
+        self.failures[reason as usize].inc();
+        if reason.is_upstreams() {
+            let errors = &self.upstream_errors;
+            errors.with_label_values(&[reason.name()]).inc();
         }
     }
 

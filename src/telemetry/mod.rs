@@ -22,6 +22,7 @@ use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use self::{codes::CANCELLED, metrics::Metrics, traces::Trace};
+use crate::reason::Reason;
 
 /// The methods that calls are counted under; a bounded set, whatever callers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,7 +131,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Notes {
     code: Option<i32>,
-    reason: Option<&'static str>,
+    reason: Option<Reason>,
     caller: Option<String>,
     upstream_status: Option<u16>,
     is_ended: bool,
@@ -193,7 +194,7 @@ impl Record {
     /// Notes that the upstream owes nothing more.
     pub fn upstream_over(&self) {
         let reason = self.notes().reason;
-        self.0.trace.upstream_over(reason);
+        self.0.trace.upstream_over(reason.map(Reason::name));
     }
 
     /// Notes what the upstream lets the key do yet, where it tells.
@@ -222,12 +223,8 @@ impl Record {
     }
 
     /// Notes why the call failed; the first reason stays.
-    pub fn failed(&self, reason: &'static str) {
-        let mut notes = self.notes();
-        if notes.reason.is_none() {
-            notes.reason = Some(reason);
-            self.0.metrics.failed(reason);
-        }
+    pub fn failed(&self, reason: Reason) {
+        self.notes().reason.get_or_insert(reason);
     }
 
     /// Notes the gRPC status code that went to the caller; without one the caller left before.
@@ -247,8 +244,12 @@ impl Record {
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
         let told = attributes(call, notes.caller.as_deref(), tokens);
-        call.trace.end(status, notes.reason, told);
+        let reason = notes.reason.map(Reason::name);
+        call.trace.end(status, reason, told);
         let code = codes::in_go(status);
+        if let Some(reason) = notes.reason {
+            call.metrics.failed(reason);
+        }
         call.metrics.handled(call.method, code, duration);
         if let Some(first_token) = first_token {
             call.metrics.first_token(first_token);
@@ -259,7 +260,7 @@ impl Record {
         logs::call(&logs::Call {
             method: call.method,
             code,
-            reason: notes.reason,
+            reason,
             upstream_status: notes.upstream_status,
             duration,
             first_token,

@@ -1,5 +1,6 @@
 //! The books: each call has one record and one count, under the code and the reason that its caller was told.
 
+use alim_bridge::reason::Reason;
 use serde_json::Value;
 
 use crate::support::{
@@ -72,6 +73,13 @@ async fn each_call_is_recorded_and_counted_once_under_what_its_caller_was_told()
             .count();
         let counted = bridge.metric("grpc_server_handled_total", &labels).await;
         assert_eq!(counted, same as u64, "{labels}");
+    }
+    for reason in Reason::ALL.map(Reason::name) {
+        let told = |(_, it): &&(Reply, Entry)| it.2.as_deref() == Some(reason);
+        let same = rows.iter().filter(told).count();
+        let label = format!("reason=\"{reason}\"");
+        let counted = bridge.metric("alim_bridge_failures_total", &label).await;
+        assert_eq!(counted, same as u64, "{reason}");
     }
 }
 

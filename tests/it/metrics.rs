@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use alim_bridge::reason::Reason;
+
 use crate::support::{
     Bridge, ask_stream, reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream},
@@ -42,6 +44,10 @@ async fn scraped(bridge: &Bridge, name: &str, value: f64) -> BTreeMap<String, f6
     }
 }
 
+fn failures(reason: &str) -> String {
+    format!(r#"alim_bridge_failures_total{{reason="{reason}"}}"#)
+}
+
 fn with_code(labels: &str, code: &str) -> String {
     let labels = labels.trim_start_matches('{');
     format!(r#"grpc_server_handled_total{{grpc_code="{code}",{labels}"#)
@@ -76,6 +82,7 @@ async fn calls_and_tokens_are_counted_under_the_names_that_public_dashboards_kno
         r#"alim_bridge_upstream_errors_total{reason="UPSTREAM_FAILED"}"#,
         1.0,
     );
+    is(&failures("UPSTREAM_FAILED"), 1.0);
     is("alim_bridge_upstream_ratelimit_remaining", 7.0);
     is("alim_bridge_open_calls", 0.0);
     is("alim_bridge_max_calls", 9.0);
@@ -87,6 +94,20 @@ async fn calls_and_tokens_are_counted_under_the_names_that_public_dashboards_kno
         1.0,
     );
     assert!(samples["process_resident_memory_bytes"] > 0.0);
+}
+
+#[tokio::test]
+async fn every_reason_is_counted_from_zero_and_those_that_are_not_alims_too() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let bridge = Bridge::before(&upstream.url()).await;
+    let before = samples(&bridge).await;
+    for reason in Reason::ALL.map(Reason::name) {
+        assert_eq!(before.get(&failures(reason)), Some(&0.0), "{reason}");
+    }
+    bridge.invoke("").await.expect_err("no message");
+    let after = scraped(&bridge, &failures("INVALID_REQUEST"), 1.0).await;
+    let counted = after.iter().filter(|(name, _)| name.contains("reason="));
+    assert_eq!(counted.map(|(_, count)| count).sum::<f64>(), 1.0);
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use alim_bridge::reason::Reason;
+
 const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
-const ROWS: &str = include_str!("../../src/grpc/rows.rs");
+const REASONS: &str = include_str!("../../src/reason.rs");
 
 /// The code spans of the lines that are rows of a table.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
@@ -27,8 +29,8 @@ fn is_reason(word: &str) -> bool {
 
 #[test]
 fn the_table_of_statuses_lists_every_reason_and_no_other() {
-    let coded = ROWS.split('"').filter(|word| is_reason(word));
-    let coded: BTreeSet<_> = coded.filter(|word| !word.starts_with("STREAM_")).collect();
+    let coded = REASONS.split('"').filter(|word| is_reason(word));
+    let coded: BTreeSet<_> = coded.filter(|word| *word != "UPSTREAM_").collect();
     let told: BTreeSet<_> = spans(section(README, "\n## Statuses"))
         .filter(|word| is_reason(word))
         .collect();
@@ -37,6 +39,7 @@ fn the_table_of_statuses_lists_every_reason_and_no_other() {
         .filter(|word| *word != "MAX_CALLS")
         .collect();
     assert_eq!(told, coded);
+    assert_eq!(told, Reason::ALL.map(Reason::name).into());
 }
 
 #[test]
