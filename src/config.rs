@@ -214,7 +214,7 @@ fn parse_callers(contents: &[Vec<u8>]) -> Result<CallerKeys, String> {
     CallerKeys::parse(&String::from_utf8_lossy(&contents[0]))
 }
 
-fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<rustls::ServerConfig>> {
+fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<tls::Tls>> {
     let cert = read.text("TLS_CERT_FILE");
     let key = read.text("TLS_KEY_FILE");
     let client_ca = read.text("TLS_CLIENT_CA_FILE");

@@ -1,8 +1,8 @@
 //! A value that is made from files, and made again when they change.
 //!
 //! Kubernetes swaps mounted secrets by renaming a link, which file watchers miss, so the contents are
-//! compared every few seconds. A change that can't be used leaves the last good value in place and
-//! says so in the log: a half-written certificate must not stop a service.
+//! compared every few seconds. A change that can't be read or used leaves the last good value in place
+//! and says so in the log, once: a half-written certificate must not stop a service.
 
 use std::{
     fmt, fs, io,
@@ -30,16 +30,28 @@ pub enum Error {
     Content(String),
 }
 
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The files' new value is in use.
+    TakenOver,
+    /// The files can't be read or used; the last good value is.
+    Failed,
+}
+
 /// The newest good value; clones share it.
 pub struct Reload<T> {
     current: Arc<ArcSwap<T>>,
     source: Option<Arc<Source<T>>>,
 }
 
+/// What the last look at the files found; they need not be readable.
+type Seen = Result<Vec<Vec<u8>>, io::ErrorKind>;
+
 struct Source<T> {
     paths: Vec<PathBuf>,
     parse: Parse<T>,
-    seen: Mutex<Vec<Vec<u8>>>,
+    seen: Mutex<Seen>,
 }
 
 impl<T> Reload<T> {
@@ -64,7 +76,7 @@ impl<T> Reload<T> {
             source: Some(Arc::new(Source {
                 paths,
                 parse,
-                seen: Mutex::new(contents),
+                seen: Mutex::new(Ok(contents)),
             })),
         })
     }
@@ -74,44 +86,58 @@ impl<T> Reload<T> {
         self.current.load_full()
     }
 
+    /// Whether it is made of files, which may change.
+    pub fn is_of_files(&self) -> bool {
+        self.source.is_some()
+    }
+
     /// Reads the files once; a change is taken over or, if it can't be used, told in the log once.
-    pub fn refresh(&self) {
-        let Some(source) = &self.source else { return };
-        let Ok(contents) = read(&source.paths) else {
-            return; // in the middle of being replaced, or gone: the last good value stands
-        };
+    /// `None` where nothing has changed.
+    pub fn refresh(&self) -> Option<Outcome> {
+        let source = self.source.as_ref()?;
+        let found = read(&source.paths);
         let mut seen = source.seen.lock().unwrap_or_else(|held| held.into_inner());
-        if *seen == contents {
-            return;
+        let now = found.as_ref().map_err(io::Error::kind).cloned();
+        if *seen == now {
+            return None;
         }
+        *seen = now;
         let files = source.paths.iter().map(|path| path.display().to_string());
         let files = files.collect::<Vec<_>>().join(", ");
-        match (source.parse)(&contents) {
+        let contents = found.map_err(|error| error.to_string());
+        Some(match contents.and_then(|it| (source.parse)(&it)) {
             Ok(value) => {
                 self.current.store(Arc::new(value));
                 tracing::info!(%files, "changed files taken over");
+                Outcome::TakenOver
             }
-            Err(why) => tracing::warn!(%files, %why, "changed files can't be used: the last stand"),
-        }
-        *seen = contents;
+            Err(why) => {
+                tracing::warn!(%files, %why, "changed files can't be used: the last stand");
+                Outcome::Failed
+            }
+        })
     }
 }
 
 impl<T: Send + Sync + 'static> Reload<T> {
-    /// Refreshes every two seconds; never returns, and is stopped by being dropped.
-    pub async fn watch(self) {
+    /// Refreshes every two seconds, and tells what became of each change; never returns, and is stopped
+    /// by being dropped.
+    pub async fn watch(self, tell: impl Fn(Outcome)) {
         while self.source.is_some() {
             tokio::time::sleep(INTERVAL).await;
             let this = self.clone();
             // A read that blocks, as on a dead mount, must not block calls.
-            let _ = tokio::task::spawn_blocking(move || this.refresh()).await;
+            let refreshed = tokio::task::spawn_blocking(move || this.refresh()).await;
+            if let Ok(Some(outcome)) = refreshed {
+                tell(outcome);
+            }
         }
         std::future::pending().await
     }
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, Error> {
-    Ok(paths.iter().map(fs::read).collect::<io::Result<_>>()?)
+fn read(paths: &[PathBuf]) -> io::Result<Vec<Vec<u8>>> {
+    paths.iter().map(fs::read).collect()
 }
 
 impl<T> Clone for Reload<T> {
@@ -144,14 +170,23 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(&file, "1").expect("written");
         let value = Reload::files(vec![file.path().into()], number).expect("a number");
-        for (content, expected) in [("2", 2), ("x", 2), ("3", 3)] {
+        use Outcome::{Failed, TakenOver};
+        for (content, outcome, expected) in
+            [("2", TakenOver, 2), ("x", Failed, 2), ("3", TakenOver, 3)]
+        {
             fs::write(&file, content).expect("written");
-            value.refresh();
+            assert_eq!(value.refresh(), Some(outcome), "after {content}");
+            assert_eq!(value.refresh(), None, "once");
             assert_eq!(*value.load(), expected, "after {content}");
         }
+        let path = file.path().to_owned();
         drop(file);
-        value.refresh();
-        assert_eq!(*value.load(), 3, "after the file is gone");
+        assert_eq!(value.refresh(), Some(Failed), "after the file is gone");
+        assert_eq!(value.refresh(), None, "once");
+        assert_eq!(*value.load(), 3);
+        fs::write(&path, "3").expect("written");
+        assert_eq!(value.refresh(), Some(TakenOver), "it is back");
+        fs::remove_file(&path).expect("there");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::places::Places;
 use crate::{admission::Admission, telemetry::metrics::Metrics};
 
 /// What the admin port tells.
@@ -20,6 +21,7 @@ use crate::{admission::Admission, telemetry::metrics::Metrics};
 pub(super) struct Admin {
     pub(super) metrics: Arc<Metrics>,
     pub(super) admission: Admission,
+    pub(super) places: Places,
     pub(super) drain: CancellationToken,
 }
 
@@ -36,6 +38,9 @@ pub(super) async fn serve(listener: TcpListener, admin: Admin) {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
+    let (state, places) = (&admin.metrics.state, &admin.places);
+    state.draining(admin.drain.is_cancelled());
+    state.connections(places.open(), places.limit());
     match admin.metrics.render(&admin.admission) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

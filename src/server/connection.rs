@@ -9,6 +9,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -25,6 +26,7 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use super::opening::Opening;
+use crate::telemetry::{metrics::Metrics, state::Refusal};
 
 /// From the first write that a peer has no room for to the closing of its connection. HTTP/2's PING finds out
 /// sooner; HTTP/1.1 has none, and hyper would wait without end.
@@ -46,23 +48,26 @@ pin_project! {
 }
 
 /// An opening that is still to come.
-struct Awaited {
+pub(super) struct Awaited {
     opening: Opening,
     due: Pin<Box<Sleep>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Awaited {
+    /// An opening that must be whole after `within`.
+    pub(super) fn new(serves_http1: bool, within: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            opening: Opening::new(serves_http1),
+            due: Box::pin(sleep(within)),
+            metrics,
+        }
+    }
 }
 
 impl Connection {
-    /// A connection whose opening must be whole within `opening`.
-    pub(super) fn new(
-        io: Io,
-        serves_http1: bool,
-        opening: Duration,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
-        let awaited = Awaited {
-            opening: Opening::new(serves_http1),
-            due: Box::pin(sleep(opening)),
-        };
+    /// A connection that ends when what is awaited does not come.
+    pub(super) fn new(io: Io, awaited: Awaited, place: OwnedSemaphorePermit) -> Self {
         Self {
             io,
             awaited: Some(awaited),
@@ -117,6 +122,7 @@ impl AsyncRead for Connection {
             if awaited.opening.is_whole_after(came) {
                 *this.awaited = None;
             } else if read.is_pending() && awaited.due.as_mut().poll(cx).is_ready() {
+                awaited.metrics.state.refused(Refusal::OpeningTimeout);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }
@@ -165,7 +171,7 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, sync::Arc};
+    use std::cell::RefCell;
 
     use futures_util::FutureExt;
     use tokio::{io::AsyncWriteExt, net::TcpListener, sync::Semaphore};
@@ -179,8 +185,9 @@ mod tests {
         let (io, _) = listener.accept().await.expect("accepted");
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let place = place.expect("a place");
-        let opening = Duration::from_secs(9);
-        let connection = Connection::new(Either::Left(io), false, opening, place);
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let awaited = Awaited::new(false, Duration::from_secs(9), metrics);
+        let connection = Connection::new(Either::Left(io), awaited, place);
         (connection, peer)
     }
 

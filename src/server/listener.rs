@@ -9,15 +9,22 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, rustls};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
-use super::connection::{Connection, Io};
-use crate::reload::Reload;
+use super::{
+    connection::{Awaited, Connection, Io},
+    places::Places,
+    tls::Tls,
+};
+use crate::{
+    reload::Reload,
+    telemetry::{metrics::Metrics, state::Refusal},
+};
 
 /// From the connection's start to the end of its TLS handshake, and from then to the end of its opening.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,12 +34,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts until it is dropped, and sends what is ready for HTTP/2 or, with `serves_http1`, HTTP/1.1.
 pub(super) async fn accept(
     listener: TcpListener,
-    max_connections: usize,
-    tls: Option<Reload<rustls::ServerConfig>>,
+    places: Places,
+    metrics: Arc<Metrics>,
+    tls: Option<Reload<Tls>>,
     serves_http1: bool,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let places = Arc::new(Semaphore::new(max_connections));
     let mut handshakes = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -47,37 +54,44 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let Some(place) = places.take() else {
+            metrics.state.refused(Refusal::Limit);
+            let max_connections = places.limit();
             tracing::warn!(max_connections, "a connection over the limit was closed");
             continue;
         };
-        let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load()));
-        let ready = ready.clone();
+        let tls = tls.as_ref().map(|tls| Arc::clone(&tls.load().config));
+        let acceptor = tls.map(TlsAcceptor::from);
+        let (ready, metrics) = (ready.clone(), Arc::clone(&metrics));
         handshakes.spawn(async move {
-            if let Some(io) = shake_hands(stream, acceptor).await {
-                let connection = Connection::new(io, serves_http1, HANDSHAKE_TIMEOUT, place);
-                let _ = ready.send(Ok(connection)).await;
+            match shake_hands(stream, acceptor).await {
+                Ok(io) => {
+                    let awaited = Awaited::new(serves_http1, HANDSHAKE_TIMEOUT, metrics);
+                    let connection = Connection::new(io, awaited, place);
+                    let _ = ready.send(Ok(connection)).await;
+                }
+                Err(refusal) => metrics.state.refused(refusal),
             }
         });
     }
 }
 
-async fn shake_hands(stream: TcpStream, acceptor: Option<TlsAcceptor>) -> Option<Io> {
+async fn shake_hands(stream: TcpStream, acceptor: Option<TlsAcceptor>) -> Result<Io, Refusal> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY can't be set");
     }
     let Some(acceptor) = acceptor else {
-        return Some(Either::Left(stream));
+        return Ok(Either::Left(stream));
     };
     match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(Either::Right(stream)),
+        Ok(Ok(stream)) => Ok(Either::Right(stream)),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
-            None
+            Err(Refusal::TlsFailed)
         }
         Err(_) => {
             tracing::debug!("a TLS handshake took too long");
-            None
+            Err(Refusal::TlsTimeout)
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod descriptors;
 mod health;
 mod listener;
 mod opening;
+mod places;
 pub mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -21,12 +22,12 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
-use tokio_rustls::rustls;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{codec::CompressionEncoding, transport::Server};
 use tonic_health::server::HealthReporter;
 
+use self::{places::Places, tls::Tls};
 use crate::{
     admission::Admission,
     callers::CallerKeys,
@@ -43,7 +44,7 @@ use crate::{
     },
     reload::Reload,
     shutdown::Shutdown,
-    telemetry::{metrics::Metrics, traces::Traces},
+    telemetry::{metrics::Metrics, state::Files, traces::Traces},
     upstream::{self, Upstream},
 };
 
@@ -64,7 +65,7 @@ pub struct Settings {
     /// Whose pages may call, by gRPC-Web and over HTTP/1.1 too; `None` where no page may.
     pub web: Option<Origins>,
     /// TLS towards callers; `None` is plain HTTP.
-    pub tls: Option<Reload<rustls::ServerConfig>>,
+    pub tls: Option<Reload<Tls>>,
     /// Where spans go; `None` is nowhere.
     pub traces: Option<Traces>,
     /// The keys of those who may call; `None` when everyone may.
@@ -187,17 +188,17 @@ async fn start(
     drain: &CancellationToken,
     beside: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
-    watch_files(settings, &upstream, beside);
-    let upstream = Upstream::new(upstream)?;
     let metrics = Arc::new(Metrics::new()?);
+    watch_files(settings, &upstream, &metrics, beside);
+    let upstream = Upstream::new(upstream)?;
     let admission = Admission::new(settings.max_calls);
+    let places = Places::new(settings.max_connections);
     if let Some(listener) = admin {
-        let (metrics, admission) = (Arc::clone(&metrics), admission.clone());
-        let drain = drain.clone();
         let admin = admin::Admin {
-            metrics,
-            admission,
-            drain,
+            metrics: Arc::clone(&metrics),
+            admission: admission.clone(),
+            places: places.clone(),
+            drain: drain.clone(),
         };
         beside.spawn(admin::serve(listener, admin));
     }
@@ -222,7 +223,7 @@ async fn start(
         cut: cut.clone(),
     };
     let edge = Edge {
-        metrics,
+        metrics: Arc::clone(&metrics),
         traces: settings.traces.clone(),
         callers: settings.callers.clone(),
         origins: settings.web.clone(),
@@ -241,9 +242,9 @@ async fn start(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let (ready, connections) = mpsc::channel(64);
-    let (limit, tls) = (settings.max_connections, settings.tls.clone());
-    let http1 = settings.web.is_some();
-    let accept = beside.spawn(listener::accept(listener, limit, tls, http1, ready));
+    let (tls, http1) = (settings.tls.clone(), settings.web.is_some());
+    let accept = listener::accept(listener, places, metrics, tls, http1, ready);
+    let accept = beside.spawn(accept);
     let connections = ReceiverStream::new(connections);
     let serving =
         router.serve_with_incoming_shutdown(connections, goaway.clone().cancelled_owned());
@@ -319,14 +320,34 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
-fn watch_files(settings: &Settings, upstream: &upstream::Settings, beside: &mut JoinSet<()>) {
+fn watch_files(
+    settings: &Settings,
+    upstream: &upstream::Settings,
+    metrics: &Arc<Metrics>,
+    beside: &mut JoinSet<()>,
+) {
+    let watched = |files: Files| {
+        metrics.state.watched(files);
+        let metrics = Arc::clone(metrics);
+        move |outcome| metrics.state.reloaded(files, outcome)
+    };
     if let Some(tls) = settings.tls.clone() {
-        beside.spawn(tls.watch());
+        let (count, shown, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
+        let note_end = move || {
+            if let Some(end) = shown.load().ends {
+                metrics.state.certificate_ends(end);
+            }
+        };
+        note_end();
+        beside.spawn(tls.watch(move |outcome| {
+            count(outcome);
+            note_end();
+        }));
     }
     if let Some(callers) = settings.callers.clone() {
-        beside.spawn(callers.watch());
+        beside.spawn(callers.watch(watched(Files::CallerKeys)));
     }
-    if let Some(key) = upstream.key.clone() {
-        beside.spawn(key.watch());
+    if let Some(key) = upstream.key.clone().filter(Reload::is_of_files) {
+        beside.spawn(key.watch(watched(Files::UpstreamKey)));
     }
 }

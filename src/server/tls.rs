@@ -1,12 +1,13 @@
 //! The server's side of TLS, made from PEM files and made again when they change.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::reload::{self, Reload};
 
@@ -21,6 +22,21 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
+/// What callers are shown.
+pub struct Tls {
+    pub(super) config: Arc<ServerConfig>,
+    /// When the first certificate of the chain ends, in Unix time; none where that can't be read.
+    pub(super) ends: Option<i64>,
+}
+
+impl fmt::Debug for Tls {
+    /// Says nothing of the private key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = f.debug_struct("Tls");
+        told.field("ends", &self.ends).finish_non_exhaustive()
+    }
+}
+
 /// What is offered to callers by ALPN (RFC 7301), the best first.
 const HTTP2: &[&[u8]] = &[b"h2"];
 const HTTP2_OR_1: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -30,7 +46,7 @@ const HTTP2_OR_1: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// # Errors
 ///
 /// - [`reload::Error`] when a file can't be read or holds no usable PEM.
-pub fn load(files: Files, serves_http1: bool) -> Result<Reload<ServerConfig>, reload::Error> {
+pub fn load(files: Files, serves_http1: bool) -> Result<Reload<Tls>, reload::Error> {
     let mut paths = vec![files.cert, files.key];
     paths.extend(files.client_ca);
     match serves_http1 {
@@ -39,11 +55,12 @@ pub fn load(files: Files, serves_http1: bool) -> Result<Reload<ServerConfig>, re
     }
 }
 
-fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<ServerConfig, String> {
+fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
     let [cert, key, rest @ ..] = contents else {
         return Err("a certificate and a key are needed".into());
     };
     let chain = certificates(cert)?;
+    let ends = chain.iter().filter_map(end).min();
     let key =
         PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
     let builder = ServerConfig::builder();
@@ -60,7 +77,14 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<ServerConfig, Stri
         .with_single_cert(chain, key)
         .map_err(|error| format!("certificate: {error}"))?;
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    Ok(config)
+    let config = Arc::new(config);
+    Ok(Tls { config, ends })
+}
+
+/// `notAfter` (RFC 5280, 4.1.2.5).
+fn end(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 /// The authorities of a PEM file.

@@ -14,7 +14,7 @@ use prometheus::{
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
-use super::{Method, logs};
+use super::{Method, logs, state::State};
 use crate::{admission::Admission, reason::Reason};
 
 const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
@@ -35,6 +35,8 @@ const INTER_TOKEN_BUCKETS: [f64; 11] = [
 /// All metrics of one server.
 #[derive(Debug)]
 pub struct Metrics {
+    /// What the bridge tells of itself.
+    pub state: State,
     registry: Registry,
     started: IntCounterVec,
     handled: IntCounterVec,
@@ -90,6 +92,7 @@ impl Metrics {
             upstream_errors.with_label_values(&[reason.name()]);
         }
         Ok(Self {
+            state: State::new(&new)?,
             started: new.counters("grpc_server_started_total", "Calls begun.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",
@@ -115,9 +118,10 @@ impl Metrics {
                 "alim_bridge_caller_cancelled_total",
                 "Calls, health's and reflection's not among them, whose caller left before the end.",
             )?,
-            ratelimit_remaining: new.absent_gauge(
+            ratelimit_remaining: new.gauges(
                 "alim_bridge_upstream_ratelimit_remaining",
                 "What the upstream last said the key may still do; absent while it has said nothing.",
+                &[],
             )?,
             open_calls: new.gauge("alim_bridge_open_calls", "Calls that hold a permit.")?,
             max_calls: new.gauge("alim_bridge_max_calls", "The setting MAX_CALLS.")?,
@@ -208,7 +212,7 @@ impl Metrics {
 }
 
 /// Makes metrics that are registered.
-struct New<'a>(&'a Registry);
+pub(super) struct New<'a>(&'a Registry);
 
 impl New<'_> {
     fn add<T: Collector + Clone + 'static>(
@@ -220,7 +224,7 @@ impl New<'_> {
         Ok(metric)
     }
 
-    fn counters(
+    pub(super) fn counters(
         &self,
         name: &str,
         help: &str,
@@ -233,13 +237,18 @@ impl New<'_> {
         self.add(IntCounter::new(name, help))
     }
 
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    pub(super) fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.add(IntGauge::new(name, help))
     }
 
-    /// A gauge that is not there until it is set.
-    fn absent_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(name, help), &[]))
+    /// Gauges that are not there until they are set; without labels, one.
+    pub(super) fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn seconds(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {

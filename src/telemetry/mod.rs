@@ -7,6 +7,7 @@
 mod codes;
 pub mod logs;
 pub mod metrics;
+pub mod state;
 pub mod traces;
 
 use std::{

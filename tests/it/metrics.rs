@@ -1,5 +1,7 @@
 //! Metrics as Prometheus scrapes them from the admin port.
 
+mod itself;
+
 use std::collections::BTreeMap;
 
 use alim_bridge::reason::Reason;

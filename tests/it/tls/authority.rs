@@ -32,7 +32,17 @@ impl Authority {
 
     /// Vouches for a name or an IP address.
     pub(crate) fn vouch_for(&self, name: &str) -> Identity {
-        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        self.sign(CertificateParams::new([name.to_owned()]).expect("a name"))
+    }
+
+    /// Vouches for it until this year, month and day have begun.
+    pub(crate) fn vouch_until(&self, name: &str, (year, month, day): (i32, u8, u8)) -> Identity {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(year, month, day);
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("signed");
         Identity {

@@ -1,0 +1,157 @@
+//! What a bridge tells of itself, beside its calls: its drain, its connections, its files.
+//!
+//! Counters are there at 0 from the first scrape, so that a first event is a rise; what belongs to files
+//! is there only where such files are watched.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::metrics::New;
+use crate::reload::Outcome;
+
+/// Why a connection was closed before a call could come over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `MAX_CONNECTIONS` were open.
+    Limit,
+    /// Its TLS handshake failed, or it left within it.
+    TlsFailed,
+    /// Its TLS handshake took too long.
+    TlsTimeout,
+    /// Its opening took too long: HTTP/2's preface, or HTTP/1.1's first head.
+    OpeningTimeout,
+}
+
+impl Refusal {
+    const ALL: [Self; 4] = [
+        Self::Limit,
+        Self::TlsFailed,
+        Self::TlsTimeout,
+        Self::OpeningTimeout,
+    ];
+
+    fn cause(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::TlsFailed => "tls_failed",
+            Self::TlsTimeout => "tls_timeout",
+            Self::OpeningTimeout => "opening_timeout",
+        }
+    }
+}
+
+/// Files that are read again when they change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE` and `TLS_CLIENT_CA_FILE`, which are taken over together.
+    Tls,
+    /// `CALLER_KEYS_FILE`
+    CallerKeys,
+    /// `UPSTREAM_API_KEY_FILE`
+    UpstreamKey,
+}
+
+impl Files {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::CallerKeys => "caller_keys",
+            Self::UpstreamKey => "upstream_key",
+        }
+    }
+}
+
+/// The metrics of a bridge's own state.
+#[derive(Debug)]
+pub struct State {
+    draining: IntGauge,
+    open_connections: IntGauge,
+    max_connections: IntGauge,
+    refused: [IntCounter; Refusal::ALL.len()],
+    reloads: IntCounterVec,
+    last_reload: IntGaugeVec,
+    expiry: IntGaugeVec,
+}
+
+impl State {
+    pub(super) fn new(new: &New<'_>) -> prometheus::Result<Self> {
+        let refused = new.counters(
+            "alim_bridge_refused_connections_total",
+            "Connections closed before a call could come over them, by cause.",
+            &["cause"],
+        )?;
+        Ok(Self {
+            draining: new.gauge("alim_bridge_draining", "1 from the stop signal on.")?,
+            open_connections: new.gauge(
+                "alim_bridge_open_connections",
+                "Connections of callers, TLS handshakes included.",
+            )?,
+            max_connections: new.gauge(
+                "alim_bridge_max_connections",
+                "The setting MAX_CONNECTIONS.",
+            )?,
+            refused: Refusal::ALL
+                .map(|refusal| refused.with_label_values(&[refusal.cause()])),
+            reloads: new.counters(
+                "alim_bridge_file_reloads_total",
+                "Changes of watched files, by whether they were taken over.",
+                &["files", "outcome"],
+            )?,
+            last_reload: new.gauges(
+                "alim_bridge_file_last_reload_successful",
+                "1 while what is in use is what the files hold, 0 while they can't be read or used.",
+                &["files"],
+            )?,
+            expiry: new.gauges(
+                "alim_bridge_tls_certificate_expiry_timestamp_seconds",
+                "When the first certificate of the chain that callers are shown ends, in Unix time.",
+                &[],
+            )?,
+        })
+    }
+
+    /// Notes whether the bridge drains.
+    pub fn draining(&self, is_draining: bool) {
+        self.draining.set(is_draining.into());
+    }
+
+    /// Notes how many connections are open, and how many may be.
+    pub fn connections(&self, open: usize, limit: usize) {
+        let set = |gauge: &IntGauge, count| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        set(&self.open_connections, open);
+        set(&self.max_connections, limit);
+    }
+
+    /// Counts a connection that was refused.
+    pub fn refused(&self, refusal: Refusal) {
+        self.refused[refusal as usize].inc();
+    }
+
+    /// Begins to count what becomes of these files' changes; what they held at the start is in use.
+    pub fn watched(&self, files: Files) {
+        self.last_reload.with_label_values(&[files.name()]).set(1);
+        for outcome in [Outcome::TakenOver, Outcome::Failed] {
+            self.reloads(files, outcome);
+        }
+    }
+
+    /// Counts a change of these files.
+    pub fn reloaded(&self, files: Files, outcome: Outcome) {
+        let is_good = outcome == Outcome::TakenOver;
+        let last = self.last_reload.with_label_values(&[files.name()]);
+        last.set(is_good.into());
+        self.reloads(files, outcome).inc();
+    }
+
+    /// Notes when the certificate chain that callers are shown ends, in Unix time.
+    pub fn certificate_ends(&self, at: i64) {
+        self.expiry.with_label_values::<&str>(&[]).set(at);
+    }
+
+    fn reloads(&self, files: Files, outcome: Outcome) -> IntCounter {
+        let outcome = match outcome {
+            Outcome::TakenOver => "taken_over",
+            Outcome::Failed => "failed",
+        };
+        self.reloads.with_label_values(&[files.name(), outcome])
+    }
+}

@@ -1,0 +1,144 @@
+//! What a bridge tells of itself: its drain, its connections, its files.
+
+use std::{fs, time::Duration};
+
+use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{samples, scraped};
+use crate::{
+    support::{
+        Bridge,
+        extra::{files_are_read_again, time_passes},
+        sse_tokens,
+        upstream::{Reply, Upstream, refused_url},
+    },
+    tls::authority::{Authority, Files},
+};
+
+const EXPIRY: &str = "alim_bridge_tls_certificate_expiry_timestamp_seconds";
+/// The SHA-256 of nothing that anyone shows.
+const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+fn refused(cause: &str) -> String {
+    format!(r#"alim_bridge_refused_connections_total{{cause="{cause}"}}"#)
+}
+
+fn reloads(files: &str, outcome: &str) -> String {
+    format!(r#"alim_bridge_file_reloads_total{{files="{files}",outcome="{outcome}"}}"#)
+}
+
+fn last_reload(files: &str) -> String {
+    format!(r#"alim_bridge_file_last_reload_successful{{files="{files}"}}"#)
+}
+
+/// A bridge that shows the certificate of these files.
+async fn with_tls(files: &Files) -> Bridge {
+    let (cert, key) = (files.path("tls.crt"), files.path("tls.key"));
+    let settings = [("TLS_CERT_FILE", &*cert), ("TLS_KEY_FILE", &key)];
+    Bridge::with(&refused_url(), &settings).await
+}
+
+#[tokio::test]
+async fn a_bridge_that_drains_says_so() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let bridge = Bridge::before(&upstream.url()).await;
+    assert_eq!(samples(&bridge).await["alim_bridge_draining"], 0.0);
+    let _open = bridge.stream("Salam").await.expect("a token"); // so it does not end at once
+    bridge.shutdown.drain.cancel();
+    assert_eq!(samples(&bridge).await["alim_bridge_draining"], 1.0);
+}
+
+#[tokio::test]
+async fn connections_are_seen_while_they_are_open_and_counted_when_they_are_too_many() {
+    let bridge = Bridge::with(&refused_url(), &[("MAX_CONNECTIONS", "2")]).await;
+    let before = samples(&bridge).await;
+    assert_eq!(before["alim_bridge_open_connections"], 0.0);
+    assert_eq!(before["alim_bridge_max_connections"], 2.0);
+    for cause in ["limit", "tls_failed", "tls_timeout", "opening_timeout"] {
+        assert_eq!(before.get(&refused(cause)), Some(&0.0), "{cause}");
+    }
+    let connect = async || TcpStream::connect(bridge.address).await.expect("a port");
+    let open = [connect().await, connect().await];
+    let mut third = connect().await;
+    assert_eq!(third.read(&mut [0]).await.ok(), Some(0), "no room");
+    let full = samples(&bridge).await;
+    assert_eq!(full["alim_bridge_open_connections"], 2.0);
+    assert_eq!(full[&refused("limit")], 1.0);
+    drop(open);
+    scraped(&bridge, "alim_bridge_open_connections", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_opening_never_comes_is_counted() {
+    let bridge = Bridge::before(&refused_url()).await;
+    let mut slow = TcpStream::connect(bridge.address).await.expect("a port");
+    slow.write_all(b"PRI * HT").await.expect("open");
+    scraped(&bridge, "alim_bridge_open_connections", 1.0).await;
+    time_passes(Duration::from_secs(11)).await; // it was due after ten
+    let late = scraped(&bridge, &refused("opening_timeout"), 1.0).await;
+    assert_eq!(late[&refused("tls_timeout")], 0.0);
+}
+
+#[tokio::test]
+async fn tls_handshakes_that_fail_and_that_take_too_long_are_counted_apart() {
+    let bridge = with_tls(&Files::with(&Authority::new().vouch_for("127.0.0.1"))).await;
+    let mut plain = TcpStream::connect(bridge.address).await.expect("a port");
+    plain.write_all(b"PRI * HTTP/2.0\r\n").await.expect("open");
+    scraped(&bridge, &refused("tls_failed"), 1.0).await;
+    let _silent = TcpStream::connect(bridge.address).await.expect("a port");
+    scraped(&bridge, "alim_bridge_open_connections", 1.0).await;
+    time_passes(Duration::from_secs(11)).await;
+    let late = scraped(&bridge, &refused("tls_timeout"), 1.0).await;
+    assert_eq!(late[&refused("tls_failed")], 1.0);
+    assert_eq!(late[&refused("opening_timeout")], 0.0);
+}
+
+#[tokio::test]
+async fn changes_of_files_are_counted_and_a_bad_one_shows_until_it_is_mended() {
+    let file = NamedTempFile::new().expect("a file");
+    let list = |names: &[&str]| {
+        let lines: String = names.iter().map(|it| format!("{it}:{HASH}\n")).collect();
+        fs::write(&file, lines).expect("written");
+    };
+    list(&["orders"]);
+    let path = file.path().to_str().expect("UTF-8");
+    let bridge = Bridge::with(&refused_url(), &[("CALLER_KEYS_FILE", path)]).await;
+    for (names, taken_over, failed, last) in [
+        (None, 0.0, 0.0, 1.0),
+        (Some(&["orders", "farms"][..]), 1.0, 0.0, 1.0),
+        (Some(&[]), 1.0, 1.0, 0.0),
+        (Some(&["farms"]), 2.0, 1.0, 1.0),
+    ] {
+        if let Some(names) = names {
+            list(names);
+            files_are_read_again().await;
+        }
+        let samples = samples(&bridge).await;
+        assert_eq!(samples[&reloads("caller_keys", "taken_over")], taken_over);
+        assert_eq!(samples[&reloads("caller_keys", "failed")], failed);
+        assert_eq!(samples[&last_reload("caller_keys")], last);
+        assert!(!samples.contains_key(&last_reload("tls")), "not in use");
+        assert!(!samples.contains_key(&last_reload("upstream_key")), "text");
+    }
+}
+
+#[tokio::test]
+async fn the_first_end_of_the_certificates_shown_is_told_and_follows_a_change() {
+    let (authority, plain) = (Authority::new(), Bridge::before(&refused_url()).await);
+    assert!(!samples(&plain).await.contains_key(EXPIRY), "no TLS");
+    let files = Files::with(&authority.vouch_until("127.0.0.1", (2030, 1, 2)));
+    let bridge = with_tls(&files).await;
+    assert_eq!(samples(&bridge).await[EXPIRY], 1_893_542_400.0);
+
+    let mut chain = authority.vouch_until("127.0.0.1", (2061, 1, 2)); // as GeneralizedTime
+    chain.cert += &authority.vouch_until("between", (2060, 1, 2)).cert;
+    files.replace(&chain);
+    files_are_read_again().await;
+    let samples = samples(&bridge).await;
+    assert_eq!(samples[EXPIRY], 2_840_227_200.0);
+    assert_eq!(samples[&reloads("tls", "taken_over")], 1.0);
+}
