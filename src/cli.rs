@@ -23,6 +23,16 @@ on with it. Ctrl-C stops an answer; Ctrl-D, or Ctrl-C at an empty prompt, ends t
 standard input is no terminal, each of its lines is asked, and the exit code is that of the last call \
 that failed, 64 + its gRPC status code, or 0.";
 
+/// Settings of `demo`, and their defaults there: its log must not break into what it shows.
+pub const DEMO: &[(&str, &str)] = &[
+    ("ADMIN_LISTEN", "127.0.0.1:9464"),
+    ("LOG", "warn"),
+    ("LOG_FORMAT", "auto"),
+];
+
+/// Settings of `emulate`, and their defaults there.
+pub const EMULATE: &[(&str, &str)] = &[("LOG", "info"), ("LOG_FORMAT", "auto")];
+
 /// All commands.
 pub fn command() -> Command {
     Command::new("alim-bridge")
@@ -34,7 +44,8 @@ pub fn command() -> Command {
         .subcommand(serve())
         .subcommand(
             Command::new("demo")
-                .about("Start an embedded ALİM and a bridge, show two calls, go on serving"),
+                .about("Start an embedded ALİM and a bridge, show two calls, go on serving")
+                .args(DEMO.iter().map(setting)),
         )
         .subcommand(emulate())
         .subcommand(question(
@@ -51,26 +62,28 @@ pub fn command() -> Command {
 }
 
 fn serve() -> Command {
-    let flags = SETTINGS.iter().map(|setting| {
-        let default = match setting.default {
-            "" => String::new(),
-            default => format!(" [default: {default}]"),
-        };
-        Arg::new(setting.name)
-            .long(setting.flag())
-            .value_name("VALUE")
-            .allow_hyphen_values(true)
-            .help(format!(
-                "{}{default} [env: {PREFIX}{}]",
-                setting.help, setting.name
-            ))
-    });
     Command::new("serve")
         .about("Serve gRPC in front of ALİM")
         .after_help(
             "A flag goes before its environment variable. All settings at fault are told at once.",
         )
-        .args(flags)
+        .args(SETTINGS.iter().map(|it| setting(&(it.name, it.default))))
+}
+
+/// The flag of a setting, with its default in this command.
+fn setting(&(name, default): &(&'static str, &str)) -> Arg {
+    let setting = SETTINGS.iter().find(|setting| setting.name == name);
+    let setting = setting.unwrap_or_else(|| panic!("{name} stands in the table"));
+    let default = match default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let help = format!("{}{default} [env: {PREFIX}{name}]", setting.help);
+    Arg::new(name)
+        .long(setting.flag())
+        .value_name("VALUE")
+        .allow_hyphen_values(true)
+        .help(help)
 }
 
 fn emulate() -> Command {
@@ -95,6 +108,7 @@ fn emulate() -> Command {
             .env("ALIM_EMULATOR_API_KEY")
             .hide_env_values(true),
         )
+        .args(EMULATE.iter().map(setting))
 }
 
 fn target(command: Command) -> Command {
@@ -205,12 +219,35 @@ fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
 
-/// The settings that were given as flags.
-pub fn settings(matches: &ArgMatches) -> Strings {
+/// All settings: flags go before the environment, `vars`.
+pub fn settings(matches: &ArgMatches, vars: impl Iterator<Item = (String, String)>) -> Strings {
+    let mut strings = flags(matches, SETTINGS.iter().map(|setting| setting.name));
+    strings.environment(vars);
+    strings
+}
+
+/// These settings alone, with defaults of their own: others in the environment are meant for `serve`.
+pub fn few_settings(
+    few: &[(&'static str, &str)],
+    matches: &ArgMatches,
+    vars: impl Iterator<Item = (String, String)>,
+) -> Strings {
+    let mut strings = flags(matches, few.iter().map(|(name, _)| *name));
+    let is_read = |name: &str| {
+        few.iter()
+            .any(|(it, _)| name.strip_prefix(PREFIX) == Some(it))
+    };
+    strings.environment(vars.filter(|(name, _)| is_read(name)));
+    let defaults = few.iter();
+    strings.environment(defaults.map(|(name, value)| (format!("{PREFIX}{name}"), (*value).into())));
+    strings
+}
+
+fn flags(matches: &ArgMatches, names: impl Iterator<Item = &'static str>) -> Strings {
     let mut strings = Strings::default();
-    for setting in SETTINGS {
-        if let Some(value) = matches.get_one::<String>(setting.name) {
-            strings.flag(setting.name, value.clone());
+    for name in names {
+        if let Some(value) = matches.get_one::<String>(name) {
+            strings.flag(name, value.clone());
         }
     }
     strings

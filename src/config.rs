@@ -10,7 +10,6 @@ mod table;
 use std::{net::SocketAddr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
-use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use self::reader::Reader;
@@ -41,12 +40,21 @@ pub struct Config {
     pub server: server::Settings,
     /// How to reach the upstream.
     pub upstream: upstream::Settings,
-    /// How log lines look.
-    pub log_format: logs::Format,
-    /// Which are written.
-    pub log: EnvFilter,
+    /// What is logged, and how.
+    pub logs: logs::Settings,
     /// Where spans go, as OTLP over gRPC; `None` is nowhere.
     pub collector: Option<Url>,
+}
+
+/// Reads what is logged alone, for a command that needs no other setting.
+///
+/// # Errors
+///
+/// - [`Faults`] with every fault, as [`Config::parse`] tells them.
+pub fn logs(strings: &Strings) -> Result<logs::Settings, Faults> {
+    let mut read = Reader::new(strings);
+    let logs = log_settings(&mut read);
+    read.finish(logs)
 }
 
 impl Config {
@@ -70,15 +78,7 @@ impl Config {
             admin_listen: read.unless_off("ADMIN_LISTEN", Reader::address),
             upstream: upstream_settings(&mut read, credentials, max_reply_bytes),
             server: server_settings(&mut read, credentials, max_reply_bytes),
-            log_format: read.choice(
-                "LOG_FORMAT",
-                &[
-                    ("auto", logs::Format::Auto),
-                    ("text", logs::Format::Text),
-                    ("json", logs::Format::Json),
-                ],
-            ),
-            log: read.log_filter("LOG"),
+            logs: log_settings(&mut read),
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
         };
         read.finish(config)
@@ -95,6 +95,20 @@ impl Config {
         let needs_no_key =
             self.server.callers.is_none() && self.server.credentials == Credentials::Service;
         self.server.web == Some(Origins::Any) && needs_no_key
+    }
+}
+
+fn log_settings(read: &mut Reader<'_>) -> logs::Settings {
+    logs::Settings {
+        format: read.choice(
+            "LOG_FORMAT",
+            &[
+                ("auto", logs::Format::Auto),
+                ("text", logs::Format::Text),
+                ("json", logs::Format::Json),
+            ],
+        ),
+        filter: read.log_filter("LOG"),
     }
 }
 

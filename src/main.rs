@@ -10,7 +10,7 @@ use std::{
 
 use alim_bridge::{
     cli, client,
-    config::Config,
+    config::{self, Config},
     emulator,
     server::{
         self, Drained,
@@ -53,7 +53,7 @@ async fn run(matches: &ArgMatches) -> ExitCode {
     let called = match matches.subcommand() {
         Some(("serve", flags)) => return serve(flags).await,
         Some(("emulate", flags)) => return emulate(flags).await,
-        Some(("demo", _)) => return demo().await,
+        Some(("demo", flags)) => return demo(flags).await,
         Some(("invoke", flags)) => invoke(flags).await,
         Some(("stream", flags)) => stream(flags).await,
         Some(("chat", flags)) => match chat(flags).await {
@@ -72,9 +72,7 @@ async fn run(matches: &ArgMatches) -> ExitCode {
 }
 
 async fn serve(flags: &ArgMatches) -> ExitCode {
-    let mut strings = cli::settings(flags);
-    strings.environment(environment());
-    let config = match Config::parse(&strings) {
+    let config = match Config::parse(&cli::settings(flags, environment())) {
         Ok(config) => config,
         Err(faults) => return fail(&faults, USAGE),
     };
@@ -87,7 +85,7 @@ async fn serve(flags: &ArgMatches) -> ExitCode {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
-    let _written = logs::init(config.log_format, config.log.clone());
+    let _written = logs::init(config.logs.clone());
     let traces = match &config.collector {
         Some(collector) => Some(Traces::to(collector, &config.upstream.url)?),
         None => None,
@@ -150,6 +148,11 @@ fn tell_shortage(settings: &server::Settings) {
 
 async fn emulate(flags: &ArgMatches) -> ExitCode {
     let (listen, settings) = cli::emulator(flags);
+    let logs = match config::logs(&cli::few_settings(cli::EMULATE, flags, environment())) {
+        Ok(logs) => logs,
+        Err(faults) => return fail(&faults, USAGE),
+    };
+    let _written = logs::init(logs);
     let served = async {
         let listener = bind("--listen", listen).await?;
         let shutdown = Shutdown::default();
@@ -167,13 +170,14 @@ async fn emulate(flags: &ArgMatches) -> ExitCode {
     }
 }
 
-async fn demo() -> ExitCode {
+async fn demo(flags: &ArgMatches) -> ExitCode {
+    let settings = cli::few_settings(cli::DEMO, flags, environment());
     let shutdown = Shutdown::default();
     match shutdown.clone().follow_signals() {
         Ok(following) => drop(tokio::spawn(following)),
         Err(error) => return fail(&error, FAILURE),
     }
-    match client::demo::run(shutdown).await {
+    match client::demo::run(settings, shutdown).await {
         Ok(drained) => drained_code(drained),
         Err(error) => fail(&error, error.exit_code()),
     }

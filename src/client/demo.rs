@@ -15,6 +15,7 @@ use crate::{
     pb::{InvokeRequest, StreamRequest},
     server::{self, Drained},
     shutdown::Shutdown,
+    telemetry::logs,
 };
 
 const QUESTION: &str = "Salam! Pomidorda zərərverici var, nə edim?";
@@ -23,21 +24,28 @@ const QUESTION: &str = "Salam! Pomidorda zərərverici var, nə edim?";
 ///
 /// # Errors
 ///
-/// - [`Error::Demo`] when a part can't start; those of the two calls.
-pub async fn run(shutdown: Shutdown) -> Result<Drained, Error> {
+/// - [`Error::Usage`] when a setting can't be used, [`Error::Demo`] when a part can't start; those of the
+///   two calls.
+pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error> {
     let upstream = TcpListener::bind("127.0.0.1:0").await?;
     let upstream_url = format!("http://{}/api/v1", upstream.local_addr()?);
     let emulated = emulator::Settings::default();
-    let config = demo_config(&upstream_url, &emulated.api_key)?;
+    let config = demo_config(settings, &upstream_url, &emulated.api_key)?;
+    let _written = logs::init(config.logs);
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
+    let admin = match config.admin_listen {
+        Some(usual) => Some(bind(usual).await?),
+        None => None,
+    };
+    let metrics = admin.as_ref().map(metrics_url).transpose()?;
     let stop_emulator = shutdown.cut.clone();
     let emulator = tokio::spawn(emulator::run(emulated, upstream, stop_emulator.clone()));
     let bridge = server::run(
         config.server,
         config.upstream,
         listener,
-        None,
+        admin,
         shutdown.clone(),
     );
     let mut bridge = tokio::spawn(bridge);
@@ -45,8 +53,11 @@ pub async fn run(shutdown: Shutdown) -> Result<Drained, Error> {
     print(&format!(
         "An embedded ALİM serves {upstream_url}\nalim-bridge serves gRPC on {address}\n"
     ))?;
+    if let Some(url) = &metrics {
+        print(&format!("Its metrics are on {url}\n"))?;
+    }
     tokio::select! {
-        shown = show(address) => match shown {
+        shown = show(address, metrics.as_deref()) => match shown {
             Err(Error::Interrupted) => {
                 shutdown.drain.cancelled().await; // Ctrl-C: the call that is shown hears of it too
             }
@@ -70,11 +81,18 @@ fn drained(ended: Joined) -> Result<Drained, Error> {
         .map_err(|error| demo(&error))
 }
 
-fn demo_config(upstream_url: &str, key: &SecretString) -> Result<Config, Error> {
-    let mut strings = Strings::default();
+fn metrics_url(admin: &TcpListener) -> std::io::Result<String> {
+    Ok(format!("http://{}/metrics", admin.local_addr()?))
+}
+
+fn demo_config(
+    mut strings: Strings,
+    upstream_url: &str,
+    key: &SecretString,
+) -> Result<Config, Error> {
     strings.flag("UPSTREAM_URL", upstream_url.into());
     strings.flag("UPSTREAM_API_KEY", key.expose_secret().into());
-    Config::parse(&strings).map_err(|faults| Error::Demo(faults.to_string()))
+    Config::parse(&strings).map_err(|faults| Error::Usage(faults.to_string()))
 }
 
 /// The usual address, so that the lines to try can be copied; another port where that is taken.
@@ -85,7 +103,7 @@ async fn bind(usual: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
-async fn show(address: SocketAddr) -> Result<(), Error> {
+async fn show(address: SocketAddr, metrics: Option<&str>) -> Result<(), Error> {
     let target = Target {
         address: address.to_string(),
         ca_file: None,
@@ -107,11 +125,13 @@ async fn show(address: SocketAddr) -> Result<(), Error> {
         ..StreamRequest::default()
     };
     ask::stream(&target, question, Output::Transcript).await?;
-    print(&next_steps(address))?;
+    print(&next_steps(address, metrics))?;
     std::future::pending().await
 }
 
-fn next_steps(address: SocketAddr) -> String {
+fn next_steps(address: SocketAddr, metrics: Option<&str>) -> String {
+    let scrape = metrics.map(|url| format!("curl -s {url}\n"));
+    let scrape = scrape.unwrap_or_default();
     format!(
         r#"
 ── Try next, in another terminal
@@ -120,7 +140,7 @@ grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.Gr
 grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.GraphService/Stream
 grpcurl -plaintext -d '{{"message": ""}}' {address} alim.v1.GraphService/Invoke
 grpcurl -plaintext {address} describe alim.v1.GraphService
-
+{scrape}
 Ready. Ctrl-C stops it.
 "#
     )

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use bytes::Bytes;
@@ -43,7 +45,16 @@ pub(super) fn router(alim: Arc<Alim>) -> Router {
         .method_not_allowed_fallback(refuse_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(connection::hold_open))
+        .layer(middleware::from_fn(record))
         .with_state(alim)
+}
+
+/// One log record an answer, at its head; never a message or a key.
+async fn record(asked: Request, next: Next) -> Response {
+    let (method, path) = (asked.method().clone(), asked.uri().path().to_owned());
+    let answer = next.run(asked).await;
+    tracing::info!(%method, path, status = answer.status().as_u16(), "answered");
+    answer
 }
 
 /// Whether some method takes `path`, which ends without a slash.

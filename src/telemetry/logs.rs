@@ -27,6 +27,15 @@ pub enum Format {
     Json,
 }
 
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How lines look.
+    pub format: Format,
+    /// Which are written.
+    pub filter: EnvFilter,
+}
+
 /// Lines that may wait for their reader: some 2 MB.
 const MAX_WAITING_LINES: usize = 8192;
 
@@ -61,8 +70,8 @@ impl Drop for Written {
 
 /// Sends log lines, and what a panic says, to standard error, until what it gives is dropped. Later calls
 /// in the same process change nothing.
-pub fn init(format: Format, filter: EnvFilter) -> Written {
-    let is_json = match format {
+pub fn init(settings: Settings) -> Written {
+    let is_json = match settings.format {
         Format::Auto => !io::stderr().is_terminal(),
         Format::Text => false,
         Format::Json => true,
@@ -71,7 +80,7 @@ pub fn init(format: Format, filter: EnvFilter) -> Written {
     let (writer, guard) = queue.finish(io::stderr());
     let _ = DROPPED.set(writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(settings.filter);
     let _ = if is_json {
         let lines = lines
             .json()

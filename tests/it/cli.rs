@@ -2,6 +2,7 @@
 //! by the code that it exits with.
 
 mod chat;
+mod demo;
 
 use std::net::TcpListener;
 
@@ -356,44 +357,6 @@ fn the_service_key_is_in_no_output_at_the_finest_level() {
         assert!(ended.stderr.contains(told), "{told} is not logged");
     }
     assert!(!(ended.stdout + &ended.stderr).contains(KEY));
-}
-
-#[test]
-fn demo_shows_an_answer_its_making_and_what_to_try_and_stops_when_asked() {
-    let mut demo = start(&["demo"], &[]);
-    let address = demo.says("alim-bridge serves gRPC on ");
-    let address = address.rsplit(' ').next().expect("a last word");
-    demo.says("Ready.");
-    let Ended {
-        code,
-        stdout,
-        stderr,
-    } = demo.stopped();
-    assert_eq!((code, &*stderr), (Some(0), ""));
-    assert_eq!(stdout.matches("Tövsiyələr:").count(), 2, "{stdout}");
-    for line in ["\n· classify_intent\n", " tokens, ", "first token after"] {
-        assert!(stdout.contains(line), "{stdout}");
-    }
-    let tries = stdout
-        .lines()
-        .filter(|line| line.starts_with("grpcurl -plaintext "));
-    assert_eq!(
-        tries.filter(|line| line.contains(address)).count(),
-        4,
-        "{stdout}"
-    );
-}
-
-/// Both the demo and the call that it shows hear of the signal: eight times, for either may be first.
-#[test]
-fn ctrl_c_stops_a_demo_in_the_middle_with_exit_code_0() {
-    for _ in 0..8 {
-        let mut demo = start(&["demo"], &[]);
-        demo.says("── Invoke");
-        demo.signal("INT");
-        let ended = demo.ended();
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    }
 }
 
 #[test]

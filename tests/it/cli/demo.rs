@@ -1,0 +1,102 @@
+//! The commands that need no ALİM: what they show, where they serve, what they log.
+
+use serde_json::Value;
+
+use super::{KEY, QUESTION, emulate, serve};
+use crate::support::running::{Ended, run, start};
+
+#[test]
+fn demo_shows_an_answer_its_making_and_what_to_try_and_stops_when_asked() {
+    let mut demo = start(&["demo"], &[]);
+    let address = demo.says("alim-bridge serves gRPC on ");
+    let address = address.rsplit(' ').next().expect("a last word");
+    demo.says("Ready.");
+    let Ended {
+        code,
+        stdout,
+        stderr,
+    } = demo.stopped();
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    assert_eq!(stdout.matches("Tövsiyələr:").count(), 2, "{stdout}");
+    for line in ["\n· classify_intent\n", " tokens, ", "first token after"] {
+        assert!(stdout.contains(line), "{stdout}");
+    }
+    let tries = stdout
+        .lines()
+        .filter(|line| line.starts_with("grpcurl -plaintext "));
+    assert_eq!(
+        tries.filter(|line| line.contains(address)).count(),
+        4,
+        "{stdout}"
+    );
+}
+
+#[test]
+fn demo_serves_metrics_and_writes_a_log_where_it_is_told_to() {
+    let logged = [("ALIM_BRIDGE_LOG", "info"), ("ALIM_BRIDGE_RETRIES", "x")]; // that one is serve's
+    let mut demo = start(&["demo", "--admin-listen", "127.0.0.1:0"], &logged);
+    let metrics = demo.says("Its metrics are on ");
+    let metrics = metrics.rsplit(' ').next().expect("a last word").to_owned();
+    demo.logs("\"call ended\"");
+    demo.says(&format!("curl -s {metrics}"));
+    assert_eq!(run(&["health", "--http", &metrics]).printed(), "ok\n");
+    assert_eq!(demo.stopped().code, Some(0));
+
+    let ended = run(&["demo", "--admin-listen", "here", "--log", "a=b=c"]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
+    for name in ["ADMIN_LISTEN", "LOG"] {
+        let told = format!("alim-bridge: ALIM_BRIDGE_{name} must be ");
+        assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn demo_without_an_admin_port_serves_all_the_same() {
+    let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
+    demo.says("Ready.");
+    let printed = demo.stopped().printed();
+    assert!(!printed.contains("/metrics"), "{printed}");
+}
+
+#[test]
+fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
+    let (mut emulator, url) = emulate();
+    run(&["health", "--http", &format!("{url}/live")]).printed();
+    let line = emulator.logs("\"answered\"");
+    let line: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(
+        (&line["path"], &line["status"]),
+        (&"/live".into(), &200.into())
+    );
+
+    let args = [
+        "emulate",
+        "--listen",
+        "127.0.0.1:0",
+        "--log",
+        "trace",
+        "--api-key",
+        KEY,
+    ];
+    let mut finest = start(&args, &[]);
+    let (_bridge, address) = serve(&format!("{}/api/v1", finest.address()), &[]);
+    run(&["invoke", "--address", &address, QUESTION]).printed();
+    let told = finest.stopped().stderr;
+    assert!(told.contains("/graph/invoke"), "{told}");
+    assert!(!told.contains(KEY) && !told.contains(QUESTION), "{told}");
+
+    let ended = run(&["emulate", "--log-format", "xml"]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
+}
+
+/// Both the demo and the call that it shows hear of the signal: eight times, for either may be first.
+#[test]
+fn ctrl_c_stops_a_demo_in_the_middle_with_exit_code_0() {
+    for _ in 0..8 {
+        let mut demo = start(&["demo"], &[]);
+        demo.says("── Invoke");
+        demo.signal("INT");
+        let ended = demo.ended();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    }
+}
