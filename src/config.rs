@@ -44,6 +44,8 @@ pub struct Config {
     pub logs: logs::Settings,
     /// Where spans go, as OTLP over gRPC; `None` is nowhere.
     pub collector: Option<Url>,
+    /// The variable of OpenTelemetry by which no spans go to the collector that others name: worth a warning.
+    pub passed_over: Option<&'static str>,
 }
 
 /// Reads what is logged alone, for a command that needs no other setting.
@@ -80,6 +82,7 @@ impl Config {
             server: server_settings(&mut read, credentials, max_reply_bytes),
             logs: log_settings(&mut read),
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
+            passed_over: strings.passed_over(),
         };
         read.finish(config)
     }

@@ -91,6 +91,12 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         None => None,
     };
     config.server.traces.clone_from(&traces);
+    if let Some(variable) = config.passed_over {
+        tracing::warn!(
+            variable,
+            "no traces are sent: this variable asks for a protocol other than grpc, the only one that the bridge speaks; set it to grpc and the endpoint to the collector's gRPC port (mostly 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
+        );
+    }
     if config.is_open_to_the_network() {
         tracing::warn!(
             listen = %config.listen,

@@ -17,6 +17,7 @@ use crate::{grpc::origins::Origins, reload::Reload, server::tls};
 pub struct Strings {
     values: BTreeMap<&'static str, String>,
     unknown: Vec<String>,
+    other_protocol: Option<&'static str>,
 }
 
 impl Strings {
@@ -45,21 +46,42 @@ impl Strings {
     /// are the SDK's. A setting of ours goes before them.
     fn open_telemetry(&mut self, vars: &BTreeMap<String, String>) {
         let var = |name: &str| vars.get(name).map(String::as_str);
-        let of_traces = |name: &str| {
-            let general = format!("OTEL_EXPORTER_OTLP_{name}");
-            var(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or(var(&general))
+        let first = |names: [&'static str; 2]| {
+            let mut found = names
+                .into_iter()
+                .filter_map(|name| Some((name, var(name)?)));
+            found.next()
         };
+        let endpoint = first([
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ]);
+        let protocol = first([
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+        ]);
         let is_off = var("OTEL_SDK_DISABLED").is_some_and(|word| word.eq_ignore_ascii_case("true"))
             || var("OTEL_TRACES_EXPORTER") == Some("none");
-        let is_grpc = of_traces("PROTOCOL").is_none_or(|protocol| protocol == "grpc");
-        if let Some(endpoint) = of_traces("ENDPOINT").filter(|_| is_grpc && !is_off) {
-            // gRPC's exporters take a bare host and port too.
-            let endpoint = match endpoint.contains("://") {
-                true => endpoint.to_owned(),
-                false => format!("http://{endpoint}"),
-            };
-            self.values.entry("OTLP_ENDPOINT").or_insert(endpoint);
+        let Some((_, endpoint)) = endpoint.filter(|_| !is_off) else {
+            return;
+        };
+        if let Some((name, _)) = protocol.filter(|(_, protocol)| *protocol != "grpc") {
+            self.other_protocol = Some(name);
+            return;
         }
+        // gRPC's exporters take a bare host and port too.
+        let endpoint = match endpoint.contains("://") {
+            true => endpoint.to_owned(),
+            false => format!("http://{endpoint}"),
+        };
+        self.values.entry("OTLP_ENDPOINT").or_insert(endpoint);
+    }
+
+    /// The variable of OpenTelemetry that asks for a protocol which is not spoken here, where spans would
+    /// else have somewhere to go.
+    pub(super) fn passed_over(&self) -> Option<&'static str> {
+        self.other_protocol
+            .filter(|_| self.get("OTLP_ENDPOINT").is_none())
     }
 
     /// Takes in a flag, which goes before the environment; an empty value counts as unset.

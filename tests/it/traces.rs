@@ -210,6 +210,37 @@ async fn opentelemetrys_own_variables_are_honoured_and_the_last_spans_are_sent_a
     }
 }
 
+#[test]
+fn a_protocol_that_is_not_spoken_is_told_once_at_the_start_with_what_to_do() {
+    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    const GENERAL: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    const OF_TRACES: (&str, &str) = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json");
+    let grpc = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
+    let ours = ("ALIM_BRIDGE_OTLP_ENDPOINT", "http://127.0.0.1:4317");
+    let off = ("OTEL_TRACES_EXPORTER", "none");
+    for (variables, told) in [
+        (&[ENDPOINT, GENERAL][..], Some(GENERAL.0)),
+        (&[ENDPOINT, GENERAL, OF_TRACES], Some(OF_TRACES.0)),
+        (&[ENDPOINT, GENERAL, grpc], None),
+        (&[ENDPOINT, GENERAL, ours], None),
+        (&[ENDPOINT, GENERAL, off], None),
+        (&[GENERAL], None),
+    ] {
+        let key = ("ALIM_BRIDGE_UPSTREAM_API_KEY", SERVICE_KEY);
+        let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
+        let mut bridge = running::start(&args, &[variables, &[key]].concat());
+        bridge.address();
+        let log = bridge.stopped().stderr;
+        let warnings = log
+            .lines()
+            .filter(|line| line.contains("no traces are sent"));
+        let warnings: Vec<_> = warnings.collect();
+        assert_eq!(warnings.len(), usize::from(told.is_some()), "{log}");
+        let named = format!("\"variable\":\"{}\"", told.unwrap_or_default());
+        assert!(warnings.iter().all(|line| line.contains(&named)), "{log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_with_tls_is_trusted_by_the_systems_roots() {
     let authority = Authority::new();
