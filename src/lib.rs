@@ -5,7 +5,7 @@
 //! - [`upstream`] is ALİM's bank: it alone names the HTTP client and eventsource-stream.
 //! - [`grpc`] is the callers' bank: with [`pb`], [`server`] and [`client`] it alone names tonic.
 //! - Between them stand plain words that know neither: [`call`], [`reply`], [`deadline`], [`headers`],
-//!   [`admission`].
+//!   [`reason`], [`admission`].
 //!
 //! # The life of a call
 //!
@@ -27,8 +27,8 @@
 //! Where pages may call, [`grpc::web`] stands outermost: it answers preflights and makes gRPC of
 //! gRPC-Web, so that all below sees one protocol.
 //!
-//! Whatever fails is a [`grpc::failure::Failure`]; `grpc::rows` says what each means to the caller, and
-//! `grpc::status` writes it. Round every call stands [`grpc::edge`], which waits for the head until it
+//! Whatever fails is a [`grpc::failure::Failure`]; `grpc::rows` says what each means to the caller, with a [`reason`]
+//! for it, and `grpc::status` writes it. Round every call stands [`grpc::edge`], which waits for the head until it
 //! is due ([`grpc::clocks`]) and keeps, to the end of the body, the call's one
 //! [record](telemetry::Ongoing) and its `grpc::hold::Hold`: the permit, and the watchdog that ends the
 //! call of a caller who has stopped reading.

@@ -91,6 +91,7 @@ class Bridge:
     address: str
     admin: str
     emulator: subprocess.Popen
+    upstream: str = ""
 
     def metrics(self) -> str:
         return http(f"http://{self.admin}/metrics")
@@ -118,7 +119,22 @@ def bridge() -> Iterator[Bridge]:
         serve = [BIN, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"]
         serve += ["--upstream-url", f"{url}/api/v1", "--upstream-health-interval", "200ms", "--max-calls", str(MAX_CALLS)]
         with running(serve, serving, env=env) as (_, addresses):
-            yield Bridge(*addresses.split(), emulator)
+            yield Bridge(*addresses.split(), emulator, f"{url}/api/v1")
+
+
+@pytest.fixture(scope="module")
+def guarded(bridge: Bridge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The admin port of a second bridge, with a certificate of its own that holds for two days."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = ["-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run([*made, "-subj", "/CN=127.0.0.1", *files], check=True, capture_output=True)
+    env = {"PATH": os.environ["PATH"], "ALIM_BRIDGE_UPSTREAM_API_KEY": KEY}
+    serve = [BIN, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"]
+    serve += ["--upstream-url", bridge.upstream, "--upstream-health-interval", "200ms"]
+    serve += ["--tls-cert-file", f"{folder}/tls.crt", "--tls-key-file", f"{folder}/tls.key"]
+    with running(serve, serving, env=env) as (_, addresses):
+        yield addresses.split()[1]
 
 
 def serving(line: str) -> str | None:

@@ -37,12 +37,12 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(bridge: Bridge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus with the repository's own files, pointed at the bridge and asking it every second."""
+def prometheus(bridge: Bridge, guarded: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus with the repository's own files, pointed at both bridges and asking them every second."""
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [bridge.admin]
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = [bridge.admin, guarded]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / "rules.yml").write_text((DEPLOY / "prometheus/rules.yml").read_text())
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
@@ -74,14 +74,19 @@ def make_calls(prometheus: Prometheus) -> None:
     eventually(lambda: prometheus.value('alim_bridge:failures:rate5m{fault="alim"}') > 0, "a recorded rate")
 
 
-def test_promtool_has_no_complaint_about_the_metrics(prometheus: Prometheus) -> None:
-    checked = subprocess.run(["promtool", "check", "metrics"], input=prometheus.bridge.metrics(), capture_output=True, text=True)
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+def of_reason(reason: str) -> str:
+    return f'alim_bridge:failures_by_reason:rate5m{{reason="{reason}"}}'
 
 
-def test_the_bridge_is_scraped_and_every_rule_is_evaluated(prometheus: Prometheus) -> None:
+def test_promtool_has_no_complaint_about_the_metrics(prometheus: Prometheus, guarded: str) -> None:
+    for metrics in (prometheus.bridge.metrics(), http(f"http://{guarded}/metrics")):
+        checked = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True, text=True)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_the_bridges_are_scraped_and_every_rule_is_evaluated(prometheus: Prometheus) -> None:
     targets = prometheus.get("targets")["activeTargets"]
-    assert [(target["labels"]["job"], target["health"]) for target in targets] == [("alim-bridge", "up")]
+    assert [(target["labels"]["job"], target["health"]) for target in targets] == [("alim-bridge", "up")] * 2
     groups = prometheus.get("rules")["groups"]
     health = {rule["name"]: (rule["health"], rule.get("lastError")) for group in groups for rule in group["rules"]}
     assert {name: found for name, found in health.items() if found != ("ok", None)} == {}
@@ -92,7 +97,22 @@ def test_what_the_records_say_is_what_was_called(prometheus: Prometheus) -> None
     found = {series["metric"]["fault"] for series in prometheus.query("alim_bridge:failures:rate5m > 0")}
     assert found == {"alim", "operator", "caller"}
     assert prometheus.value('alim_bridge:failures:rate5m{fault="bridge"}') == 0
-    assert [prometheus.value(f'alim_bridge:refused:rate5m{{why="{why}"}}') for why in ("saturated", "draining")] == [0, 0]
+    refused = [prometheus.value(of_reason(reason)) for reason in ("BRIDGE_SATURATED", "BRIDGE_DRAINING")]
+    assert refused == [0, 0]
+
+
+def test_a_first_failure_is_a_rise(prometheus: Prometheus) -> None:
+    """Each reason is there from the start, so what fails once is in a rate."""
+    assert {series["reason"] for series in prometheus.series("alim_bridge_failures_total")} == reasons()
+    assert prometheus.bridge.call("stream", "bad_value") == 3
+    rejected = of_reason("UPSTREAM_REJECTED_REQUEST")
+    eventually(lambda: prometheus.value(rejected) > 0, "one failure is in the recorded rate")
+
+
+def test_a_certificate_that_ends_soon_is_told(prometheus: Prometheus, guarded: str) -> None:
+    soon = 'ALERTS{alertname="AlimBridgeCertificateExpiring"}'
+    (alert,) = eventually(lambda: prometheus.query(soon), "AlimBridgeCertificateExpiring is pending")
+    assert alert["metric"]["instance"] == guarded
 
 
 def test_what_the_bridge_refused_is_told_apart_from_what_alim_refused(prometheus: Prometheus) -> None:
@@ -105,7 +125,7 @@ def test_what_the_bridge_refused_is_told_apart_from_what_alim_refused(prometheus
         for call in held:
             call.terminate()
             call.wait()
-    eventually(lambda: prometheus.value('alim_bridge:refused:rate5m{why="saturated"}') > 0, "the refusals are recorded")
+    eventually(lambda: prometheus.value(of_reason("BRIDGE_SATURATED")) > 0, "the refusals are recorded")
     eventually(lambda: "\nalim_bridge_open_calls 0\n" in bridge.metrics(), "the places are free again")
 
 

@@ -3,7 +3,8 @@
 import re
 import subprocess
 
-from conftest import BIN, ROOT, Bridge, reasons, rules
+from conftest import BIN, ROOT, Bridge, http, reasons, rules
+from promql import alternatives, selectors
 
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
 SPANS = set(re.findall(r"`([^`\n]+)`", RUNBOOK))
@@ -29,6 +30,21 @@ def test_every_reason_has_a_row_and_no_other_has_one() -> None:
     assert set(rows) == reasons()
 
 
+def test_the_records_blame_whom_the_tables_blame() -> None:
+    blamed = {}
+    for rule in rules():
+        if rule.get("record") == "alim_bridge:failures:rate5m":
+            ((_, _, pattern),) = next(selectors(rule["expr"])).matchers
+            blamed[rule["labels"]["fault"]] = set(alternatives(pattern))
+    tables = {}
+    titles = {"ALİM's fault": "alim", "The fault of whoever runs the bridge": "operator"}
+    titles |= {"The callers' fault": "caller", "The bridge's fault": "bridge"}
+    for table in section("Reasons").split("\n### ")[1:]:
+        title, rows = table.split("\n", 1)
+        tables[titles[title]] = set(re.findall(r"^\| `([A-Z_]+)` \|", rows, re.MULTILINE))
+    assert blamed == tables
+
+
 def test_every_alert_has_an_entry_and_links_to_it() -> None:
     entries = re.findall(r"^### (\w+)$", section("Alerts"), re.MULTILINE)
     assert entries == list(alerts()), "in the order of rules.yml"
@@ -41,9 +57,9 @@ def test_every_link_inside_leads_somewhere() -> None:
     assert links and links <= anchors(), links - anchors()
 
 
-def test_every_metric_that_it_names_is_a_live_one(bridge: Bridge) -> None:
+def test_every_metric_that_it_names_is_a_live_one(bridge: Bridge, guarded: str) -> None:
     assert (bridge.call("stream"), bridge.call("stream", "truncated"), bridge.call("stream", "rate_limited")) == (0, 14, 8)
-    live = set(re.findall(r"^# TYPE (\w+) ", bridge.metrics(), re.MULTILINE))
+    live = set(re.findall(r"^# TYPE (\w+) ", bridge.metrics() + http(f"http://{guarded}/metrics"), re.MULTILINE))
     named = {span for span in SPANS if re.fullmatch(r"(alim_bridge|grpc_server|process)_[a-z_]+", span)}
     assert len(named) >= 8 and named <= live, named - live
 
