@@ -49,11 +49,16 @@ pub(super) fn router(alim: Arc<Alim>) -> Router {
         .with_state(alim)
 }
 
-/// One log record an answer, at its head; never a message or a key.
+/// One log record an answer, at its head, and at debug for probes, which come every few seconds; never a
+/// message or a key.
 async fn record(asked: Request, next: Next) -> Response {
     let (method, path) = (asked.method().clone(), asked.uri().path().to_owned());
     let answer = next.run(asked).await;
-    tracing::info!(%method, path, status = answer.status().as_u16(), "answered");
+    let status = answer.status().as_u16();
+    match [HEALTH, LIVE].contains(&&*path) {
+        true => tracing::debug!(%method, path, status, "answered"),
+        false => tracing::info!(%method, path, status, "answered"),
+    }
     answer
 }
 

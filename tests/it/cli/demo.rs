@@ -61,12 +61,16 @@ fn demo_without_an_admin_port_serves_all_the_same() {
 #[test]
 fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
     let (mut emulator, url) = emulate();
-    run(&["health", "--http", &format!("{url}/live")]).printed();
+    run(&["health", "--http", &format!("{url}/live")]).printed(); // a probe: only at debug
+    assert_eq!(
+        run(&["health", "--http", &format!("{url}/nowhere")]).code,
+        Some(1)
+    );
     let line = emulator.logs("\"answered\"");
     let line: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(
         (&line["path"], &line["status"]),
-        (&"/live".into(), &200.into())
+        (&"/nowhere".into(), &404.into())
     );
 
     let args = [
