@@ -44,7 +44,7 @@ def reference() -> Iterator[str]:
 
 @contextmanager
 def emulator() -> Iterator[str]:
-    with started([BIN, "emulate", "--listen", "127.0.0.1:0", "--token-delay", "1ms"], env=OURS) as (url, _):
+    with started([BIN, "emulate", "--listen", "127.0.0.1:0", "--token-delay", "1ms", "--log", "warn"], env=OURS) as (url, _):
         yield url
 
 

@@ -22,7 +22,7 @@ from wire import Answer, ask, converse
 HERE = Path(__file__).parent
 STARTS = {
     "reference": [sys.executable, "-m", "app", "--port", "0"],
-    "emulator": [os.environ["ALIM_BRIDGE_BIN"], "emulate", "--listen", "127.0.0.1:0", "--token-delay", "1ms"],
+    "emulator": [os.environ["ALIM_BRIDGE_BIN"], "emulate", "--listen", "127.0.0.1:0", "--token-delay", "1ms", "--log", "warn"],
 }
 HEADERS = ["allow", "content-type", "location", "www-authenticate", "x-accel-buffering", "connection"]
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
