@@ -9,7 +9,7 @@ use std::{
     convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -113,15 +113,18 @@ where
         // What a panic leaves behind is dropped with the call: nothing of it is seen again.
         let mut inner = self.inner.clone();
         std::mem::swap(&mut inner, &mut self.inner); // the one that is ready
-        let answer = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
         Box::pin(async move {
             let answer = match refused {
                 Some(failure) => refuse(failure, &record),
-                None => match due.head.bound(answer).await {
-                    Ok(Ok(answer)) => with_reason(answer?, &record),
-                    Ok(Err(_panic)) => refuse(Failure::Panicked, &record),
-                    Err(clock) => refuse(Failure::Clock(clock), &record),
-                },
+                None => {
+                    let answer = async move { inner.call(request).await };
+                    let answer = pin!(AssertUnwindSafe(answer).catch_unwind());
+                    match due.head.bound(answer).await {
+                        Ok(Ok(answer)) => with_reason(answer?, &record),
+                        Ok(Err(_panic)) => refuse(Failure::Panicked, &record),
+                        Err(clock) => refuse(Failure::Clock(clock), &record),
+                    }
+                }
             };
             Ok(finish(answer, id, ongoing, goaway))
         })

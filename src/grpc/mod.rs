@@ -4,6 +4,7 @@
 //! call: request, admission, upstream, response, under the deadline that the [`edge`] keeps; every
 //! failure goes through `rows` and `status`.
 
+mod alarm;
 mod body;
 pub mod clocks;
 pub mod edge;
@@ -22,7 +23,12 @@ mod text;
 mod threads;
 pub mod web;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
@@ -105,7 +111,7 @@ impl Bridge {
     ) -> Result<Response<M>, Failure> {
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
-        let asked = ask(&self.upstream, &call, begun.due.head.at);
+        let asked = pin!(ask(&self.upstream, &call, begun.due.head.at));
         let (reply, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
         begun.record.upstream_over();
@@ -129,11 +135,11 @@ impl Bridge {
         let mut call = request::parse(request, request::question, self.credentials)?;
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
-        let asked = self.upstream.stream(&call, begun.due.head.at);
+        let asked = pin!(self.upstream.stream(&call, begun.due.head.at));
         let (events, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
         let mut relay = Relay::new(events, self.idle, begun.record.clone());
-        let first = self.within(begun, relay.first()).await??;
+        let first = self.within(begun, pin!(relay.first())).await??;
         let hold = Hold::until(
             begun.due.end,
             self.cut.clone(),
@@ -148,7 +154,13 @@ impl Bridge {
 
     /// Does `work` until the head is due or the drain's time is up; work that comes too late is not
     /// begun, for it costs money.
-    async fn within<T>(&self, begun: &Begun, work: impl Future<Output = T>) -> Result<T, Failure> {
+    ///
+    /// `work` is pinned where it is begun: each layer that took it by value would copy it and keep room for it.
+    async fn within<T>(
+        &self,
+        begun: &Begun,
+        work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Failure> {
         tokio::select! {
             biased;
             done = begun.due.head.bound(work) => done.map_err(Failure::Clock),

@@ -8,16 +8,16 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use prost::Message;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tokio_stream::Stream;
 
+use super::alarm::Alarm;
 use crate::pb::codec::FRAME_BYTES;
 
 const WINDOW: Duration = Duration::from_millis(1);
@@ -30,7 +30,7 @@ pub(super) struct Packed<S: Stream> {
     is_leaving: bool,
     is_over: bool,
     last_left: Option<Instant>,
-    window: Option<Pin<Box<Sleep>>>,
+    window: Option<Alarm>,
 }
 
 impl<S: Stream> Packed<S> {
@@ -47,21 +47,23 @@ impl<S: Stream> Packed<S> {
         }
     }
 
-    /// Whether the group must wait no longer; arms the timer if it may.
-    fn window_is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(end) = self.last_left.map(|last| last + WINDOW) else {
-            return true;
+    /// Whether a message that is alone must wait for company; sets the alarm if so.
+    fn must_wait(&mut self) -> bool {
+        let now = Instant::now();
+        let end = self.last_left.map(|last| last + WINDOW);
+        let Some(end) = end.filter(|end| *end > now) else {
+            return false;
         };
-        if Instant::now() >= end {
-            return true;
+        match &mut self.window {
+            Some(window) => window.set(end),
+            None => self.window = Some(Alarm::new(end)),
         }
-        let window = self
-            .window
-            .get_or_insert_with(|| Box::pin(sleep_until(end)));
-        if window.deadline() != end {
-            window.as_mut().reset(end);
-        }
-        window.as_mut().poll(cx).is_ready()
+        true
+    }
+
+    fn window_is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let window = self.window.as_mut();
+        window.is_none_or(|window| window.poll(cx).is_ready())
     }
 }
 
@@ -92,8 +94,7 @@ where
                     self.bytes += message.as_ref().map_or(FRAME_BYTES, Message::encoded_len);
                     self.group.push_back(message);
                     let is_alone = self.group.len() == 1;
-                    self.is_leaving =
-                        self.bytes >= FRAME_BYTES || (is_alone && self.window_is_over(cx));
+                    self.is_leaving = self.bytes >= FRAME_BYTES || (is_alone && !self.must_wait());
                 }
                 Poll::Ready(None) => (self.is_over, self.is_leaving) = (true, true),
                 Poll::Pending if self.group.is_empty() => return Poll::Pending,

@@ -10,16 +10,16 @@
 //! leaves, drops the upstream call.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::{
+    alarm::Alarm,
     failure::{Credentials, Failure},
     response::{self, Tally},
 };
@@ -35,9 +35,7 @@ use crate::{
 pub(super) struct Relay {
     slot: Arc<Slot>,
     idle: Duration,
-    idle_check: Pin<Box<Sleep>>,
-    /// Whom the check wakes.
-    checked_for: Option<Waker>,
+    idle_check: Alarm,
     record: Record,
     tally: Tally,
     last_token: Option<Instant>,
@@ -52,8 +50,7 @@ impl Relay {
         Self {
             slot: Arc::new(Slot::new(events)),
             idle,
-            idle_check: Box::pin(sleep_until(Instant::now() + idle)),
-            checked_for: None,
+            idle_check: Alarm::new(Instant::now() + idle),
             record,
             tally: Tally::default(),
             last_token: None,
@@ -64,9 +61,9 @@ impl Relay {
 
     /// Waits for the first event, which the head of the answer is held back for.
     pub(super) async fn first(&mut self) -> Result<pb::StreamResponse, Failure> {
-        let event = poll_fn(|cx| self.slot.poll_event(cx)).await?;
-        self.idle_check.as_mut().reset(Instant::now() + self.idle);
-        Ok(self.deliver(event))
+        let (event, came) = poll_fn(|cx| self.slot.poll_event(cx)).await?;
+        self.idle_check.set(came + self.idle);
+        Ok(self.deliver(event, came))
     }
 
     /// What ends the upstream call from outside; the first end stands, and only that is noted.
@@ -87,7 +84,7 @@ impl Relay {
             return None;
         }
         Some(match poll_fn(|cx| self.poll_event_or_idle(cx)).await {
-            Ok(event) => Ok(self.deliver(event)),
+            Ok((event, came)) => Ok(self.deliver(event, came)),
             Err(failure) => {
                 self.record.failed(failure.reason(Credentials::Service));
                 self.over();
@@ -101,16 +98,13 @@ impl Relay {
         failure.tell(&self.record, credentials, Some(self.delivered))
     }
 
-    fn poll_event_or_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Failure>> {
+    fn poll_event_or_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Came, Failure>> {
         if let Poll::Ready(outcome) = self.slot.poll_event(cx) {
             return Poll::Ready(outcome);
         }
-        if self.will_be_checked(cx) {
-            return Poll::Pending;
-        }
-        while self.idle_check.as_mut().poll(cx).is_ready() {
+        while self.idle_check.poll(cx).is_ready() {
             match self.slot.last_byte().map(|last| last + self.idle) {
-                Some(at) if at > Instant::now() => self.idle_check.as_mut().reset(at),
+                Some(at) if at > Instant::now() => self.idle_check.set(at),
                 Some(_) => return Poll::Ready(Err(Failure::Clock(Clock::Idle))),
                 None => return self.slot.poll_event(cx), // ended meanwhile, and not by silence
             }
@@ -118,25 +112,14 @@ impl Relay {
         Poll::Pending
     }
 
-    /// Whether the check is still to come and wakes this task: asking a timer costs more than a look.
-    fn will_be_checked(&mut self, cx: &Context<'_>) -> bool {
-        let is_same = self.checked_for.as_ref();
-        let is_same = is_same.is_some_and(|waker| waker.will_wake(cx.waker()));
-        if !is_same {
-            self.checked_for = Some(cx.waker().clone());
-        }
-        is_same && !self.idle_check.is_elapsed()
-    }
-
-    fn deliver(&mut self, event: Event) -> pb::StreamResponse {
-        let now = Instant::now();
-        let since_start = now - self.record.started();
+    fn deliver(&mut self, event: Event, came: Instant) -> pb::StreamResponse {
         match &event {
             Event::Token(text) => {
+                let since_start = came - self.record.started();
                 self.tally.tokens += 1;
                 self.tally.characters += text.chars().count() as u64;
                 self.tally.first_token.get_or_insert(since_start);
-                let gap = self.last_token.replace(now).map(|last| now - last);
+                let gap = self.last_token.replace(came).map(|last| came - last);
                 self.record.token(gap, since_start);
             }
             Event::Done => {
@@ -147,7 +130,7 @@ impl Relay {
         }
         self.delivered += 1;
         self.record.message_sent();
-        response::event(event, &self.tally, since_start)
+        response::event(event, &self.tally, self.record.started())
     }
 
     fn over(&mut self) {
@@ -162,6 +145,9 @@ impl Drop for Relay {
         self.slot.end(Failure::Cut); // its watchdog may still know it
     }
 }
+
+/// An event, and when its last bytes came.
+type Came = (Event, Instant);
 
 /// The upstream call, where both the relay and its watchdog can reach it.
 struct Slot(Mutex<State>);
@@ -182,12 +168,13 @@ impl Slot {
         }))
     }
 
-    fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Result<Event, Failure>> {
+    fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Result<Came, Failure>> {
         match &mut *self.lock() {
             State::Open {
                 events, waiting, ..
             } => match events.poll_event(cx) {
-                Poll::Ready(Some(outcome)) => Poll::Ready(outcome.map_err(Failure::from)),
+                Poll::Ready(Some(Ok(event))) => Poll::Ready(Ok((event, events.last_byte()))),
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error.into())),
                 Poll::Ready(None) => Poll::Ready(Err(Failure::Upstream(Error::Truncated))),
                 Poll::Pending => {
                     match waiting {

@@ -6,6 +6,7 @@ use http::HeaderMap;
 use prost::Message;
 use prost_types::Struct;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 use tonic::{Response, metadata::MetadataMap};
 
 use crate::{
@@ -82,8 +83,8 @@ pub(super) struct Tally {
     pub(super) first_token: Option<Duration>,
 }
 
-/// One event; `tally` and `since_start` make the `Done`.
-pub(super) fn event(event: Event, tally: &Tally, since_start: Duration) -> pb::StreamResponse {
+/// One event; `tally` and the call's start make the `Done`.
+pub(super) fn event(event: Event, tally: &Tally, started: Instant) -> pb::StreamResponse {
     use stream_response::Event as Out;
     let event = match event {
         Event::Token(text) => Out::Token(pb::Token { text }),
@@ -93,7 +94,7 @@ pub(super) fn event(event: Event, tally: &Tally, since_start: Duration) -> pb::S
             token_count: tally.tokens,
             character_count: tally.characters,
             time_to_first_token: tally.first_token.map(duration),
-            duration: Some(duration(since_start)),
+            duration: Some(duration(started.elapsed())),
         }),
     };
     pb::StreamResponse { event: Some(event) }

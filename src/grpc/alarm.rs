@@ -1,0 +1,69 @@
+//! A timer that is asked far more often than it is set.
+//!
+//! Each token asks the timers of its stream, and to ask tokio's costs as much as a metric does. This one is looked at
+//! first: while it is set for the task that asks, and has not rung, there is nothing to do.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A timer for one task at a time.
+pub(super) struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    wakes: Option<Waker>,
+}
+
+impl Alarm {
+    /// An alarm for `at`; it wakes who has polled it.
+    pub(super) fn new(at: Instant) -> Self {
+        Self {
+            sleep: Box::pin(sleep_until(at)),
+            wakes: None,
+        }
+    }
+
+    /// Sets it anew; it must be polled to wake anyone.
+    pub(super) fn set(&mut self, at: Instant) {
+        self.sleep.as_mut().reset(at);
+        self.wakes = None;
+    }
+
+    /// Ready once it is time.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let wakes_us = |waker: &Waker| waker.will_wake(cx.waker());
+        if !self.wakes.as_ref().is_some_and(wakes_us) {
+            self.wakes = Some(cx.waker().clone());
+        } else if !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use futures_util::{FutureExt, task::noop_waker};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_polled_it_last_is_woken_whenever_it_was_set() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut alarm = Alarm::new(start + second);
+        for rings in 1..4 {
+            let other = noop_waker();
+            assert!(alarm.poll(&mut Context::from_waker(&other)).is_pending());
+            assert_eq!(poll_fn(|cx| alarm.poll(cx)).now_or_never(), None);
+            poll_fn(|cx| alarm.poll(cx)).await;
+            assert_eq!(start.elapsed().as_secs(), rings);
+            alarm.set(Instant::now() + second);
+        }
+    }
+}
