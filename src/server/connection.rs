@@ -2,8 +2,9 @@
 //! peer who reads nothing is closed.
 //!
 //! HTTP/2 is one task a connection, and tokio runs a task that was just woken next: it would write each message
-//! of each stream by itself. So the first write waits until the tasks that are ready now have had their turn. That is no
-//! timer: where none is ready it comes at once.
+//! of each stream by itself. So the first write of the task's turn waits until the tasks that are ready now have had theirs.
+//! That is no timer: where none is ready it comes at once. A turn begins with reading all that is there, as h2 does before it
+//! writes. HTTP/1.1 has one answer at a time, and nothing to gain.
 
 use std::{
     future::Future,
@@ -41,7 +42,7 @@ pin_project! {
         #[pin]
         io: Io,
         awaited: Option<Awaited>,
-        has_given_way: bool,
+        turn: Turn,
         stalled: Option<Pin<Box<Sleep>>>,
         _place: OwnedSemaphorePermit,
     }
@@ -71,20 +72,49 @@ impl Connection {
         Self {
             io,
             awaited: Some(awaited),
-            has_given_way: false,
+            turn: Turn::Fresh,
             stalled: None,
             _place: place,
         }
     }
 }
 
-/// Lets the tasks that are ready go first, once before each flush.
-fn give_way(has_given_way: &mut bool, cx: &mut Context<'_>) -> Poll<()> {
-    if std::mem::replace(has_given_way, true) {
-        return Poll::Ready(());
+/// Where the connection's task is in its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It has written nothing yet.
+    Fresh,
+    /// It lets the tasks that are ready go first.
+    GivesWay,
+    /// All that it writes goes out.
+    Writes,
+    /// It writes whenever it has something: HTTP/1.1.
+    Always,
+}
+
+impl Turn {
+    /// Pending for the first write of a turn, once.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Fresh => {
+                *self = Self::GivesWay;
+                cx.waker().wake_by_ref(); // a task that wakes itself goes to the end of the queue
+                Poll::Pending
+            }
+            Self::GivesWay | Self::Writes => {
+                *self = Self::Writes;
+                Poll::Ready(())
+            }
+            Self::Always => Poll::Ready(()),
+        }
     }
-    cx.waker().wake_by_ref(); // a task that wakes itself goes to the end of the queue
-    Poll::Pending
+
+    /// Nothing is left to read: what was written belongs to the turn before.
+    fn has_read_all(&mut self) {
+        if *self == Self::Writes {
+            *self = Self::Fresh;
+        }
+    }
 }
 
 fn unless_stalled<T>(
@@ -120,11 +150,17 @@ impl AsyncRead for Connection {
         if let Some(awaited) = this.awaited {
             let came = &buffer.filled()[before..];
             if awaited.opening.is_whole_after(came) {
+                if matches!(awaited.opening, Opening::Http1(_)) {
+                    *this.turn = Turn::Always;
+                }
                 *this.awaited = None;
             } else if read.is_pending() && awaited.due.as_mut().poll(cx).is_ready() {
                 awaited.metrics.state.refused(Refusal::OpeningTimeout);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
+        }
+        if read.is_pending() {
+            this.turn.has_read_all();
         }
         read
     }
@@ -137,20 +173,21 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        ready!(give_way(this.has_given_way, cx));
+        ready!(this.turn.poll_write(cx));
         let written = this.io.poll_write(cx, bytes);
         unless_stalled(written, this.stalled, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        let flushed = this.io.poll_flush(cx);
-        *this.has_given_way &= flushed.is_pending();
-        flushed
+        let flushed = this.io.poll_flush(cx); // TLS keeps what the peer has no room for
+        unless_stalled(flushed, this.stalled, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_shutdown(cx)
+        let this = self.project();
+        let closed = this.io.poll_shutdown(cx);
+        unless_stalled(closed, this.stalled, cx)
     }
 
     fn poll_write_vectored(
@@ -159,7 +196,7 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        ready!(give_way(this.has_given_way, cx));
+        ready!(this.turn.poll_write(cx));
         let written = this.io.poll_write_vectored(cx, slices);
         unless_stalled(written, this.stalled, cx)
     }
@@ -174,7 +211,11 @@ mod tests {
     use std::cell::RefCell;
 
     use futures_util::FutureExt;
-    use tokio::{io::AsyncWriteExt, net::TcpListener, sync::Semaphore};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::Semaphore,
+    };
 
     use super::*;
 
@@ -186,26 +227,44 @@ mod tests {
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let place = place.expect("a place");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let awaited = Awaited::new(false, Duration::from_secs(9), metrics);
+        let awaited = Awaited::new(true, Duration::from_secs(9), metrics);
         let connection = Connection::new(Either::Left(io), awaited, place);
         (connection, peer)
     }
 
+    async fn read_all(connection: &mut Connection) {
+        let read = connection.read(&mut [0]).now_or_never();
+        assert!(read.is_none(), "the peer has sent nothing");
+    }
+
     #[tokio::test]
-    async fn what_is_ready_goes_before_the_first_write_after_a_flush_and_before_no_other() {
+    async fn what_is_ready_goes_before_the_first_write_of_a_turn_and_before_no_other() {
         let (mut connection, _peer) = connection().await;
         let turns = RefCell::new(Vec::new());
         for _ in 0..2 {
+            read_all(&mut connection).await;
             let write = async {
                 connection.write_all(b"token").await.expect("written");
                 turns.borrow_mut().push("written");
-                let second = connection.write_all(b"token").now_or_never();
-                second.expect("at once").expect("written");
-                connection.flush().await.expect("flushed");
+                for _ in 0..3 {
+                    connection.flush().await.expect("flushed");
+                    let more = connection.write_all(b"token").now_or_never();
+                    more.expect("at once").expect("written");
+                }
             };
             let other = async { turns.borrow_mut().push("other") };
             tokio::join!(biased; write, other);
         }
         assert_eq!(turns.take(), ["other", "written", "other", "written"]);
+    }
+
+    #[tokio::test]
+    async fn http1_writes_at_once() {
+        let (mut connection, mut peer) = connection().await;
+        let head = b"GET / HTTP/1.1\r\n\r\n";
+        peer.write_all(head).await.expect("sent");
+        connection.read_exact(&mut [0; 18]).await.expect("read");
+        let written = connection.write_all(b"HTTP/1.1 200 OK").now_or_never();
+        written.expect("at once").expect("written");
     }
 }
