@@ -9,7 +9,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::has_budget_remaining,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// A timer for one task at a time.
 pub(super) struct Alarm {
@@ -35,20 +38,21 @@ impl Alarm {
     /// Ready once it is time.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let wakes_us = |waker: &Waker| waker.will_wake(cx.waker());
-        if !self.wakes.as_ref().is_some_and(wakes_us) {
-            self.wakes = Some(cx.waker().clone());
-        } else if !self.sleep.is_elapsed() {
+        if self.wakes.as_ref().is_some_and(wakes_us) && !self.sleep.is_elapsed() {
             return Poll::Pending;
         }
+        // A task that has used up its turn is sent away before the timer hears of it.
+        self.wakes = has_budget_remaining().then(|| cx.waker().clone());
         self.sleep.as_mut().poll(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::{future::poll_fn, pin::pin, time::Duration};
 
     use futures_util::{FutureExt, task::noop_waker};
+    use tokio::{task::coop::consume_budget, time::timeout};
 
     use super::*;
 
@@ -65,5 +69,20 @@ mod tests {
             assert_eq!(start.elapsed().as_secs(), rings);
             alarm.set(Instant::now() + second);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_had_used_up_its_turn_is_woken_too() {
+        let second = Duration::from_secs(1);
+        let mut alarm = Alarm::new(Instant::now() + second);
+        let mut turns = 0;
+        let rung = poll_fn(|cx| {
+            turns += 1;
+            while turns == 1 && has_budget_remaining() {
+                let _ = pin!(consume_budget()).poll(cx);
+            }
+            alarm.poll(cx)
+        });
+        assert!(timeout(2 * second, rung).await.is_ok());
     }
 }
