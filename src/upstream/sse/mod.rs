@@ -145,6 +145,7 @@ impl Events {
                 let event = parse(block);
                 block.clear();
                 block.shrink_to(KEPT_CAPACITY);
+                self.line.shrink_to(KEPT_CAPACITY);
                 if event.is_some() {
                     return Ok(event);
                 }
@@ -213,12 +214,14 @@ async fn read_to_end(mut body: reqwest::Body) {
 /// does; else the event is decoded and goes line by line. The line end before it keeps the crate's own
 /// BOM rule, which panics, away from text that begins with U+FEFF.
 fn parse(block: &[u8]) -> Option<(String, String)> {
-    let is_small = block.len() <= SMALL_EVENT && !block.starts_with(BOM);
-    let event = is_small.then(|| read(iter::once(block))).flatten();
-    event.or_else(|| {
-        let text = str::from_utf8(block).map_or_else(|_| String::from_utf8_lossy(block), Cow::from);
-        read(iter::once("\n").chain(text.split_inclusive('\n')))
-    })
+    if block.len() <= SMALL_EVENT && !block.starts_with(BOM) {
+        let event = read(iter::once(block));
+        if event.is_some() || str::from_utf8(block).is_ok() {
+            return event;
+        }
+    }
+    let text = str::from_utf8(block).map_or_else(|_| String::from_utf8_lossy(block), Cow::from);
+    read(iter::once("\n").chain(text.split_inclusive('\n')))
 }
 
 /// The first event of `pieces`; none when a byte is no UTF-8, for what follows it is withheld.
