@@ -333,11 +333,7 @@ fn watch_files(
     };
     if let Some(tls) = settings.tls.clone() {
         let (count, shown, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
-        let note_end = move || {
-            if let Some(end) = shown.load().ends {
-                metrics.state.certificate_ends(end);
-            }
-        };
+        let note_end = move || metrics.state.certificate_ends(shown.load().ends);
         note_end();
         beside.spawn(tls.watch(move |outcome| {
             count(outcome);

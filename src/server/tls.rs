@@ -60,7 +60,8 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
         return Err("a certificate and a key are needed".into());
     };
     let chain = certificates(cert)?;
-    let ends = chain.iter().filter_map(end).min();
+    let ends: Option<Vec<_>> = chain.iter().map(end).collect();
+    let ends = ends.and_then(|ends| ends.into_iter().min());
     let key =
         PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
     let builder = ServerConfig::builder();

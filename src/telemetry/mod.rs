@@ -248,7 +248,10 @@ impl Record {
         let reason = notes.reason.map(Reason::name);
         call.trace.end(status, reason, told);
         let code = codes::in_go(status);
-        if let Some(reason) = notes.reason {
+        // Probes and tools would drown what callers see.
+        if let Some(reason) = notes.reason
+            && (call.method.is_ours() || call.method == Method::Unknown)
+        {
             call.metrics.failed(reason);
         }
         call.metrics.handled(call.method, code, duration);

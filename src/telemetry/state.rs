@@ -142,9 +142,12 @@ impl State {
         self.reloads(files, outcome).inc();
     }
 
-    /// Notes when the certificate chain that callers are shown ends, in Unix time.
-    pub fn certificate_ends(&self, at: i64) {
-        self.expiry.with_label_values::<&str>(&[]).set(at);
+    /// Notes when the certificate chain that callers are shown ends, in Unix time; `None` where that can't be read.
+    pub fn certificate_ends(&self, at: Option<i64>) {
+        match at {
+            Some(at) => self.expiry.with_label_values::<&str>(&[]).set(at),
+            None => self.expiry.reset(),
+        }
     }
 
     fn reloads(&self, files: Files, outcome: Outcome) -> IntCounter {
