@@ -1,4 +1,5 @@
-"""Compares the bridge with its limit and its peers, or, with --choices, with itself less one choice."""
+"""Compares the bridge with its limit and its peers; or, with --choices, with itself less one choice; or, with --capacity, measures what
+it takes as its streams become more."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Callable
 
 from . import measures
-from .docs import write_docs
+from .capacity import capacity
+from .docs import fill, write_docs
 from .instructions import SUBJECTS as COUNTED
 from .instructions import instructions
 from .measures import FULL, SHORT, Size
@@ -26,9 +28,6 @@ from .versions import versions
 OUT = HERE / "out"
 GROWN = {"bridge", "limit", "limit.read", "naive", "envoy"}
 """aiohttp and Node are saturated by the paced load as it is."""
-BUDGET = 34 * 60
-"""Seconds after which no further round is begun; what runs then ends within the 40 minutes."""
-
 MAX_FAILURES = 3
 
 
@@ -40,6 +39,12 @@ def main() -> int:
         sys.exit("compare: needs two cores, one for the subject alone")
     size = SHORT if flags.short else FULL
     results = Results()
+    if flags.capacity:
+        shown = capacity(size)
+        print(shown)
+        if flags.write_docs:
+            fill("capacity", "capacity", shown)
+        return 0
     if flags.choices:
         VARIANTS.update({name: (Path(binary), {}) for name, binary in (word.split("=", 1) for word in flags.variant)})
         frequent(size, ["bridge", *VARIANTS], results, start)
@@ -70,9 +75,10 @@ def parse() -> argparse.Namespace:
                         help="only show that all of it runs, and hold the bridge to what does not hang on the machine")
     parser.add_argument("--only", help="subjects, with commas between: " + ",".join(order()))
     parser.add_argument("--choices", action="store_true", help="the bridge alone, and with single choices undone")
+    parser.add_argument("--capacity", action="store_true", help="the bridge alone, from 1 stream to 10,000")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=BINARY",
                         help="with --choices: a further build of the bridge, named by what it lacks")
-    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/performance.*")
+    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/performance.*, or docs/capacity.md")
     flags = parser.parse_args()
     if flags.write_docs and (flags.short or flags.only):
         parser.error("only a full run's figures go into the docs")
@@ -98,9 +104,6 @@ def frequent(size: Size, names: list[str], results: Results, start: float) -> No
 def rare(size: Size, names: list[str], results: Results, start: float) -> None:
     """What is measured seldom, every subject in turn."""
     for number in range(size.few_rounds):
-        if number and time.monotonic() - start > BUDGET:
-            tell("no time for a further round of memory and growth", start)
-            break
         for name in names:
             tell(f"memory and growth {number + 1} of {size.few_rounds}: {name}", start)
             seldom(name, size, results)
