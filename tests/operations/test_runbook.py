@@ -38,7 +38,7 @@ def test_the_records_blame_whom_the_tables_blame() -> None:
             blamed[rule["labels"]["fault"]] = set(alternatives(pattern))
     tables = {}
     titles = {"ALİM's fault": "alim", "The fault of whoever runs the bridge": "operator"}
-    titles |= {"The callers' fault": "caller", "The bridge's fault": "bridge"}
+    titles |= {"The callers' fault": "caller", "The callers' or ALİM's fault": "either", "The bridge's fault": "bridge"}
     for table in section("Reasons").split("\n### ")[1:]:
         title, rows = table.split("\n", 1)
         tables[titles[title]] = set(re.findall(r"^\| `([A-Z_]+)` \|", rows, re.MULTILINE))
