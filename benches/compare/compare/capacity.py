@@ -43,8 +43,10 @@ def grown(streams: int, size: Size) -> str:
             report = json.loads(load.line(ANSWER_TIMEOUT))
     rate, cpu = report["tokens"] / report["seconds"], report["cpu_s"][0]
     cores, way = cpu / report["seconds"], report["delay_us"]
-    return (f"| {streams:,} | {rate:,.0f} | {cores:.3f} | {cpu * 1e6 / report['tokens']:.0f} | {way['p50']:,.0f} / {way['p99']:,.0f} "
-            f"| {memory / 1024:.0f} | {(memory - before) / streams:.1f} | {files:,} |\n")
+    each = f"{cpu * 1e6 / report['tokens']:.0f}" if streams >= 1000 else "–"  # the kernel counts in steps of 10 ms
+    kib = f"{(memory - before) / streams:.1f}" if streams >= 100 else "–"
+    return (f"| {streams:,} | {rate:,.0f} | {cores:.3f} | {each} | {way['p50']:,.0f} / {way['p99']:,.0f} "
+            f"| {memory / 1024:.0f} | {kib} | {files:,} |\n")
 
 
 def open_files(pid: int) -> int:
