@@ -24,6 +24,9 @@ SUBJECT_CORE = CORES[-1]
 OTHER_CORE = CORES[0]
 """The upstream, the callers and this program run here."""
 
+OURS = {name: value for name, value in os.environ.items() if not name.startswith("ALIM_BRIDGE_")}
+"""The environment, without the settings of a bridge that is not the one measured."""
+
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 5.0
 
@@ -36,7 +39,7 @@ class Program:
         self.process = subprocess.Popen(
             ["taskset", "-c", str(core), *map(str, command)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0,
-            env={**os.environ, **(env or {})},
+            env={**OURS, **(env or {})},
         )
         self.pid = self.process.pid  # taskset becomes the command
         self.read = b""
