@@ -4,7 +4,8 @@
 //! DATA frame of its own; h2 0.4.16 and later, so every default tonic caller, closes a connection that
 //! holds about 10,000 unread DATA frames under 256 bytes. tonic's encoder puts into one frame what is
 //! ready at once, so all that is done here is to be ready with several: a message leaves at once, but
-//! one within [`WINDOW`] of the last may wait up to that long for company, or until 32 KiB are ready.
+//! one within [`WINDOW`] of the last may wait up to that long for company, or until 32 KiB are ready. tokio's timers
+//! count in milliseconds and round up, so a wait can end one later.
 
 use std::{
     collections::VecDeque,

@@ -80,7 +80,7 @@ impl Metrics {
         let sent = |method: Method| sent.with_label_values(&method.labels());
         let failures = new.counters(
             "alim_bridge_failures_total",
-            "Calls that failed, by the reason that stands in the log; each is there from the start.",
+            "Calls, health's and reflection's not among them, that failed, by the reason in the log; each is there from the start.",
             &["reason"],
         )?;
         let upstream_errors = new.counters(

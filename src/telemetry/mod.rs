@@ -294,3 +294,22 @@ fn attributes(call: &Inner, caller: Option<&str>, tokens: u64) -> impl Iterator<
     let tokens = (tokens > 0).then(|| KeyValue::new("alim_bridge.tokens", tokens));
     [Some(id), caller, tokens].into_iter().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+
+    #[test]
+    fn failures_of_tools_and_probes_are_not_counted_among_those_of_calls() {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        for method in [Method::Reflection, Method::HealthWatch, Method::Stream] {
+            let trace = Trace::begin(None, method, &HeaderMap::new());
+            let call = Ongoing::begin(Arc::clone(&metrics), method, "id".into(), trace);
+            call.record().failed(Reason::CallerCredentialsMissing);
+        }
+        let told = metrics.render(&Admission::new(1)).expect("text");
+        let count = r#"alim_bridge_failures_total{reason="CALLER_CREDENTIALS_MISSING"} 1"#;
+        assert!(told.lines().any(|line| line == count), "{told}");
+    }
+}
