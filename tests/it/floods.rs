@@ -48,7 +48,7 @@ async fn no_call_is_open(bridge: &Bridge) {
 
 /// CVE-2023-44487.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_rapid_resets_end_their_connection_and_reach_hardly_anybody() {
+async fn ten_thousand_rapid_resets_reach_hardly_anybody_and_give_all_back() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::before(&upstream.url()).await;
     let mut attacker = Raw::open(bridge.address, &[]).await;
@@ -56,8 +56,11 @@ async fn ten_thousand_rapid_resets_end_their_connection_and_reach_hardly_anybody
     let attack: Vec<_> = streams
         .flat_map(|stream| [call("Stream", stream, &[]), reset(stream)].concat())
         .collect();
-    let _ = attacker.send(&attack).await; // the bridge may close before its end
-    assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
+    let _ = attacker.send(&attack).await;
+    let _ = attacker.send(&frame(PING, 0, 0, &[0; 8])).await;
+    // All is read when the PING is answered, or when the bridge has had enough of it: that depends on how many calls
+    // it reads together with their resets.
+    let _ = attacker.next(PING).await;
     no_call_is_open(&bridge).await;
     let reached = upstream.requests().len();
     assert!(reached < 1000, "{reached} calls reached the upstream");
