@@ -22,6 +22,7 @@ mod status;
 mod text;
 mod threads;
 pub mod web;
+mod woken;
 
 use std::{
     future::Future,
@@ -30,7 +31,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
 use http::HeaderMap;
 use prost::Message;
 use tokio::time::Instant;
@@ -44,6 +44,7 @@ use self::{
     hold::Hold,
     pack::Packed,
     relay::Relay,
+    woken::Woken,
 };
 use crate::{
     admission::Admission,
@@ -138,7 +139,8 @@ impl Bridge {
         let asked = pin!(self.upstream.stream(&call, begun.due.head.at));
         let (events, headers) = self.within(begun, asked).await??;
         note_head(&begun.record, &headers);
-        let mut relay = Relay::new(events, self.idle, begun.record.clone());
+        let record = begun.record.clone();
+        let mut relay = Relay::new(events, self.idle, record, self.credentials);
         let first = self.within(begun, pin!(relay.first())).await??;
         let hold = Hold::until(
             begun.due.end,
@@ -147,8 +149,7 @@ impl Bridge {
             begun.record.clone(),
             relay.let_go(),
         );
-        let rest = stream::unfold((relay, self.credentials), next_message);
-        let events = Packed::new(stream::iter([Ok(first)]).chain(rest));
+        let events = Packed::new(Ok(first), Woken::new(relay));
         Ok(held(Box::pin(events) as Events, headers, hold))
     }
 
@@ -196,16 +197,6 @@ fn held<T>(message: T, headers: HeaderMap, hold: Arc<Hold>) -> Response<T> {
     let mut response = response::with_headers(message, headers);
     response.extensions_mut().insert(hold);
     response
-}
-
-type Unfolded = (Relay, Credentials);
-
-async fn next_message(
-    (mut relay, credentials): Unfolded,
-) -> Option<(Result<pb::StreamResponse, Status>, Unfolded)> {
-    let outcome = relay.next().await?;
-    let outcome = outcome.map_err(|failure| relay.status(failure, credentials));
-    Some((outcome, (relay, credentials)))
 }
 
 fn note_head(record: &Record, headers: &HeaderMap) {

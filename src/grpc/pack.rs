@@ -25,7 +25,7 @@ const WINDOW: Duration = Duration::from_millis(1);
 
 /// A stream whose messages come in groups.
 pub(super) struct Packed<S: Stream> {
-    inner: Pin<Box<S>>,
+    inner: S,
     group: VecDeque<S::Item>,
     bytes: usize,
     is_leaving: bool,
@@ -35,17 +35,31 @@ pub(super) struct Packed<S: Stream> {
 }
 
 impl<S: Stream> Packed<S> {
-    /// Groups the messages of `inner`.
-    pub(super) fn new(inner: S) -> Self {
+    /// `first`, which leaves at once, and the messages of `rest` in groups.
+    pub(super) fn new(first: S::Item, rest: S) -> Self {
         Self {
-            inner: Box::pin(inner),
-            group: VecDeque::new(),
+            inner: rest,
+            group: VecDeque::from([first]),
             bytes: 0,
-            is_leaving: false,
+            is_leaving: true,
             is_over: false,
             last_left: None,
             window: None,
         }
+    }
+
+    /// The next message of a group that is to leave. What the group took is given back with its last one, so
+    /// that idle streams stay small.
+    fn leaving(&mut self) -> Option<S::Item> {
+        if !self.is_leaving {
+            return None;
+        }
+        let message = self.group.pop_front()?;
+        if self.group.is_empty() {
+            (self.group, self.is_leaving, self.bytes) = (VecDeque::new(), false, 0);
+            self.last_left = Some(Instant::now());
+        }
+        Some(message)
     }
 
     /// Whether a message that is alone must wait for company; sets the alarm if so.
@@ -70,7 +84,7 @@ impl<S: Stream> Packed<S> {
 
 impl<S, M, E> Stream for Packed<S>
 where
-    S: Stream<Item = Result<M, E>>,
+    S: Stream<Item = Result<M, E>> + Unpin,
     M: Message + Unpin,
     E: Unpin,
 {
@@ -78,24 +92,21 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         loop {
-            if self.is_leaving
-                && let Some(message) = self.group.pop_front()
-            {
-                if self.group.is_empty() {
-                    (self.is_leaving, self.bytes) = (false, 0);
-                    self.last_left = Some(Instant::now());
-                }
+            if let Some(message) = self.leaving() {
                 return Poll::Ready(Some(message));
             }
             if self.is_over {
                 return Poll::Ready(None);
             }
-            match self.inner.as_mut().poll_next(cx) {
+            match Pin::new(&mut self.inner).poll_next(cx) {
                 Poll::Ready(Some(message)) => {
+                    if self.group.is_empty() && !self.must_wait() {
+                        self.last_left = Some(Instant::now());
+                        return Poll::Ready(Some(message));
+                    }
                     self.bytes += message.as_ref().map_or(FRAME_BYTES, Message::encoded_len);
                     self.group.push_back(message);
-                    let is_alone = self.group.len() == 1;
-                    self.is_leaving = self.bytes >= FRAME_BYTES || (is_alone && !self.must_wait());
+                    self.is_leaving = self.bytes >= FRAME_BYTES;
                 }
                 Poll::Ready(None) => (self.is_over, self.is_leaving) = (true, true),
                 Poll::Pending if self.group.is_empty() => return Poll::Pending,
@@ -122,9 +133,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_that_comes_alone_leaves_at_once() {
         let (send, receive) = unbounded_channel();
-        let mut packed = Packed::new(UnboundedReceiverStream::new(receive));
-        for _ in 0..3 {
-            send.send(token("a")).expect("open");
+        let mut packed = Packed::new(token("a"), UnboundedReceiverStream::new(receive));
+        for is_first in [true, false, false] {
+            if !is_first {
+                send.send(token("a")).expect("open");
+            }
             let start = Instant::now();
             assert_eq!(packed.next().await, Some(token("a")));
             assert_eq!(start.elapsed(), Duration::ZERO);
@@ -135,8 +148,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_close_behind_another_waits_for_company_at_most_a_window() {
         let (send, receive) = unbounded_channel();
-        let mut packed = Packed::new(UnboundedReceiverStream::new(receive));
-        send.send(token("a")).expect("open");
+        let mut packed = Packed::new(token("a"), UnboundedReceiverStream::new(receive));
         packed.next().await;
         let start = Instant::now();
         send.send(token("b")).expect("open");
@@ -152,14 +164,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_error_and_the_end_leave_without_waiting() {
         let (send, receive) = unbounded_channel();
-        for message in [token("a"), token("b"), Err(())] {
+        for message in [token("b"), Err(())] {
             send.send(message).expect("open");
         }
         drop(send);
         let start = Instant::now();
-        let all: Vec<_> = Packed::new(UnboundedReceiverStream::new(receive))
-            .collect()
-            .await;
+        let rest = UnboundedReceiverStream::new(receive);
+        let all: Vec<_> = Packed::new(token("a"), rest).collect().await;
         assert_eq!(all, [token("a"), token("b"), Err(())]);
         assert_eq!(start.elapsed(), Duration::ZERO);
     }

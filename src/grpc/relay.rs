@@ -1,6 +1,6 @@
 //! Events into the messages of one stream: clocks, counts, exactly one ending.
 //!
-//! Pulled, not pumped: [`Relay::next`] asks the upstream for as much as the caller takes. hyper does not
+//! Pulled, not pumped: a [`Relay`] asks the upstream for as much as the caller takes. hyper does not
 //! poll a stream whose caller has stopped reading, so the upstream call is kept in a [`Slot`] that the
 //! call's [`Hold`](super::hold::Hold) can empty from outside when the deadline, the lifetime or the
 //! drain is over; a caller who reads again then finds the status. Initial and idle need no watchdog: a
@@ -11,12 +11,15 @@
 
 use std::{
     future::poll_fn,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use tokio::time::Instant;
+use tokio_stream::Stream;
+use tonic::Status;
 
 use super::{
     alarm::Alarm,
@@ -37,6 +40,7 @@ pub(super) struct Relay {
     idle: Duration,
     idle_check: Alarm,
     record: Record,
+    credentials: Credentials,
     tally: Tally,
     last_token: Option<Instant>,
     delivered: u64,
@@ -45,13 +49,19 @@ pub(super) struct Relay {
 
 impl Relay {
     /// A relay whose first event is still to come: the caller of this bounds the wait for it. `idle`
-    /// is the longest silence of the upstream from then on.
-    pub(super) fn new(events: Events, idle: Duration, record: Record) -> Self {
+    /// is the longest silence of the upstream from then on; `credentials` say whose key it is asked with.
+    pub(super) fn new(
+        events: Events,
+        idle: Duration,
+        record: Record,
+        credentials: Credentials,
+    ) -> Self {
         Self {
             slot: Arc::new(Slot::new(events)),
             idle,
             idle_check: Alarm::new(Instant::now() + idle),
             record,
+            credentials,
             tally: Tally::default(),
             last_token: None,
             delivered: 0,
@@ -76,26 +86,6 @@ impl Relay {
                 record.upstream_over();
             }
         }
-    }
-
-    /// The next message; `None` after the one ending.
-    pub(super) async fn next(&mut self) -> Option<Result<pb::StreamResponse, Failure>> {
-        if self.is_over {
-            return None;
-        }
-        Some(match poll_fn(|cx| self.poll_event_or_idle(cx)).await {
-            Ok((event, came)) => Ok(self.deliver(event, came)),
-            Err(failure) => {
-                self.record.failed(failure.reason(Credentials::Service));
-                self.over();
-                Err(failure)
-            }
-        })
-    }
-
-    /// Turns a failure into the stream's status, with how many events went before it.
-    pub(super) fn status(&self, failure: Failure, credentials: Credentials) -> tonic::Status {
-        failure.tell(&self.record, credentials, Some(self.delivered))
     }
 
     fn poll_event_or_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Came, Failure>> {
@@ -133,10 +123,33 @@ impl Relay {
         response::event(event, &self.tally, self.record.started())
     }
 
+    /// Ends the stream with the status for `failure`, which tells how many events went before it.
+    fn fail(&mut self, failure: Failure) -> Status {
+        self.record.failed(failure.reason(Credentials::Service));
+        self.over();
+        failure.tell(&self.record, self.credentials, Some(self.delivered))
+    }
+
     fn over(&mut self) {
         self.is_over = true;
         self.slot.end(Failure::Upstream(Error::Truncated));
         self.record.upstream_over();
+    }
+}
+
+/// The messages after the first; none after the one ending.
+impl Stream for Relay {
+    type Item = Result<pb::StreamResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let outcome = ready!(self.poll_event_or_idle(cx));
+        Poll::Ready(Some(match outcome {
+            Ok((event, came)) => Ok(self.deliver(event, came)),
+            Err(failure) => Err(self.fail(failure)),
+        }))
     }
 }
 

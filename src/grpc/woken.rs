@@ -1,0 +1,146 @@
+//! A stream that is asked again only when it has something to tell.
+//!
+//! tonic's encoder asks for more until a stream is pending, hyper then asks the body once more, and h2 wakes the
+//! task for each frame that the task itself sends. So a token that comes alone had its stream asked four times, and the
+//! upstream's connection with it, for one answer. Here the stream gets a waker of its own, and is left alone while
+//! that has not rung.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use tokio_stream::Stream;
+
+/// A stream that is not polled again until it has woken who asked.
+pub(super) struct Woken<S> {
+    inner: S,
+    bell: Option<(Arc<Bell>, Waker)>,
+}
+
+/// Wakes its task, and remembers it.
+struct Bell {
+    task: Waker,
+    has_rung: AtomicBool,
+}
+
+impl<S> Woken<S> {
+    /// Leaves `inner` alone while it is pending.
+    pub(super) fn new(inner: S) -> Self {
+        Self { inner, bell: None }
+    }
+}
+
+impl Bell {
+    /// A bell for `task` that has rung, and what rings it.
+    fn of(task: &Waker) -> (Arc<Self>, Waker) {
+        let bell = Arc::new(Self {
+            task: task.clone(),
+            has_rung: AtomicBool::new(true),
+        });
+        (Arc::clone(&bell), bell.into())
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_rung.store(true, Ordering::Release);
+        self.task.wake_by_ref();
+    }
+}
+
+impl<S: Stream + Unpin> Stream for Woken<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = &mut *self;
+        this.bell
+            .take_if(|(bell, _)| !bell.task.will_wake(cx.waker()));
+        let (bell, waker) = this.bell.get_or_insert_with(|| Bell::of(cx.waker()));
+        if !bell.has_rung.swap(false, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut this.inner).poll_next(&mut Context::from_waker(waker));
+        if polled.is_ready() {
+            bell.has_rung.store(true, Ordering::Release);
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::poll_fn, time::Duration};
+
+    use futures_util::{FutureExt, StreamExt, stream, task::noop_waker};
+    use tokio::{
+        sync::mpsc,
+        time::{sleep, timeout},
+    };
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use super::*;
+
+    /// `inner`, and how often it was asked.
+    fn counted<'a, S: Stream + Unpin + 'a>(
+        mut inner: S,
+        asked: &'a Cell<u32>,
+    ) -> Woken<impl Stream<Item = S::Item> + Unpin + 'a> {
+        Woken::new(stream::poll_fn(move |cx| {
+            asked.set(asked.get() + 1);
+            Pin::new(&mut inner).poll_next(cx)
+        }))
+    }
+
+    #[tokio::test]
+    async fn what_is_pending_is_asked_again_once_it_has_something_to_tell() {
+        let (asked, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
+        let mut woken = counted(UnboundedReceiverStream::new(receive), &asked);
+        for times in 1..4 {
+            for _ in 0..3 {
+                assert_eq!(woken.next().now_or_never(), None);
+            }
+            assert_eq!(asked.get(), 2 * times - 1);
+            send.send(times).expect("open");
+            assert_eq!(woken.next().await, Some(times));
+            assert_eq!(asked.get(), 2 * times);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_task_that_asks_is_the_one_that_is_woken() {
+        let (asked, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
+        let mut woken = counted(UnboundedReceiverStream::new(receive), &asked);
+        let stranger = noop_waker();
+        let pending = woken.poll_next_unpin(&mut Context::from_waker(&stranger));
+        assert!(pending.is_pending());
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(20)).await;
+            send.send(7)
+        });
+        let patience = Duration::from_secs(10);
+        assert_eq!(timeout(patience, woken.next()).await, Ok(Some(7)));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_wakes_its_task_while_it_is_asked_is_asked_again() {
+        let turns = Cell::new(0);
+        let mut woken = Woken::new(stream::poll_fn(|cx| {
+            turns.set(turns.get() + 1);
+            if turns.get() < 3 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(turns.get()))
+        }));
+        assert_eq!(poll_fn(|cx| woken.poll_next_unpin(cx)).await, Some(3));
+    }
+}
