@@ -5,8 +5,9 @@
 //! who is slow or gone never stalls a call; what its queue can't hold is dropped, and counted.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, BufWriter, IsTerminal, Write},
     sync::OnceLock,
+    thread,
     time::Duration,
 };
 
@@ -36,6 +37,27 @@ pub struct Settings {
     pub filter: EnvFilter,
 }
 
+/// How long lines gather after others were written: to wake the thread costs more than to write a line, so a call
+/// every few microseconds must not wake it each time. A line that comes alone is written at once.
+const GATHERING: Duration = Duration::from_millis(5);
+/// Bytes that are written at once, at most.
+const MAX_WRITE_BYTES: usize = 64 * 1024;
+
+/// Where the thread writes to: the queue is flushed when it is empty.
+struct Gathered<W: Write>(BufWriter<W>);
+
+impl<W: Write> Write for Gathered<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.0.flush();
+        thread::sleep(GATHERING);
+        written
+    }
+}
+
 /// Lines that may wait for their reader: some 2 MB.
 const MAX_WAITING_LINES: usize = 8192;
 
@@ -60,7 +82,7 @@ impl Drop for Written {
         let guard = self.0.take();
         let (over, told) = std::sync::mpsc::channel();
         // It may print to a standard output that has stalled too.
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             drop(guard);
             let _ = over.send(());
         });
@@ -77,7 +99,10 @@ pub fn init(settings: Settings) -> Written {
         Format::Json => true,
     };
     let queue = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES);
-    let (writer, guard) = queue.finish(io::stderr());
+    let (writer, guard) = queue.finish(Gathered(BufWriter::with_capacity(
+        MAX_WRITE_BYTES,
+        io::stderr(),
+    )));
     let _ = DROPPED.set(writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(settings.filter);
@@ -144,4 +169,43 @@ pub(super) fn call(call: &Call<'_>) {
 /// Milliseconds, to the microsecond.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Tells how many bytes each write has.
+    struct Writes(mpsc::Sender<usize>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_comes_alone_is_written_without_another_and_close_ones_together() {
+        let (send, sizes) = mpsc::channel();
+        let queue = NonBlockingBuilder::default();
+        let (mut lines, written) = queue.finish(Gathered(BufWriter::new(Writes(send))));
+        lines.write_all(b"alone\n").expect("queued");
+        let patience = Duration::from_secs(10);
+        assert_eq!(sizes.recv_timeout(patience), Ok(6));
+        for _ in 0..200 {
+            lines.write_all(b"close\n").expect("queued");
+            thread::sleep(Duration::from_micros(100)); // else the queue alone would gather them
+        }
+        drop(written);
+        let sizes: Vec<_> = sizes.iter().collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 200 * 6, "{sizes:?}");
+        assert!(sizes.len() < 100, "{sizes:?}");
+    }
 }
