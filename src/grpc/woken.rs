@@ -16,16 +16,16 @@ use std::{
 
 use tokio_stream::Stream;
 
-/// A stream that is not polled again until it has woken who asked.
+/// A stream that, once it is pending, is not polled again until it has woken who asked, or until somebody else asks.
 pub(super) struct Woken<S> {
     inner: S,
     bell: Option<(Arc<Bell>, Waker)>,
 }
 
-/// Wakes its task, and remembers it.
+/// Wakes its task, and remembers that the stream may be asked: at first, after an answer, and when it has rung.
 struct Bell {
     task: Waker,
-    has_rung: AtomicBool,
+    may_ask: AtomicBool,
 }
 
 impl<S> Woken<S> {
@@ -36,11 +36,11 @@ impl<S> Woken<S> {
 }
 
 impl Bell {
-    /// A bell for `task` that has rung, and what rings it.
+    /// A bell for `task`, whose stream may be asked, and what rings it.
     fn of(task: &Waker) -> (Arc<Self>, Waker) {
         let bell = Arc::new(Self {
             task: task.clone(),
-            has_rung: AtomicBool::new(true),
+            may_ask: AtomicBool::new(true),
         });
         (Arc::clone(&bell), bell.into())
     }
@@ -52,7 +52,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.has_rung.store(true, Ordering::Release);
+        self.may_ask.store(true, Ordering::Release);
         self.task.wake_by_ref();
     }
 }
@@ -65,12 +65,12 @@ impl<S: Stream + Unpin> Stream for Woken<S> {
         this.bell
             .take_if(|(bell, _)| !bell.task.will_wake(cx.waker()));
         let (bell, waker) = this.bell.get_or_insert_with(|| Bell::of(cx.waker()));
-        if !bell.has_rung.swap(false, Ordering::AcqRel) {
+        if !bell.may_ask.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
         let polled = Pin::new(&mut this.inner).poll_next(&mut Context::from_waker(waker));
         if polled.is_ready() {
-            bell.has_rung.store(true, Ordering::Release);
+            bell.may_ask.store(true, Ordering::Release);
         }
         polled
     }
@@ -89,6 +89,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(10);
+
     /// `inner`, and how often it was asked.
     fn counted<'a, S: Stream + Unpin + 'a>(
         mut inner: S,
@@ -104,15 +106,24 @@ mod tests {
     async fn what_is_pending_is_asked_again_once_it_has_something_to_tell() {
         let (asked, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
         let mut woken = counted(UnboundedReceiverStream::new(receive), &asked);
-        for times in 1..4 {
+        for round in 1..4 {
             for _ in 0..3 {
                 assert_eq!(woken.next().now_or_never(), None);
             }
-            assert_eq!(asked.get(), 2 * times - 1);
-            send.send(times).expect("open");
-            assert_eq!(woken.next().await, Some(times));
-            assert_eq!(asked.get(), 2 * times);
+            assert_eq!(asked.get(), 3 * round - 2);
+            for (times, item) in [(3 * round - 1, 'a'), (3 * round, 'b')] {
+                send.send(item).expect("open");
+                assert_eq!(timeout(PATIENCE, woken.next()).await, Ok(Some(item)));
+                assert_eq!(asked.get(), times);
+            }
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_answered_is_asked_on_until_its_end() {
+        let woken = Woken::new(stream::iter([1, 2, 3]));
+        let all = timeout(PATIENCE, woken.collect::<Vec<_>>()).await;
+        assert_eq!(all, Ok(vec![1, 2, 3]));
     }
 
     #[tokio::test]
@@ -126,8 +137,7 @@ mod tests {
             sleep(Duration::from_millis(20)).await;
             send.send(7)
         });
-        let patience = Duration::from_secs(10);
-        assert_eq!(timeout(patience, woken.next()).await, Ok(Some(7)));
+        assert_eq!(timeout(PATIENCE, woken.next()).await, Ok(Some(7)));
     }
 
     #[tokio::test]

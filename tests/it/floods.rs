@@ -10,8 +10,8 @@ use crate::support::{
     deployed::Deployed,
     extra::{get, time_passes},
     frames::{
-        CANCEL, CONTINUATION, ENHANCE_YOUR_CALM, HEADERS, PING, PREFACE, PRIORITY, RESET, Raw,
-        SETTINGS, call, field, frame, head,
+        CANCEL, CONTINUATION, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING, PREFACE,
+        PRIORITY, RESET, Raw, SETTINGS, call, field, frame, head,
     },
     reply_json, sse_tokens,
     upstream::{Reply, Upstream},
@@ -64,6 +64,27 @@ async fn ten_thousand_rapid_resets_reach_hardly_anybody_and_give_all_back() {
     no_call_is_open(&bridge).await;
     let reached = upstream.requests().len();
     assert!(reached < 1000, "{reached} calls reached the upstream");
+}
+
+#[tokio::test]
+async fn over_1024_calls_taken_back_before_they_are_seen_end_their_connection() {
+    let upstream = Upstream::answering(Reply::nothing().then_hold());
+    let bridge = Bridge::before(&upstream.url()).await;
+    let mut attacker = Raw::open(bridge.address, &[]).await;
+    // POST, http and / of HPACK's static table: so small that one write takes all, and the bridge finds all at once.
+    let head = |stream| {
+        frame(
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            stream,
+            &[0x83, 0x86, 0x84],
+        )
+    };
+    let attack: Vec<_> = (0..1100)
+        .flat_map(|n| [head(2 * n + 1), reset(2 * n + 1)].concat())
+        .collect();
+    attacker.send(&attack).await.expect("open");
+    assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
 }
 
 #[tokio::test]
