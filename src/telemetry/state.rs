@@ -158,3 +158,20 @@ impl State {
         self.reloads.with_label_values(&[files.name(), outcome])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{admission::Admission, telemetry::metrics::Metrics};
+
+    #[test]
+    fn a_certificate_whose_end_can_not_be_read_takes_the_end_of_the_last_one_away() {
+        let metrics = Metrics::new().expect("fresh");
+        let end = "alim_bridge_tls_certificate_expiry_timestamp_seconds 1800000000\n";
+        for (at, is_told) in [(None, false), (Some(1_800_000_000), true), (None, false)] {
+            metrics.state.certificate_ends(at);
+            let told = metrics.render(&Admission::new(1)).expect("text");
+            assert_eq!(told.contains(end), is_told, "{told}");
+            assert_eq!(told.contains("certificate_expiry"), is_told, "{told}");
+        }
+    }
+}

@@ -72,7 +72,7 @@ def rows(size: Size) -> list[Row]:
     return [
         Row(paced, "CPU-s per million tokens, paced", 1, (times(paced, 1.15, "limit"), times(paced, 1.15, "envoy"))),
         Row("paced_rate", "tokens/s reached, of 20,000", 0),
-        Row("instructions", "user instructions per token, paced", 0, (at_most("instructions", 10_000),), 18_500),
+        Row("instructions", "user instructions per token, paced", 0, (at_most("instructions", 10_000),), 16_500),
         Row("system_calls", "system calls per token, paced", 2, (at_most("system_calls", 1.9),), 1.6),
         Row("burst_cpu", "CPU-s per million tokens, burst", 2, (times("burst_cpu", 0.2, "naive"),)),
         Row("burst_packing", "messages a DATA frame, burst", 1, (at_least("burst_packing", 50),)),
@@ -90,9 +90,9 @@ def rows(size: Size) -> list[Row]:
         Row("first_p50_us", "time to first token alone, p50 µs", 0, (times("first_p50_us", 0.3, "aiohttp"),)),
         Row("first_p99_us", "time to first token alone, p99 µs", 0),
         Row("base_mib", "MiB without streams", 1, (at_most("base_mib", 15),), 15),
-        *(Row(f"idle_kib_{step}", f"KiB per idle stream, {step:,}", 1, (at_most(f"idle_kib_{step}", 20),), many(step, 25))
+        *(Row(f"idle_kib_{step}", f"KiB per idle stream, {step:,}", 1, (at_most(f"idle_kib_{step}", 20),), many(step, 24))
           for step in size.steps),
-        *(Row(f"stall_kib_{step}", f"KiB per stalled stream, {step:,}", 1, (at_most(f"stall_kib_{step}", 200),), many(step, 250))
+        *(Row(f"stall_kib_{step}", f"KiB per stalled stream, {step:,}", 1, (at_most(f"stall_kib_{step}", 200),), many(step, 200))
           for step in size.steps),
         *(Row(f"paced_cpu_{n}", f"CPU-s per million tokens, {n:,} streams") for n in size.growth),
         Row("paced_cpu_64c", f"CPU-s per million tokens, {size.connections} connections"),
