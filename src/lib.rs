@@ -20,9 +20,10 @@
 //!
 //! Stream: the same up to the head, then [`upstream::sse::Events`]: bytes →
 //! [`guard`](upstream::sse::guard) → [`framing`](upstream::sse::framing) → eventsource-stream →
-//! [`reply::Event`], turned into messages by a `grpc::relay::Relay`, which `grpc::woken` asks when it has something
-//! to tell, and packed into frames by `grpc::pack`. The head of the answer is held back until the first event, so all that fails before it
-//! is a trailers-only answer that a retry policy can act on.
+//! [`reply::Event`], turned into messages by a `grpc::relay::Relay`, which `grpc::woken` asks when it
+//! has something to tell, and packed into frames by `grpc::pack`. The head of the answer is held back
+//! until the first event, so all that fails before it is a trailers-only answer that a retry policy
+//! can act on.
 //!
 //! Where pages may call, [`grpc::web`] stands outermost: it answers preflights and makes gRPC of
 //! gRPC-Web, so that all below sees one protocol.

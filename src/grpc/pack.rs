@@ -163,15 +163,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_and_the_end_leave_without_waiting() {
-        let (send, receive) = unbounded_channel();
-        for message in [token("b"), Err(())] {
-            send.send(message).expect("open");
+        for rest in [vec![token("b"), Err(())], vec![token("b")]] {
+            let (send, receive) = unbounded_channel();
+            for message in rest.clone() {
+                send.send(message).expect("open");
+            }
+            drop(send);
+            let start = Instant::now();
+            let packed = Packed::new(token("a"), UnboundedReceiverStream::new(receive));
+            let all: Vec<_> = packed.collect().await;
+            assert_eq!(all, [vec![token("a")], rest].concat());
+            assert_eq!(start.elapsed(), Duration::ZERO);
         }
-        drop(send);
-        let start = Instant::now();
-        let rest = UnboundedReceiverStream::new(receive);
-        let all: Vec<_> = Packed::new(token("a"), rest).collect().await;
-        assert_eq!(all, [token("a"), token("b"), Err(())]);
-        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

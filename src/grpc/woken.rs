@@ -78,12 +78,12 @@ impl<S: Stream + Unpin> Stream for Woken<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, future::poll_fn, time::Duration};
+    use std::{cell::Cell, time::Duration};
 
     use futures_util::{FutureExt, StreamExt, stream, task::noop_waker};
     use tokio::{
         sync::mpsc,
-        time::{sleep, timeout},
+        time::{Instant, sleep, timeout},
     };
     use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(all, Ok(vec![1, 2, 3]));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn another_task_that_asks_is_the_one_that_is_woken() {
         let (asked, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
         let mut woken = counted(UnboundedReceiverStream::new(receive), &asked);
@@ -134,13 +134,15 @@ mod tests {
         let pending = woken.poll_next_unpin(&mut Context::from_waker(&stranger));
         assert!(pending.is_pending());
         tokio::spawn(async move {
-            sleep(Duration::from_millis(20)).await;
+            sleep(PATIENCE / 2).await;
             send.send(7)
         });
+        let start = Instant::now();
         assert_eq!(timeout(PATIENCE, woken.next()).await, Ok(Some(7)));
+        assert!(start.elapsed() < PATIENCE, "seen only when time was up");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_stream_that_wakes_its_task_while_it_is_asked_is_asked_again() {
         let turns = Cell::new(0);
         let mut woken = Woken::new(stream::poll_fn(|cx| {
@@ -151,6 +153,6 @@ mod tests {
             }
             Poll::Ready(Some(turns.get()))
         }));
-        assert_eq!(poll_fn(|cx| woken.poll_next_unpin(cx)).await, Some(3));
+        assert_eq!(timeout(PATIENCE, woken.next()).await, Ok(Some(3)));
     }
 }

@@ -48,6 +48,12 @@ const MAX_WRITE_BYTES: usize = 4096;
 /// shall stop if that failed: what can't be written now is tried again with the next line.
 struct Gathered<W: Write>(BufWriter<W>);
 
+impl<W: Write> Gathered<W> {
+    fn to(writer: W) -> Self {
+        Self(BufWriter::with_capacity(MAX_WRITE_BYTES, writer))
+    }
+}
+
 impl<W: Write> Write for Gathered<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
@@ -101,10 +107,7 @@ pub fn init(settings: Settings) -> Written {
         Format::Json => true,
     };
     let queue = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES);
-    let (writer, guard) = queue.finish(Gathered(BufWriter::with_capacity(
-        MAX_WRITE_BYTES,
-        io::stderr(),
-    )));
+    let (writer, guard) = queue.finish(Gathered::to(io::stderr()));
     let _ = DROPPED.set(writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(settings.filter);
@@ -197,7 +200,7 @@ mod tests {
     fn a_line_that_comes_alone_is_written_at_once_and_close_ones_together() {
         let (send, sizes) = mpsc::channel();
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(Gathered(BufWriter::new(Writes(send))));
+        let (mut lines, written) = queue.finish(Gathered::to(Writes(send)));
         let start = Instant::now();
         lines.write_all(b"alone\n").expect("queued");
         let patience = Duration::from_secs(10);
@@ -211,6 +214,21 @@ mod tests {
         let sizes: Vec<_> = sizes.iter().collect();
         assert_eq!(sizes.iter().sum::<usize>(), 200 * 6, "{sizes:?}");
         assert!(sizes.len() as u128 <= pauses + 1, "{pauses}: {sizes:?}");
+    }
+
+    #[test]
+    fn a_write_has_whole_lines_and_no_more_than_a_pipe_takes_at_once() {
+        let (send, sizes) = mpsc::channel();
+        let queue = NonBlockingBuilder::default();
+        let (mut lines, written) = queue.finish(Gathered::to(Writes(send)));
+        for _ in 0..200 {
+            lines.write_all(&[b'x'; 100]).expect("queued");
+        }
+        drop(written);
+        let sizes: Vec<_> = sizes.iter().collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 200 * 100, "{sizes:?}");
+        let is_fit = |size: &usize| size.is_multiple_of(100) && *size <= 4096; // PIPE_BUF, pipe(7)
+        assert!(sizes.iter().all(is_fit), "{sizes:?}");
     }
 
     /// Fails as a pipe does whose reader is gone.
@@ -229,7 +247,7 @@ mod tests {
     #[test]
     fn a_writer_that_fails_is_not_waited_for_at_the_end() {
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(Gathered(BufWriter::new(Broken)));
+        let (mut lines, written) = queue.finish(Gathered::to(Broken));
         lines.write_all(b"lost\n").expect("queued");
         let start = Instant::now();
         drop(written); // after a second tracing-appender gives up
