@@ -1,33 +1,35 @@
-//! Who may begin a call: a permit, or a refusal.
+//! Who may begin a call: a permit, or a rejection.
 //!
-//! A permit is held until the body of the answer ends, for a stream costs as long as it lasts; tower's
-//! concurrency limit lets go at the head. When the bridge drains, admission closes for good.
+//! A permit is held until all that its call holds is given back, for a stream costs as long as it lasts; tower's
+//! concurrency limit ends at the head. When the bridge drains, admission closes for good.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-/// The right to have one call open; dropping it gives the place back.
+/// The right to have one call open; dropping it gives the right back.
 #[derive(Debug)]
-pub struct Permit {
-    place: Mutex<Option<OwnedSemaphorePermit>>,
-}
-
-impl Permit {
-    /// Gives the place back before the answer's body has ended, for a caller who does not read it.
-    pub fn release(&self) {
-        let place = self.place.lock();
-        drop(place.unwrap_or_else(|held| held.into_inner()).take());
-    }
-}
+pub struct Permit(#[expect(dead_code, reason = "held to be dropped")] OwnedSemaphorePermit);
 
 /// Why a call may not begin. The upstream never saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum Rejected {
     /// As many calls are open as may be.
     #[error("{limit} calls are open, the limit is {limit}")]
     Saturated {
         /// The setting `MAX_CALLS`.
+        limit: usize,
+    },
+    /// As many health watches or reflection streams are open on the connection as may be.
+    #[error("{limit} watches are open on this connection, the limit is {limit}")]
+    Watches {
+        /// Streams a connection.
+        limit: usize,
+    },
+    /// As many messages to health and reflection are held in part as may be.
+    #[error("{limit} messages to health and reflection are not whole, the limit is {limit}")]
+    Probes {
+        /// Messages on all connections.
         limit: usize,
     },
     /// The bridge is shutting down.
@@ -38,7 +40,7 @@ pub enum Refused {
 /// Counts the open calls; clones share the count.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     limit: usize,
 }
 
@@ -46,29 +48,27 @@ impl Admission {
     /// Lets `limit` calls be open at a time.
     pub fn new(limit: usize) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(limit)),
+            permits: Arc::new(Semaphore::new(limit)),
             limit,
         }
     }
 
-    /// Takes a place without waiting: a caller with a retry policy waits better than a queue.
+    /// Never waits: callers with a retry policy back off better than a queue inside the bridge could.
     ///
     /// # Errors
     ///
-    /// - [`Refused::Saturated`] when all places are taken, [`Refused::Draining`] after [`close`](Self::close).
-    pub fn enter(&self) -> Result<Permit, Refused> {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Ok(Permit {
-                place: Mutex::new(Some(place)),
-            }),
-            Err(TryAcquireError::NoPermits) => Err(Refused::Saturated { limit: self.limit }),
-            Err(TryAcquireError::Closed) => Err(Refused::Draining),
+    /// - [`Rejected::Saturated`] when all permits are taken, [`Rejected::Draining`] after [`close`](Self::close).
+    pub fn admit(&self) -> Result<Permit, Rejected> {
+        match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => Ok(Permit(permit)),
+            Err(TryAcquireError::NoPermits) => Err(Rejected::Saturated { limit: self.limit }),
+            Err(TryAcquireError::Closed) => Err(Rejected::Draining),
         }
     }
 
-    /// Refuses all further calls; those that are open go on.
+    /// Rejects all further calls; those that are open go on.
     pub fn close(&self) {
-        self.places.close();
+        self.permits.close();
     }
 
     /// How many calls may be open.
@@ -78,7 +78,7 @@ impl Admission {
 
     /// How many calls are open now.
     pub fn open_calls(&self) -> usize {
-        self.limit - self.places.available_permits()
+        self.limit - self.permits.available_permits()
     }
 }
 
@@ -87,25 +87,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dropped_permit_makes_room_for_the_next_call() {
+    fn a_dropped_permit_admits_the_next_call() {
         let admission = Admission::new(1);
-        let first = admission.enter().expect("room");
-        assert_eq!(
-            admission.enter().err(),
-            Some(Refused::Saturated { limit: 1 })
-        );
-        first.release();
-        assert!(admission.enter().is_ok());
+        let first = admission.admit().expect("a permit");
+        let full = Some(Rejected::Saturated { limit: 1 });
+        assert_eq!(admission.admit().err(), full);
         drop(first);
-        assert!(admission.enter().is_ok());
+        assert!(admission.admit().is_ok());
     }
 
     #[test]
-    fn after_closing_open_calls_go_on_and_new_ones_are_refused() {
+    fn after_closing_open_calls_go_on_and_new_ones_are_rejected() {
         let admission = Admission::new(2);
-        let first = admission.enter().expect("room");
+        let first = admission.admit().expect("a permit");
         admission.close();
-        assert_eq!(admission.enter().err(), Some(Refused::Draining));
+        assert_eq!(admission.admit().err(), Some(Rejected::Draining));
         assert_eq!(admission.open_calls(), 1);
         drop(first);
         assert_eq!(admission.open_calls(), 0);

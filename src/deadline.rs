@@ -54,6 +54,18 @@ impl Deadline {
         }
     }
 
+    /// Whether there is time left.
+    ///
+    /// # Errors
+    ///
+    /// - [`Clock`] when there is none.
+    pub fn check(self) -> Result<(), Clock> {
+        match Instant::now() < self.at {
+            true => Ok(()),
+            false => Err(self.clock),
+        }
+    }
+
     /// Waits for `work`, at most until this deadline.
     ///
     /// # Errors
@@ -61,9 +73,7 @@ impl Deadline {
     /// - [`Clock`] when the deadline came first; `work` is dropped then.
     pub async fn bound<T>(self, work: impl Future<Output = T>) -> Result<T, Clock> {
         // tokio's timers lag behind a busy runtime: a deadline that has passed must not be waited for.
-        if Instant::now() >= self.at {
-            return Err(self.clock);
-        }
+        self.check()?;
         timeout_at(self.at, work).await.map_err(|_| self.clock)
     }
 }

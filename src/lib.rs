@@ -63,6 +63,7 @@ pub mod upstream;
 
 pub mod admission;
 pub mod callers;
+pub mod inbound;
 pub mod telemetry;
 
 pub mod shutdown;

@@ -50,6 +50,8 @@ pub enum Reason {
     MalformedRequest,
     /// A message or metadata above its limit.
     RequestTooLarge,
+    /// A request whose message was not whole within `MESSAGE_TIMEOUT`.
+    MessageTimeout,
     /// No such method.
     MethodUnknown,
     /// A compression other than gzip.
@@ -78,7 +80,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each once, at the index that it has as a number.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::UpstreamUnreachable,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
@@ -101,6 +103,7 @@ impl Reason {
         Self::InvalidRequest,
         Self::MalformedRequest,
         Self::RequestTooLarge,
+        Self::MessageTimeout,
         Self::MethodUnknown,
         Self::EncodingUnsupported,
         Self::CallerCredentialsMissing,
@@ -140,6 +143,7 @@ impl Reason {
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::MalformedRequest => "MALFORMED_REQUEST",
             Self::RequestTooLarge => "REQUEST_TOO_LARGE",
+            Self::MessageTimeout => "MESSAGE_TIMEOUT",
             Self::MethodUnknown => "METHOD_UNKNOWN",
             Self::EncodingUnsupported => "ENCODING_UNSUPPORTED",
             Self::CallerCredentialsMissing => "CALLER_CREDENTIALS_MISSING",

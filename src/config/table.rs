@@ -123,6 +123,11 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row("MAX_EVENT_BYTES", "1MiB", "One event of a stream"),
     row(
+        "MESSAGE_TIMEOUT",
+        "10s",
+        "From a call's head to the end of its request message",
+    ),
+    row(
         "KEEPALIVE_INTERVAL",
         "30s",
         "Between HTTP/2 PINGs to callers",
@@ -140,7 +145,12 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "MAX_CONNECTION_AGE",
         "off",
-        "After which a connection gets GOAWAY, so that balancers can move its calls",
+        "After which a connection gets GOAWAY, give or take a tenth, so that balancers can move its calls",
+    ),
+    row(
+        "MAX_CONNECTION_IDLE",
+        "10m",
+        "From the end of a connection's last request to its GOAWAY",
     ),
     row(
         "RETRIES",

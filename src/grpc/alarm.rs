@@ -15,14 +15,14 @@ use tokio::{
 };
 
 /// A timer for one task at a time.
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     wakes: Option<Waker>,
 }
 
 impl Alarm {
     /// An alarm for `at`; it wakes who has polled it.
-    pub(super) fn new(at: Instant) -> Self {
+    pub(crate) fn new(at: Instant) -> Self {
         Self {
             sleep: Box::pin(sleep_until(at)),
             wakes: None,
@@ -30,13 +30,13 @@ impl Alarm {
     }
 
     /// Sets it anew; it must be polled to wake anyone.
-    pub(super) fn set(&mut self, at: Instant) {
+    pub(crate) fn set(&mut self, at: Instant) {
         self.sleep.as_mut().reset(at);
         self.wakes = None;
     }
 
     /// Ready once it is time.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let wakes_us = |waker: &Waker| waker.will_wake(cx.waker());
         if self.wakes.as_ref().is_some_and(wakes_us) && !self.sleep.is_elapsed() {
             return Poll::Pending;

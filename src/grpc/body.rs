@@ -1,13 +1,13 @@
-//! An answer's body, with what must last as long as it does: the call's record, and what it holds.
+//! An answer's body, with what must last as long as it does: the call's record, and its permit.
 //!
 //! However it ends, it ends with trailers: a panic in what makes it becomes a status too, for a bare
-//! reset would tell the caller nothing.
+//! reset would say nothing to the caller. Large messages are passed on in pieces, because h2 keeps what it is given
+//! until the caller's window has room: so most of an unread answer stays here, where its permit is.
 
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,49 +15,82 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
 use super::{
     failure::{Credentials, Failure},
-    hold::Hold,
+    open_calls::CallGuard,
 };
 use crate::{
-    admission::Refused,
+    admission::Rejected,
     telemetry::{Ongoing, Record},
 };
 
 pub(super) const GRPC_STATUS: &str = "grpc-status";
 
+/// What is passed on at once: what fits one DATA frame, by the frame size that callers begin with.
+const PIECE_BYTES: usize = 16 * 1024;
+/// Messages above this are copied into their pieces, or the last unread piece would keep the whole of them.
+const MAX_SHARED_BYTES: usize = 64 * 1024;
+/// Of a longer unary answer the last byte leaves by itself: hyper waits until the caller's window has room for all before it.
+const MAX_UNREAD_BYTES: usize = 4 * 1024;
+
 pin_project! {
-    /// The body of every answer. The fields are dropped in this order: what the answer is made by can
-    /// still note what it did.
+    /// The body of every answer. The fields are dropped in this order: what makes the answer can
+    /// still note what it did, and the permit is free last.
     pub struct EdgeBody {
         #[pin]
         inner: Body,
-        ongoing: Ongoing,
-        _hold: Option<Arc<Hold>>,
+        rest: Bytes,
+        is_copied: bool,
+        is_unary: bool,
         goaway: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+        answered: Option<DropGuard>,
         is_over: bool,
+        ongoing: Ongoing,
+        _guard: CallGuard,
     }
 }
 
+/// How an answer's body ends.
+pub(super) struct Ends {
+    /// There is one message.
+    pub(super) is_unary: bool,
+    /// Ends the body when it comes: a health watch would else keep a drain waiting.
+    pub(super) goaway: Option<CancellationToken>,
+    /// Dropped with the body.
+    pub(super) answered: Option<DropGuard>,
+}
+
 impl EdgeBody {
-    /// A body that ends by itself, or, with `goaway`, when that comes: a health watch would else keep
-    /// its connection, and with it the drain, open for good.
-    pub(super) fn new(
-        inner: Body,
-        ongoing: Ongoing,
-        hold: Option<Arc<Hold>>,
-        goaway: Option<CancellationToken>,
-    ) -> Self {
+    /// A body that ends by itself, or as `ends` says.
+    pub(super) fn new(inner: Body, ends: Ends, ongoing: Ongoing, guard: CallGuard) -> Self {
         Self {
             inner,
-            ongoing,
-            _hold: hold,
-            goaway: goaway.map(|token| Box::pin(token.cancelled_owned())),
+            rest: Bytes::new(),
+            is_copied: false,
+            is_unary: ends.is_unary,
+            goaway: ends.goaway.map(|token| Box::pin(token.cancelled_owned())),
+            answered: ends.answered,
             is_over: false,
+            ongoing,
+            _guard: guard,
         }
+    }
+}
+
+/// Takes the next piece off a message that is longer than one.
+fn next_piece(rest: &mut Bytes, is_unary: bool, is_copied: bool) -> Bytes {
+    let length = match rest.len() {
+        long if long > PIECE_BYTES => PIECE_BYTES,
+        long if is_unary && long > MAX_UNREAD_BYTES => long - 1,
+        short => short,
+    };
+    let piece = rest.split_to(length);
+    match is_copied {
+        true => Bytes::copy_from_slice(&piece),
+        false => piece,
     }
 }
 
@@ -70,6 +103,10 @@ impl HttpBody for EdgeBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.project();
+        if !this.rest.is_empty() {
+            let piece = next_piece(this.rest, *this.is_unary, *this.is_copied);
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         if *this.is_over {
             return Poll::Ready(None);
         }
@@ -82,7 +119,7 @@ impl HttpBody for EdgeBody {
                     return Poll::Pending;
                 };
                 ready!(goaway.as_mut().poll(cx));
-                Err(Failure::Refused(Refused::Draining))
+                Err(Failure::Rejected(Rejected::Draining))
             }
             Err(_panic) => Err(Failure::Panicked),
         };
@@ -98,11 +135,21 @@ impl HttpBody for EdgeBody {
         {
             note_status(this.ongoing.record(), trailers);
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| match frame.into_data() {
+                Ok(data) if data.len() > MAX_UNREAD_BYTES => {
+                    *this.is_copied = data.len() > MAX_SHARED_BYTES;
+                    *this.rest = data;
+                    Frame::data(next_piece(this.rest, *this.is_unary, *this.is_copied))
+                }
+                Ok(data) => Frame::data(data),
+                Err(trailers) => trailers,
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over || self.inner.is_end_stream()
+        self.rest.is_empty() && (self.is_over || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -127,23 +174,44 @@ fn trailers(failure: Failure, record: &Record) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
     use http_body_util::{BodyExt, StreamBody};
+    use tokio::time::Instant;
     use tokio_stream::{StreamExt, iter};
 
     use super::*;
-    use crate::telemetry::{Method, metrics::Metrics, traces::Trace};
+    use crate::{
+        deadline::{Clock, Deadline},
+        grpc::open_calls::OpenCalls,
+        inbound::Connection,
+        telemetry::{Method, metrics::Metrics, traces::Trace},
+    };
 
-    #[tokio::test]
-    async fn a_panic_after_the_head_ends_the_body_with_a_status_and_is_not_met_again() {
+    fn edge_body(inner: Body, is_unary: bool) -> EdgeBody {
         let metrics = Arc::new(Metrics::new().expect("fresh"));
         let method = Method::of("/alim.v1.GraphService/Stream");
         let trace = Trace::begin(None, method, &HeaderMap::new());
         let ongoing = Ongoing::begin(metrics, method, "id".into(), trace);
+        let end = Deadline::after(Instant::now(), Duration::MAX, Clock::Caller);
+        let connection = Connection::new(([127, 0, 0, 1], 1).into());
+        let record = ongoing.record().clone();
+        let guard = OpenCalls::default().open(record, end, &connection, true);
+        let ends = Ends {
+            is_unary,
+            goaway: None,
+            answered: None,
+        };
+        EdgeBody::new(inner, ends, ongoing, guard)
+    }
+
+    #[tokio::test]
+    async fn a_panic_after_the_head_ends_the_body_with_a_status_and_is_not_met_again() {
         let frames = iter([true, false]).map(|is_whole| {
             assert!(is_whole, "the fault that is tried");
             Ok::<_, Status>(Frame::data(Bytes::from_static(b"event")))
         });
-        let mut body = EdgeBody::new(Body::new(StreamBody::new(frames)), ongoing, None, None);
+        let mut body = edge_body(Body::new(StreamBody::new(frames)), false);
 
         let event = body.frame().await.expect("a frame").expect("no error");
         assert!(event.is_data());
@@ -152,5 +220,33 @@ mod tests {
         assert_eq!(trailers[GRPC_STATUS], "13", "INTERNAL");
         assert_eq!(trailers["grpc-retry-pushback-ms"], "-1");
         assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+
+    /// The sizes of the pieces that a message of this size leaves in.
+    async fn pieces(size: usize, is_unary: bool) -> Vec<usize> {
+        let message: Bytes = (0..=u8::MAX).cycle().take(size).collect();
+        let whole = iter([Ok::<_, Status>(Frame::data(message.clone()))]);
+        let mut body = edge_body(Body::new(StreamBody::new(whole)), is_unary);
+        let (mut sizes, mut all) = (Vec::new(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let piece = frame.expect("no error").into_data().expect("data");
+            sizes.push(piece.len());
+            all.extend(piece);
+        }
+        assert_eq!(all, message);
+        sizes
+    }
+
+    #[tokio::test]
+    async fn a_large_message_leaves_in_pieces_and_the_last_byte_of_an_answer_alone() {
+        assert_eq!(pieces(4096, true).await, [4096]);
+        assert_eq!(pieces(4097, true).await, [4096, 1]);
+        assert_eq!(
+            pieces(100_000, true).await,
+            [[16384; 6].as_slice(), &[1696]].concat()
+        );
+        assert_eq!(pieces(6000, false).await, [6000]);
+        assert_eq!(pieces(32_768, false).await, [16384, 16384]);
+        assert_eq!(pieces(0, true).await, [0]);
     }
 }

@@ -13,8 +13,6 @@ use crate::{
     telemetry::Method,
 };
 
-/// tonic's own grpc-timeout can't be taken off and says CANCELLED: ours ends this much before it.
-const MARGIN: Duration = Duration::from_millis(5);
 const TIMEOUT: &str = "grpc-timeout";
 
 /// How long calls may take.
@@ -68,8 +66,7 @@ impl Clocks {
 
 fn caller_deadline(metadata: &HeaderMap, started: Instant) -> Option<Deadline> {
     let timeout = parse_timeout(metadata.get(TIMEOUT)?.to_str().ok()?)?;
-    let ours = timeout.saturating_sub(MARGIN.min(timeout / 2));
-    Some(Deadline::after(started, ours, Clock::Caller))
+    Some(Deadline::after(started, timeout, Clock::Caller))
 }
 
 /// `grpc-timeout` (gRPC over HTTP/2, Timeout): at most eight digits and a unit.

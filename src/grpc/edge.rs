@@ -1,15 +1,15 @@
 //! The layer round every call, whoever answers it: health, reflection and unknown methods too.
 //!
-//! It begins the record and holds it, with the permit of a unary answer, to the body's end; checks the
-//! caller's key; waits for the head until it is due, while the request's message is still on its way
-//! too; gives the answer its request id; and gives a reason to the statuses that tonic
+//! It begins the record, and holds it with the call's permit to the end of the answer's body; checks the
+//! caller's key; admits the call before a byte of its message is read; waits for the head until it is due;
+//! gives the answer its request id; and gives a reason to the statuses that tonic
 //! itself makes. It forwards `is_end_stream`, without which trailers-only answers would get a body.
 
 use std::{
     convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -19,20 +19,27 @@ use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, body::Body};
-use tower::{Layer, Service};
+use tonic::body::Body;
+use tower::Service;
 
 use super::{
-    body::{self, EdgeBody, GRPC_STATUS},
-    clocks::{Clocks, Due},
+    body::{self, EdgeBody, Ends},
+    clocks::Clocks,
+    context::CallContext,
     failure::{Credentials, Failure, Protocol},
-    hold::Hold,
+    frames::Frames,
+    message::{Bounds, Kind, MessageBody},
+    open_calls::{CallGuard, OpenCalls},
     origins::Origins,
+    protocol::with_reason,
 };
 use crate::{
+    admission::{Admission, Rejected},
     callers::CallerKeys,
     headers::{REQUEST_ID, request_id},
+    inbound::{Connection, MAX_WATCHES},
     reload::Reload,
     telemetry::{
         Method, Ongoing, Record,
@@ -41,7 +48,6 @@ use crate::{
     },
 };
 
-const GRPC_DETAILS: &str = "grpc-status-details-bin";
 /// Bytes of a call's metadata, by HTTP/2's count of 32 bytes a field, pseudo-headers apart; exactly as many pass. The server lets
 /// more come in, because the transport's own refusal is an HTTP 431 without a gRPC status.
 pub const MAX_METADATA_BYTES: usize = 16 * 1024;
@@ -59,24 +65,31 @@ pub struct Edge {
     pub origins: Option<Origins>,
     /// How long calls may take.
     pub clocks: Clocks,
-    /// Ends what is no call to ALİM, such as a health watch, so that its connection can close.
-    pub goaway: CancellationToken,
+    /// Who may begin a call to ALİM.
+    pub admission: Admission,
+    /// The calls that are open.
+    pub open_calls: OpenCalls,
+    /// What bounds request messages, and ends what has not left for ALİM.
+    pub bounds: Bounds,
 }
 
-impl<S> Layer<S> for Edge {
-    type Service = EdgeService<S>;
-
-    fn layer(&self, inner: S) -> EdgeService<S> {
-        let edge = self.clone();
-        EdgeService { edge, inner }
-    }
-}
-
-/// A service with the edge round it.
+/// A service with the edge round it, for the calls of one connection.
 #[derive(Clone, Debug)]
 pub struct EdgeService<S> {
-    edge: Edge,
+    edge: Arc<Edge>,
+    connection: Arc<Connection>,
     inner: S,
+}
+
+impl<S> EdgeService<S> {
+    /// Puts `edge` round `inner`, for the calls of `connection`.
+    pub fn new(edge: Arc<Edge>, connection: Arc<Connection>, inner: S) -> Self {
+        Self {
+            edge,
+            connection,
+            inner,
+        }
+    }
 }
 
 impl<S> Service<Request<Body>> for EdgeService<S>
@@ -98,35 +111,44 @@ where
         let id = request_id(request.headers());
         let ongoing = self.edge.begin(method, &id, request.headers());
         let record = ongoing.record().clone();
+        record.peer(self.connection.peer());
         let due = self
             .edge
             .clocks
             .due(method, request.headers(), record.started());
-        let goaway = (!method.is_ours()).then(|| self.edge.goaway.clone());
-        let refused = self.edge.judge(method, request.headers(), &record).err();
+        let judged = self.edge.judge(method, request.headers(), &record);
+        let mut guard =
+            self.edge
+                .open_calls
+                .open(record.clone(), due.end, &self.connection, method.is_ours());
         request.headers_mut().insert(REQUEST_ID, id.clone());
-        let begun = Begun {
-            record: record.clone(),
+        let call = Arc::clone(guard.call());
+        request.extensions_mut().insert(CallContext {
+            call: Arc::clone(&call),
             due,
-        };
-        request.extensions_mut().insert(begun);
-        // What a panic leaves behind is dropped with the call: nothing of it is seen again.
-        let mut inner = self.inner.clone();
-        std::mem::swap(&mut inner, &mut self.inner); // the one that is ready
+        });
+        let (edge, inner) = (Arc::clone(&self.edge), self.inner.clone());
+        let connection = Arc::clone(&self.connection);
         Box::pin(async move {
-            let answer = match refused {
-                Some(failure) => refuse(failure, &record),
-                None => {
-                    let answer = async move { inner.call(request).await };
-                    let answer = pin!(AssertUnwindSafe(answer).catch_unwind());
-                    match due.head.bound(answer).await {
-                        Ok(Ok(answer)) => with_reason(answer?, &record),
-                        Ok(Err(_panic)) => refuse(Failure::Panicked, &record),
-                        Err(clock) => refuse(Failure::Clock(clock), &record),
+            let mut ends = Ends {
+                is_unary: !matches!(method, Method::Stream),
+                goaway: (!method.is_ours()).then(|| edge.bounds.draining.clone()),
+                answered: None,
+            };
+            let answer = match judged {
+                Ok(()) => {
+                    let work =
+                        edge.answer(method, request, inner, &connection, &mut guard, &mut ends);
+                    tokio::select! {
+                        biased;
+                        () = call.until_cut() => Err(Failure::Cut),
+                        done = due.head.bound(work) => done.unwrap_or_else(|clock| Err(clock.into())),
                     }
                 }
+                Err(failure) => Err(failure),
             };
-            Ok(finish(answer, id, ongoing, goaway))
+            let answer = answer.unwrap_or_else(|failure| reject(failure, &record));
+            Ok(finish(answer, id, ends, ongoing, guard))
         })
     }
 }
@@ -136,6 +158,80 @@ impl Edge {
         let id = id.to_str().expect("a fit request id").to_owned();
         let trace = Trace::begin(self.traces.as_ref(), method, metadata);
         Ongoing::begin(Arc::clone(&self.metrics), method, id, trace)
+    }
+
+    /// Admits the call, and hands it to the service.
+    async fn answer<S>(
+        &self,
+        method: Method,
+        request: Request<Body>,
+        mut inner: S,
+        connection: &Connection,
+        guard: &mut CallGuard,
+        ends: &mut Ends,
+    ) -> Result<Response<Body>, Failure>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        let started = guard.call().record.started();
+        let kind = match method {
+            Method::Unknown => None,
+            Method::HealthCheck => Some(Kind::Health(Frames::default())),
+            Method::HealthWatch => {
+                guard.holds_watch(open_watch(connection)?);
+                Some(Kind::Health(Frames::default()))
+            }
+            Method::Reflection => {
+                guard.holds_watch(open_watch(connection)?);
+                let answered = CancellationToken::new();
+                ends.answered = Some(answered.clone().drop_guard());
+                let answered = Box::pin(answered.cancelled_owned());
+                Some(Kind::Reflection(Frames::default(), answered))
+            }
+            _ => {
+                let message = self.wait_for_turn(connection, started).await?;
+                guard.holds(self.admission.admit()?);
+                Some(Kind::Call(message))
+            }
+        };
+        let call = Arc::clone(guard.call());
+        let request = match kind {
+            None => request,
+            Some(kind) => request.map(|body| {
+                Body::new(MessageBody::new(
+                    body,
+                    kind,
+                    call,
+                    self.bounds.clone(),
+                    started,
+                ))
+            }),
+        };
+        // What a panic leaves behind is dropped with the call: nothing of it is seen again.
+        let answer = AssertUnwindSafe(async move { inner.call(request).await });
+        let Ok(answer) = answer.catch_unwind().await else {
+            return Err(Failure::Panicked);
+        };
+        let Ok(answer) = answer;
+        Ok(with_reason(answer, &guard.call().record))
+    }
+
+    /// Waits until fewer calls of the connection wait for their message; nothing of this one is read before.
+    async fn wait_for_turn(
+        &self,
+        connection: &Connection,
+        started: Instant,
+    ) -> Result<OwnedSemaphorePermit, Failure> {
+        let partial_messages = connection.partial_messages();
+        if let Ok(message) = Arc::clone(&partial_messages).try_acquire_owned() {
+            return Ok(message);
+        }
+        let timeout = self.bounds.timeout;
+        tokio::select! {
+            message = partial_messages.acquire_owned() => Ok(message.expect("nobody closes it")),
+            () = self.bounds.draining.cancelled() => Err(Rejected::Draining.into()),
+            () = tokio::time::sleep_until(started + timeout) => Err(Failure::MessageTimeout(timeout)),
+        }
     }
 
     /// Whether a call may go on, by its head alone.
@@ -180,29 +276,22 @@ impl Edge {
     }
 }
 
-/// What the edge began, beside the request.
-#[derive(Clone, Debug)]
-pub(super) struct Begun {
-    pub(super) record: Record,
-    pub(super) due: Due,
-}
-
-/// What the edge put beside the request.
-pub(super) fn begun(extensions: &tonic::Extensions) -> Begun {
-    let begun = extensions.get::<Begun>();
-    begun.expect("the edge is round every call").clone()
+fn open_watch(connection: &Connection) -> Result<OwnedSemaphorePermit, Rejected> {
+    connection
+        .open_watch()
+        .ok_or(Rejected::Watches { limit: MAX_WATCHES })
 }
 
 fn finish(
     mut answer: Response<Body>,
     id: HeaderValue,
+    ends: Ends,
     ongoing: Ongoing,
-    goaway: Option<CancellationToken>,
+    guard: CallGuard,
 ) -> Response<EdgeBody> {
     answer.headers_mut().entry(REQUEST_ID).or_insert(id);
     body::note_status(ongoing.record(), answer.headers());
-    let hold = answer.extensions_mut().remove::<Arc<Hold>>();
-    answer.map(|inner| EdgeBody::new(inner, ongoing, hold, goaway))
+    answer.map(|inner| EdgeBody::new(inner, ends, ongoing, guard))
 }
 
 /// Anything else SHOULD be told with HTTP's 415 (gRPC over HTTP/2, Content-Type); a browser could
@@ -223,67 +312,22 @@ fn field_bytes(fields: &HeaderMap) -> usize {
     sizes.sum()
 }
 
-fn refuse(failure: Failure, record: &Record) -> Response<Body> {
+pub(super) fn reject(failure: Failure, record: &Record) -> Response<Body> {
     let status = match failure {
         Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Failure::Protocol(Protocol::Origin, _) => StatusCode::FORBIDDEN,
         _ => StatusCode::OK,
     };
-    let mut refusal = failure.tell(record, Credentials::Service, None).into_http();
-    *refusal.status_mut() = status;
-    refusal
-}
-
-/// Puts the table's row in place of a status that tonic made of the request itself.
-fn with_reason(answer: Response<Body>, record: &Record) -> Response<Body> {
-    let headers = answer.headers();
-    if !headers.contains_key(GRPC_STATUS) || headers.contains_key(GRPC_DETAILS) {
-        return answer;
-    }
-    let Some(found) = Status::from_header_map(headers) else {
-        return answer;
-    };
-    let Some(broken) = broken_rule(&found) else {
-        return answer;
-    };
-    let failure = Failure::Protocol(broken, protocol_text(broken, &found));
-    let mut replaced = refuse(failure, record);
-    if let Some(accepted) = headers.get("grpc-accept-encoding") {
-        replaced
-            .headers_mut()
-            .insert("grpc-accept-encoding", accepted.clone());
-    }
-    replaced
-}
-
-/// tonic tells these apart by code and text alone; `tests/it/protocol.rs` holds it to that.
-fn broken_rule(found: &Status) -> Option<Protocol> {
-    match found.code() {
-        Code::OutOfRange => Some(Protocol::TooLarge),
-        Code::ResourceExhausted => Some(Protocol::TooLarge),
-        Code::Unimplemented if found.message().is_empty() => Some(Protocol::MethodUnknown),
-        Code::Unimplemented => Some(Protocol::Encoding),
-        Code::Internal => Some(Protocol::Malformed),
-        _ => None,
-    }
-}
-
-fn protocol_text(broken: Protocol, found: &Status) -> String {
-    match broken {
-        Protocol::MethodUnknown => {
-            "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService"
-                .into()
-        }
-        Protocol::TooLarge => format!("the request is too large: {}", found.message()),
-        Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
-        Protocol::Encoding | Protocol::ContentType | Protocol::Origin => found.message().to_owned(),
-    }
+    let mut rejection = failure.tell(record, Credentials::Service, None).into_http();
+    *rejection.status_mut() = status;
+    rejection
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use tonic::{Code, Status};
     use tonic_types::StatusExt;
 
     use super::*;
@@ -306,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_told_with_a_status_and_not_with_a_reset() {
+    async fn a_panic_becomes_a_status_and_not_a_reset() {
         let second = Duration::from_secs(1);
         let edge = Edge {
             metrics: Arc::new(Metrics::new().expect("metrics")),
@@ -319,12 +363,16 @@ mod tests {
                 idle: second,
                 lifetime: second,
             },
-            goaway: CancellationToken::new(),
+            admission: Admission::new(1),
+            open_calls: OpenCalls::default(),
+            bounds: Bounds::new(second, CancellationToken::new()),
         };
+        let connection = Connection::new(([127, 0, 0, 1], 1).into());
         let request = Request::post("/alim.v1.GraphService/Invoke")
             .header(CONTENT_TYPE, "application/grpc")
             .body(Body::empty());
-        let answer = edge.layer(Panics).call(request.expect("a request")).await;
+        let mut service = EdgeService::new(Arc::new(edge), connection, Panics);
+        let answer = service.call(request.expect("a request")).await;
         let status = Status::from_header_map(answer.expect("an answer").headers());
         let status = status.expect("a status");
         let details = status.get_error_details();

@@ -2,9 +2,11 @@
 //!
 //! `rows` says what each means to the caller, `status` writes it.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
-use crate::{admission::Refused, call::Invalid, deadline::Clock, upstream::Error};
+use crate::{admission::Rejected, call::Invalid, deadline::Clock, upstream::Error};
 
 /// Everything that can keep a call from its answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,10 +22,13 @@ pub enum Failure {
     CredentialsRejected,
     /// Admission.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Rejected(#[from] Rejected),
     /// The upstream.
     #[error(transparent)]
     Upstream(#[from] Error),
+    /// The request's message was not whole in time; nothing was sent.
+    #[error("the request's message was not whole within {0:?}")]
+    MessageTimeout(Duration),
     /// A clock ran out.
     #[error("{0} ran out")]
     Clock(Clock),
@@ -64,6 +69,12 @@ pub enum Credentials {
     Caller,
 }
 
+impl From<Clock> for Failure {
+    fn from(clock: Clock) -> Self {
+        Self::Clock(clock)
+    }
+}
+
 impl Failure {
     /// Whether the call may have left the bridge; where that can't be known, it may have.
     pub(super) fn was_sent(&self) -> bool {
@@ -73,7 +84,8 @@ impl Failure {
             Self::Invalid(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected
-            | Self::Refused(_)
+            | Self::Rejected(_)
+            | Self::MessageTimeout(_)
             | Self::Protocol(..) => false,
         }
     }
@@ -88,7 +100,8 @@ impl Failure {
             | Self::Invalid(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected
-            | Self::Refused(_)
+            | Self::Rejected(_)
+            | Self::MessageTimeout(_)
             | Self::Protocol(..) => None,
         }
     }

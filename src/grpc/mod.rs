@@ -1,19 +1,23 @@
 //! The callers' bank: the methods of the contract, those for threads in `threads`.
 //!
 //! With `pb`, `server/` and `client/` the only place that names tonic. A method reads as the life of a
-//! call: request, admission, upstream, response, under the deadline that the [`edge`] keeps; every
+//! call: request, upstream, response, under the deadline that the [`edge`] keeps; every
 //! failure goes through `rows` and `status`.
 
-mod alarm;
+pub(crate) mod alarm;
 mod body;
 pub mod clocks;
+mod context;
 pub mod edge;
 pub mod failure;
+mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod hold;
+pub mod message;
+pub mod open_calls;
 pub mod origins;
 mod pack;
+mod protocol;
 mod relay;
 mod request;
 mod response;
@@ -24,30 +28,22 @@ mod threads;
 pub mod web;
 mod woken;
 
-use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::Pin, time::Duration};
 
 use http::HeaderMap;
 use prost::Message;
 use tokio::time::Instant;
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::{
-    edge::Begun,
+    context::CallContext,
     failure::{Credentials, Failure},
-    hold::Hold,
     pack::Packed,
     relay::Relay,
     woken::Woken,
 };
 use crate::{
-    admission::Admission,
     call::Call,
     pb::{self, graph_service_server::GraphService},
     telemetry::Record,
@@ -59,16 +55,12 @@ use crate::{
 pub struct Bridge {
     /// Where calls go.
     pub upstream: Upstream,
-    /// Who may begin one.
-    pub admission: Admission,
     /// How long a stream may be silent, from its first event on.
     pub idle: Duration,
     /// Whose key the upstream is shown.
     pub credentials: Credentials,
     /// Bytes of an encoded unary answer; exactly as many pass.
     pub max_reply_bytes: usize,
-    /// Ends open calls with a status when the drain's time is up.
-    pub cut: CancellationToken,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamResponse, Status>> + Send>>;
@@ -81,96 +73,65 @@ impl GraphService for Bridge {
         &self,
         request: Request<pb::InvokeRequest>,
     ) -> Result<Response<pb::InvokeResponse>, Status> {
-        let begun = edge::begun(request.extensions());
+        let context = CallContext::of(request.extensions());
         let answer = async {
             let call = request::parse(request, request::question, self.credentials)?;
-            self.unary(&begun, call, Upstream::invoke, response::invoke)
+            self.unary(&context, call, Upstream::invoke, response::invoke)
                 .await
         };
-        self.told(answer.await, &begun)
+        self.told(answer.await, &context)
     }
 
     async fn stream(
         &self,
         request: Request<pb::StreamRequest>,
     ) -> Result<Response<Events>, Status> {
-        let begun = edge::begun(request.extensions());
-        let events = self.relay(request, &begun).await;
-        self.told(events, &begun)
+        let context = CallContext::of(request.extensions());
+        let events = self.relay(request, &context).await;
+        self.told(events, &context)
     }
 }
 
 impl Bridge {
-    /// One reply of the upstream for one call: `ask` is begun once there is a permit, and
-    /// `into_message` puts what it gives into the contract's words.
+    /// One reply of the upstream for one call: `ask` sends it, and `into_message` puts what it gives into the contract's
+    /// words. A call that comes too late is not sent, for it costs money.
     async fn unary<Q, T, M: Message>(
         &self,
-        begun: &Begun,
+        context: &CallContext,
         mut call: Call<Q>,
         ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, HeaderMap), Error>,
         into_message: impl FnOnce(T) -> Result<M, Error>,
     ) -> Result<Response<M>, Failure> {
-        let permit = self.admission.enter()?;
-        begun.record.upstream_asked(&mut call.headers);
-        let asked = pin!(ask(&self.upstream, &call, begun.due.head.at));
-        let (reply, headers) = self.within(begun, asked).await??;
-        note_head(&begun.record, &headers);
-        begun.record.upstream_over();
+        let record = context.record();
+        context.due.head.check()?;
+        record.upstream_asked(&mut call.headers);
+        let (reply, headers) = ask(&self.upstream, &call, context.due.head.at).await?;
+        note_head(record, &headers);
+        record.upstream_over();
         let message = response::bounded(into_message(reply)?, self.max_reply_bytes)?;
-        begun.record.message_sent();
-        let hold = Hold::until(
-            begun.due.end,
-            self.cut.clone(),
-            permit,
-            begun.record.clone(),
-            drop,
-        );
-        Ok(held(message, headers, hold))
+        record.message_sent();
+        Ok(response::with_headers(message, headers))
     }
 
     async fn relay(
         &self,
         request: Request<pb::StreamRequest>,
-        begun: &Begun,
+        context: &CallContext,
     ) -> Result<Response<Events>, Failure> {
         let mut call = request::parse(request, request::question, self.credentials)?;
-        let permit = self.admission.enter()?;
-        begun.record.upstream_asked(&mut call.headers);
-        let asked = pin!(self.upstream.stream(&call, begun.due.head.at));
-        let (events, headers) = self.within(begun, asked).await??;
-        note_head(&begun.record, &headers);
-        let record = begun.record.clone();
-        let mut relay = Relay::new(events, self.idle, record, self.credentials);
-        let first = self.within(begun, pin!(relay.first())).await??;
-        let hold = Hold::until(
-            begun.due.end,
-            self.cut.clone(),
-            permit,
-            begun.record.clone(),
-            relay.let_go(),
-        );
+        context.due.head.check()?;
+        context.record().upstream_asked(&mut call.headers);
+        let asked = self.upstream.stream(&call, context.due.head.at);
+        let (events, headers) = asked.await?;
+        note_head(context.record(), &headers);
+        let mut relay = Relay::new(events, self.idle, context, self.credentials);
+        let first = relay.first().await?;
         let events = Packed::new(Ok(first), Woken::new(relay));
-        Ok(held(Box::pin(events) as Events, headers, hold))
+        Ok(response::with_headers(Box::pin(events) as Events, headers))
     }
 
-    /// Does `work` until the head is due or the drain's time is up; work that comes too late is not
-    /// begun, for it costs money.
-    ///
-    /// `work` is pinned where it is begun: each layer that took it by value would copy it and keep room for it.
-    async fn within<T>(
-        &self,
-        begun: &Begun,
-        work: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, Failure> {
-        tokio::select! {
-            biased;
-            done = begun.due.head.bound(work) => done.map_err(Failure::Clock),
-            () = self.cut.cancelled() => Err(Failure::Cut),
-        }
-    }
-
-    fn told<T>(&self, outcome: Result<T, Failure>, begun: &Begun) -> Result<T, Status> {
-        outcome.map_err(|failure| self.status(failure, &begun.record))
+    fn told<T>(&self, outcome: Result<T, Failure>, context: &CallContext) -> Result<T, Status> {
+        outcome.map_err(|failure| self.status(failure, context.record()))
     }
 
     fn status(&self, failure: Failure, record: &Record) -> Status {
@@ -190,13 +151,6 @@ impl Bridge {
         }
         failure.tell(record, self.credentials, None)
     }
-}
-
-/// The edge holds what is put beside an answer to the end of its body.
-fn held<T>(message: T, headers: HeaderMap, hold: Arc<Hold>) -> Response<T> {
-    let mut response = response::with_headers(message, headers);
-    response.extensions_mut().insert(hold);
-    response
 }
 
 fn note_head(record: &Record, headers: &HeaderMap) {

@@ -13,7 +13,7 @@ use super::{
     text::clean,
 };
 use crate::{
-    admission::Refused,
+    admission::Rejected,
     call::Invalid,
     deadline::Clock,
     reason::Reason,
@@ -67,13 +67,25 @@ impl Failure {
                 "the bridge does not know this caller key".into(),
                 Pushback::Unsaid,
             ),
-            Self::Refused(Refused::Saturated { limit }) => (
+            Self::Rejected(Rejected::Saturated { limit }) => (
                 Code::ResourceExhausted,
                 Reason::BridgeSaturated,
                 format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
                 Pushback::Unsaid,
             ),
-            Self::Refused(Refused::Draining) => (
+            Self::Rejected(rejected @ (Rejected::Watches { .. } | Rejected::Probes { .. })) => (
+                Code::ResourceExhausted,
+                Reason::BridgeSaturated,
+                format!("{rejected}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::MessageTimeout(timeout) => (
+                Code::DeadlineExceeded,
+                Reason::MessageTimeout,
+                format!("the request's message was not whole within the bridge's MESSAGE_TIMEOUT of {timeout:?}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Rejected(Rejected::Draining) => (
                 Code::Unavailable,
                 Reason::BridgeDraining,
                 "the bridge is shutting down; nothing was sent".into(),

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use http::{HeaderMap, HeaderValue};
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::{
@@ -31,6 +31,11 @@ const MAX_TRAILER_BYTES: usize = 4096;
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Failure {
+    /// The code that the caller gets of it.
+    pub(super) fn code(&self) -> Code {
+        self.row(Credentials::Service).code
+    }
+
     /// Why, in the one word that callers, logs and metrics share.
     pub(super) fn reason(&self, credentials: Credentials) -> Reason {
         self.row(credentials).reason
@@ -46,7 +51,8 @@ impl Failure {
     ) -> Status {
         let row = self.row(credentials);
         record.failed(row.reason);
-        let mut info = HashMap::from([("sent".to_owned(), self.was_sent().to_string())]);
+        let was_sent = self.was_sent() && record.was_upstream_asked();
+        let mut info = HashMap::from([("sent".to_owned(), was_sent.to_string())]);
         if let Some(delivered) = events_delivered {
             info.insert("eventsDelivered".to_owned(), delivered.to_string());
         }
@@ -69,7 +75,8 @@ impl Failure {
             Self::Upstream(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected
-            | Self::Refused(_)
+            | Self::Rejected(_)
+            | Self::MessageTimeout(_)
             | Self::Clock(_)
             | Self::Cut
             | Self::Panicked

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Bridge, edge, request, response};
+use super::{Bridge, context::CallContext, request, response};
 use crate::{
     pb::{self, thread_service_server::ThreadService},
     upstream::Upstream,
@@ -14,40 +14,41 @@ impl ThreadService for Bridge {
         &self,
         request: Request<pb::CreateThreadRequest>,
     ) -> Result<Response<pb::Thread>, Status> {
-        let begun = edge::begun(request.extensions());
+        let context = CallContext::of(request.extensions());
         let answer = async {
             let call = request::parse(request, request::new_thread, self.credentials)?;
-            self.unary(&begun, call, Upstream::create_thread, response::thread)
+            self.unary(&context, call, Upstream::create_thread, response::thread)
                 .await
         };
-        self.told(answer.await, &begun)
+        self.told(answer.await, &context)
     }
 
     async fn get_thread(
         &self,
         request: Request<pb::GetThreadRequest>,
     ) -> Result<Response<pb::Thread>, Status> {
-        let begun = edge::begun(request.extensions());
+        let context = CallContext::of(request.extensions());
         let answer = async {
             let thread_id = |message: pb::GetThreadRequest| request::thread_id(&message.thread_id);
             let call = request::parse(request, thread_id, self.credentials)?;
-            self.unary(&begun, call, Upstream::get_thread, response::thread)
+            self.unary(&context, call, Upstream::get_thread, response::thread)
                 .await
         };
-        self.told(answer.await, &begun)
+        self.told(answer.await, &context)
     }
 
     async fn delete_thread(
         &self,
         request: Request<pb::DeleteThreadRequest>,
     ) -> Result<Response<()>, Status> {
-        let begun = edge::begun(request.extensions());
+        let context = CallContext::of(request.extensions());
         let answer = async {
             let thread_id =
                 |message: pb::DeleteThreadRequest| request::thread_id(&message.thread_id);
             let call = request::parse(request, thread_id, self.credentials)?;
-            self.unary(&begun, call, Upstream::delete_thread, Ok).await
+            self.unary(&context, call, Upstream::delete_thread, Ok)
+                .await
         };
-        self.told(answer.await, &begun)
+        self.told(answer.await, &context)
     }
 }

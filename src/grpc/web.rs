@@ -23,7 +23,7 @@ use http::{
 use http_body_util::Either;
 use tonic::body::Body;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
-use tower::{Layer, Service};
+use tower::{Layer as _, Service};
 
 use super::{body::EdgeBody, origins::Origins};
 
@@ -38,24 +38,6 @@ const ANSWER_HEADERS: &str = "grpc-status, grpc-message, grpc-status-details-bin
 /// Seconds for which a browser need not ask again; Chromium takes no more.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// The layer; without origins nothing changes for anyone.
-#[derive(Clone, Debug)]
-pub struct Web {
-    /// Whose pages may call; `None` where no page may.
-    pub origins: Option<Origins>,
-}
-
-impl<S: Clone> Layer<S> for Web {
-    type Service = WebService<S>;
-
-    fn layer(&self, inner: S) -> WebService<S> {
-        match &self.origins {
-            None => WebService::Off(inner),
-            Some(origins) => WebService::On(origins.clone(), GrpcWebLayer::new().layer(inner)),
-        }
-    }
-}
-
 /// A service that pages may call, or may not.
 #[derive(Clone, Debug)]
 pub enum WebService<S> {
@@ -63,6 +45,16 @@ pub enum WebService<S> {
     Off(S),
     /// For the pages of these origins.
     On(Origins, GrpcWebService<S>),
+}
+
+impl<S> WebService<S> {
+    /// Puts gRPC-Web round `inner`, for the pages of `origins`.
+    pub fn new(origins: Option<&Origins>, inner: S) -> Self {
+        match origins {
+            None => Self::Off(inner),
+            Some(origins) => Self::On(origins.clone(), GrpcWebLayer::new().layer(inner)),
+        }
+    }
 }
 
 impl<S> Service<Request<Body>> for WebService<S>

@@ -1,46 +1,78 @@
 //! `/metrics`, `/livez` and `/readyz` on a port of their own, which callers need not reach.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{Request, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::{body::Incoming, service::service_fn};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
-use super::places::Places;
+use super::{
+    accept::{self, Listener},
+    connection::{Protocols, Settings},
+    connections::Connections,
+};
 use crate::{admission::Admission, telemetry::metrics::Metrics};
 
-/// What the admin port tells.
+/// Connections to the admin port: a few scrapers, probes and people.
+const MAX_CONNECTIONS: usize = 64;
+/// Bytes of a request's head.
+const MAX_HEAD_BYTES: u32 = 16 * 1024;
+/// From the end of a connection's last request to its closing: longer than scrapers wait between two.
+const MAX_IDLE: Duration = Duration::from_secs(120);
+
+/// What the admin port reports.
 #[derive(Clone, Debug)]
 pub(super) struct Admin {
     pub(super) metrics: Arc<Metrics>,
     pub(super) admission: Admission,
-    pub(super) places: Places,
+    pub(super) connections: Connections,
     pub(super) drain: CancellationToken,
 }
 
 /// Serves until it is dropped.
-pub(super) async fn serve(listener: TcpListener, admin: Admin) {
+pub(super) async fn serve(tcp: TcpListener, admin: Admin) {
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .with_state(admin);
-    if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(%error, "the admin port stopped");
-    }
+    let listener = Listener {
+        tcp,
+        connections: Connections::new(MAX_CONNECTIONS),
+        tls: None,
+        settings: Settings {
+            protocols: Protocols::Http1,
+            max_head_bytes: MAX_HEAD_BYTES,
+            max_streams: 1,
+            keepalive: None,
+            max_age: None,
+            max_idle: MAX_IDLE,
+        },
+        metrics: None,
+        new_service: move |_: &_| {
+            let routes = routes.clone();
+            service_fn(move |request: Request<Incoming>| {
+                Service::call(&mut routes.clone(), request.map(Body::new))
+            })
+        },
+    };
+    accept::run(listener, CancellationToken::new()).await;
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let (state, places) = (&admin.metrics.state, &admin.places);
+    let (state, connections) = (&admin.metrics.state, &admin.connections);
     state.draining(admin.drain.is_cancelled());
-    state.connections(places.open(), places.limit());
+    state.connections(connections.open(), connections.limit());
     match admin.metrics.render(&admin.admission) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

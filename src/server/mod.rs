@@ -5,43 +5,46 @@
 //! connections get GOAWAY, open calls go on until the drain's time is up, then each ends with a status
 //! of its own; callers who do not read can only be closed.
 
+mod accept;
 mod admin;
 mod connection;
+mod connections;
 pub mod descriptors;
 mod health;
-mod listener;
-mod opening;
-mod places;
+mod services;
 pub mod tls;
 
 use std::{sync::Arc, time::Duration};
 
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::{codec::CompressionEncoding, transport::Server};
+use tonic::body::Body;
 use tonic_health::server::HealthReporter;
+use tower::Service as _;
 
-use self::{places::Places, tls::Tls};
+use self::{
+    accept::Listener, connection::Protocols, connections::Connections, services::Services, tls::Tls,
+};
 use crate::{
     admission::Admission,
     callers::CallerKeys,
     grpc::{
         Bridge,
         clocks::Clocks,
-        edge::{self, Edge},
+        edge::{self, Edge, EdgeService},
         failure::Credentials,
+        message::Bounds,
+        open_calls::OpenCalls,
         origins::Origins,
-        web::Web,
+        web::WebService,
     },
-    pb::{
-        self, graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer,
-    },
+    inbound::Connection,
     reload::Reload,
     shutdown::Shutdown,
     telemetry::{metrics::Metrics, state::Files, traces::Traces},
@@ -53,9 +56,6 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// HTTP/2 streams that one connection may have beyond `MAX_CALLS`: callers keep back what exceeds the
 /// transport's limit, in silence, so admission must be the one that refuses, and health must get through.
 const SPARE_STREAMS: usize = 1024;
-/// Calls that a connection may take back before the bridge has seen them: a caller who gives up on many at
-/// once must not lose the others, as it would over h2's own 20. More are an attack (CVE-2023-44487).
-const MAX_UNSEEN_CANCELS: usize = 1024;
 /// Bytes of a call's head that come in: more than pass, so that most that do not get a status.
 const MAX_HEAD_BYTES: u32 = 4 * edge::MAX_METADATA_BYTES as u32;
 
@@ -80,10 +80,14 @@ pub struct Settings {
     pub max_request_bytes: usize,
     /// Bytes of an encoded unary answer.
     pub max_reply_bytes: usize,
+    /// From a call's head to its whole request message.
+    pub message_timeout: Duration,
     /// Open connections.
     pub max_connections: usize,
-    /// From a connection's start to its GOAWAY; its calls go on.
+    /// From a connection's start to its GOAWAY, give or take a tenth; its calls go on.
     pub max_connection_age: Option<Duration>,
+    /// From the end of a connection's last request to its GOAWAY.
+    pub max_connection_idle: Duration,
     /// Between HTTP/2 PINGs to callers.
     pub keepalive_interval: Duration,
     /// From a PING to the closing of a connection that did not answer it.
@@ -117,9 +121,6 @@ pub enum Error {
     /// The reflection service can't be built from the descriptors.
     #[error("reflection can't be set up")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// gRPC stopped by itself.
-    #[error("the gRPC server stopped")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Serves until `shutdown` has run its course.
@@ -134,20 +135,19 @@ pub async fn run(
     admin: Option<TcpListener>,
     shutdown: Shutdown,
 ) -> Result<Drained, Error> {
-    let mut beside = JoinSet::new(); // dropped, and so stopped, on return
+    let mut background = JoinSet::new(); // dropped, and so stopped, on return
     let mut running = start(
         &settings,
         upstream,
         listener,
         admin,
         &shutdown.drain,
-        &mut beside,
+        &mut background,
     )
     .await?;
     tokio::select! {
-        ended = &mut running.serving => match ended {
-            Ok(served) => served?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        ended = &mut running.serving => if let Err(panicked) = ended {
+            std::panic::resume_unwind(panicked.into_panic());
         },
         () = shutdown.drain.cancelled() => {}
     }
@@ -160,47 +160,43 @@ pub async fn run(
         () = sleep(settings.drain_delay) => {}
         () = shutdown.cut.cancelled() => {}
     }
-    running.accept.abort();
     running.admission.close();
     running.goaway.cancel();
     Ok(drain(running, settings.drain_timeout, &shutdown.cut).await)
 }
 
-type Serving = AbortOnDropHandle<Result<(), tonic::transport::Error>>;
-
 /// What has to be stopped, each in its turn.
 struct Running {
-    serving: Serving,
-    accept: AbortHandle,
+    /// Ends when all connections have closed.
+    serving: AbortOnDropHandle<()>,
     probe: AbortOnDropHandle<()>,
     reporter: HealthReporter,
     admission: Admission,
+    open_calls: OpenCalls,
     goaway: CancellationToken,
-    /// Ends the open calls; apart from the stop signal's, so that what is open can be seen before.
-    cut: CancellationToken,
 }
 
 async fn start(
     settings: &Settings,
     upstream: upstream::Settings,
-    listener: TcpListener,
+    tcp: TcpListener,
     admin: Option<TcpListener>,
     drain: &CancellationToken,
-    beside: &mut JoinSet<()>,
+    background: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::new()?);
-    watch_files(settings, &upstream, &metrics, beside);
+    watch_files(settings, &upstream, &metrics, background);
     let upstream = Upstream::new(upstream)?;
     let admission = Admission::new(settings.max_calls);
-    let places = Places::new(settings.max_connections);
-    if let Some(listener) = admin {
+    let connections = Connections::new(settings.max_connections);
+    if let Some(tcp) = admin {
         let admin = admin::Admin {
             metrics: Arc::clone(&metrics),
             admission: admission.clone(),
-            places: places.clone(),
+            connections: connections.clone(),
             drain: drain.clone(),
         };
-        beside.spawn(admin::serve(listener, admin));
+        background.spawn(admin::serve(tcp, admin));
     }
     let (reporter, health) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
@@ -213,50 +209,47 @@ async fn start(
     );
     let probe = AbortOnDropHandle::new(tokio::spawn(probe));
 
-    let (goaway, cut) = (CancellationToken::new(), CancellationToken::new());
     let bridge = Bridge {
         upstream,
-        admission: admission.clone(),
         idle: settings.clocks.idle,
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
-        cut: cut.clone(),
     };
+    let services = Services::new(bridge, settings.max_request_bytes, health)?;
+    let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
+    background.spawn(open_calls.clone().watch());
     let edge = Edge {
         metrics: Arc::clone(&metrics),
         traces: settings.traces.clone(),
         callers: settings.callers.clone(),
         origins: settings.web.clone(),
         clocks: settings.clocks,
-        goaway: goaway.clone(),
+        admission: admission.clone(),
+        open_calls: open_calls.clone(),
+        bounds: Bounds::new(settings.message_timeout, goaway.clone()),
     };
-    let web = Web {
-        origins: settings.web.clone(),
+    let (edge, web) = (Arc::new(edge), settings.web.clone());
+    let listener = Listener {
+        tcp,
+        connections,
+        tls: settings.tls.clone(),
+        settings: connection_settings(settings),
+        metrics: Some(metrics),
+        new_service: move |connection: &Arc<Connection>| {
+            let edge =
+                EdgeService::new(Arc::clone(&edge), Arc::clone(connection), services.clone());
+            let web = WebService::new(web.as_ref(), edge);
+            service_fn(move |request: Request<Incoming>| web.clone().call(request.map(Body::new)))
+        },
     };
-    let router = transport(settings)
-        .layer(web)
-        .layer(edge)
-        .add_service(graph(bridge.clone(), settings.max_request_bytes))
-        .add_service(threads(bridge, settings.max_request_bytes))
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    let (ready, connections) = mpsc::channel(64);
-    let (tls, http1) = (settings.tls.clone(), settings.web.is_some());
-    let accept = listener::accept(listener, places, metrics, tls, http1, ready);
-    let accept = beside.spawn(accept);
-    let connections = ReceiverStream::new(connections);
-    let serving =
-        router.serve_with_incoming_shutdown(connections, goaway.clone().cancelled_owned());
-    let serving = AbortOnDropHandle::new(tokio::spawn(serving));
+    let serving = tokio::spawn(accept::run(listener, goaway.clone()));
     Ok(Running {
-        serving,
-        accept,
+        serving: AbortOnDropHandle::new(serving),
         probe,
         reporter,
         admission,
+        open_calls,
         goaway,
-        cut,
     })
 }
 
@@ -275,7 +268,7 @@ async fn drain(running: Running, patience: Duration, impatience: &CancellationTo
         open_calls,
         "calls or connections that are still open are ended"
     );
-    running.cut.cancel();
+    running.open_calls.cut();
     let closed = timeout(FLUSH_TIMEOUT, serving).await;
     match open_calls == 0 && closed.is_ok() {
         true => Drained::Clean,
@@ -283,48 +276,26 @@ async fn drain(running: Running, patience: Duration, impatience: &CancellationTo
     }
 }
 
-fn graph(bridge: Bridge, max_request_bytes: usize) -> GraphServiceServer<Bridge> {
-    GraphServiceServer::new(bridge)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .max_decoding_message_size(max_request_bytes)
-        .max_encoding_message_size(usize::MAX)
-}
-
-fn threads(bridge: Bridge, max_request_bytes: usize) -> ThreadServiceServer<Bridge> {
-    ThreadServiceServer::new(bridge)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .max_decoding_message_size(max_request_bytes)
-        .max_encoding_message_size(usize::MAX)
-}
-
-fn transport(settings: &Settings) -> Server {
+fn connection_settings(settings: &Settings) -> connection::Settings {
     let streams = settings.max_calls.saturating_add(SPARE_STREAMS);
-    let mut server = Server::builder()
-        .accept_http1(settings.web.is_some())
-        .http2_max_header_list_size(MAX_HEAD_BYTES)
-        .http2_max_pending_accept_reset_streams(Some(MAX_UNSEEN_CANCELS))
-        .http2_keepalive_interval(Some(settings.keepalive_interval))
-        .http2_keepalive_timeout(Some(settings.keepalive_timeout))
-        .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
-    if let Some(age) = settings.max_connection_age {
-        server = server.max_connection_age(age);
+    connection::Settings {
+        protocols: match settings.web {
+            Some(_) => Protocols::Both,
+            None => Protocols::Http2,
+        },
+        max_head_bytes: MAX_HEAD_BYTES,
+        max_streams: u32::try_from(streams).unwrap_or(u32::MAX),
+        keepalive: Some((settings.keepalive_interval, settings.keepalive_timeout)),
+        max_age: settings.max_connection_age,
+        max_idle: settings.max_connection_idle,
     }
-    server
-}
-
-/// Ours, health's, and google.rpc's, without which grpcurl prints rich errors as base64.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
 fn watch_files(
     settings: &Settings,
     upstream: &upstream::Settings,
     metrics: &Arc<Metrics>,
-    beside: &mut JoinSet<()>,
+    background: &mut JoinSet<()>,
 ) {
     let watched = |files: Files| {
         metrics.state.watched(files);
@@ -335,15 +306,15 @@ fn watch_files(
         let (count, shown, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
         let note_end = move || metrics.state.certificate_ends(shown.load().ends);
         note_end();
-        beside.spawn(tls.watch(move |outcome| {
+        background.spawn(tls.watch(move |outcome| {
             count(outcome);
             note_end();
         }));
     }
     if let Some(callers) = settings.callers.clone() {
-        beside.spawn(callers.watch(watched(Files::CallerKeys)));
+        background.spawn(callers.watch(watched(Files::CallerKeys)));
     }
     if let Some(key) = upstream.key.clone().filter(Reload::is_of_files) {
-        beside.spawn(key.watch(watched(Files::UpstreamKey)));
+        background.spawn(key.watch(watched(Files::UpstreamKey)));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
+    net::SocketAddr,
     sync::OnceLock,
     thread,
     time::Duration,
@@ -141,6 +142,7 @@ pub(super) struct Call<'a> {
     pub(super) request_id: &'a str,
     pub(super) trace_id: Option<&'a str>,
     pub(super) caller: Option<&'a str>,
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// Writes the record: at debug for probes and tools, which come every few seconds, else at info.
@@ -160,6 +162,7 @@ pub(super) fn call(call: &Call<'_>) {
                 request_id = call.request_id,
                 trace_id = call.trace_id,
                 caller = call.caller,
+                peer = call.peer.map(tracing::field::display),
                 "call ended"
             )
         };

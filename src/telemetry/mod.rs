@@ -11,9 +11,10 @@ pub mod state;
 pub mod traces;
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -126,6 +127,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     tokens: AtomicU64,
     first_token: OnceLock<Duration>,
+    was_upstream_asked: AtomicBool,
     notes: Mutex<Notes>,
 }
 
@@ -134,8 +136,8 @@ struct Notes {
     code: Option<i32>,
     reason: Option<Reason>,
     caller: Option<String>,
+    peer: Option<SocketAddr>,
     upstream_status: Option<u16>,
-    is_ended: bool,
 }
 
 impl Ongoing {
@@ -150,6 +152,7 @@ impl Ongoing {
             metrics,
             tokens: AtomicU64::new(0),
             first_token: OnceLock::new(),
+            was_upstream_asked: AtomicBool::new(false),
             notes: Mutex::default(),
         })))
     }
@@ -171,6 +174,11 @@ impl Record {
         self.notes().caller = Some(name.to_owned());
     }
 
+    /// Notes whose connection the call came over.
+    pub fn peer(&self, peer: SocketAddr) {
+        self.notes().peer = Some(peer);
+    }
+
     /// What names the call in logs and to the upstream.
     pub fn request_id(&self) -> &str {
         &self.0.request_id
@@ -183,7 +191,13 @@ impl Record {
 
     /// Notes that the upstream is asked, and names the call's span in the request's `headers`.
     pub fn upstream_asked(&self, headers: &mut HeaderMap) {
+        self.0.was_upstream_asked.store(true, Ordering::Relaxed);
         self.0.trace.ask(headers);
+    }
+
+    /// Whether the call may have left for the upstream.
+    pub fn was_upstream_asked(&self) -> bool {
+        self.0.was_upstream_asked.load(Ordering::Relaxed)
     }
 
     /// Notes the status of the upstream's head.
@@ -233,18 +247,22 @@ impl Record {
         self.notes().code = Some(code);
     }
 
-    /// Writes the record, once: at the end of the call's body, or before it for a caller who does not read.
-    pub fn end(&self) {
-        let call = &*self.0;
+    /// Notes that the call was ended from outside, with this code and reason, whatever its caller learns of it.
+    pub fn aborted(&self, code: i32, reason: Reason) {
         let mut notes = self.notes();
-        if std::mem::replace(&mut notes.is_ended, true) {
-            return;
-        }
+        notes.code = Some(code);
+        notes.reason.get_or_insert(reason);
+    }
+
+    /// Writes the record, at the end of the call's body.
+    fn end(&self) {
+        let call = &*self.0;
+        let notes = self.notes();
         let duration = call.started.elapsed();
         let status = notes.code.unwrap_or(CANCELLED);
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
-        let told = attributes(call, notes.caller.as_deref(), tokens);
+        let told = attributes(call, &notes, tokens);
         let reason = notes.reason.map(Reason::name);
         call.trace.end(status, reason, told);
         let code = codes::in_go(status);
@@ -272,6 +290,7 @@ impl Record {
             request_id: &call.request_id,
             trace_id: call.trace.id(),
             caller: notes.caller.as_deref(),
+            peer: notes.peer,
         });
     }
 
@@ -287,12 +306,19 @@ impl Drop for Ongoing {
 }
 
 /// What the server span tells beside the conventions' own.
-fn attributes(call: &Inner, caller: Option<&str>, tokens: u64) -> impl Iterator<Item = KeyValue> {
+fn attributes(call: &Inner, notes: &Notes, tokens: u64) -> impl Iterator<Item = KeyValue> {
     let id = KeyValue::new("alim_bridge.request_id", call.request_id.clone());
-    let caller = caller.map(|name| KeyValue::new("alim_bridge.caller", name.to_owned()));
+    let caller = notes.caller.clone();
+    let caller = caller.map(|name| KeyValue::new("alim_bridge.caller", name));
+    let address = notes.peer.map(|peer| peer.ip().to_string());
+    let address = address.map(|address| KeyValue::new("network.peer.address", address));
+    let port = notes.peer.map(|peer| i64::from(peer.port()));
+    let port = port.map(|port| KeyValue::new("network.peer.port", port));
     let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
     let tokens = (tokens > 0).then(|| KeyValue::new("alim_bridge.tokens", tokens));
-    [Some(id), caller, tokens].into_iter().flatten()
+    [Some(id), caller, address, port, tokens]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]

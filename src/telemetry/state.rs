@@ -13,6 +13,8 @@ use crate::reload::Outcome;
 pub enum Refusal {
     /// `MAX_CONNECTIONS` were open.
     Limit,
+    /// `MAX_CONNECTIONS` were open, and it was the oldest without a call: it was closed for a newcomer.
+    Evicted,
     /// Its TLS handshake failed, or it left within it.
     TlsFailed,
     /// Its TLS handshake took too long.
@@ -22,8 +24,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Limit,
+        Self::Evicted,
         Self::TlsFailed,
         Self::TlsTimeout,
         Self::OpeningTimeout,
@@ -32,6 +35,7 @@ impl Refusal {
     fn cause(self) -> &'static str {
         match self {
             Self::Limit => "limit",
+            Self::Evicted => "evicted",
             Self::TlsFailed => "tls_failed",
             Self::TlsTimeout => "tls_timeout",
             Self::OpeningTimeout => "opening_timeout",

@@ -145,13 +145,13 @@ async fn a_call_that_failed_makes_room_wherever_it_failed() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_valid_takes_no_room() {
-    let upstream = Upstream::scripted([an_open_stream()]);
+async fn a_call_that_is_not_valid_gives_its_permit_back() {
+    let upstream = Upstream::scripted([a_reply()]);
     let bridge = with_room_for_one(&upstream).await;
-    let _open = bridge.stream("Salam").await.expect("a token");
     let status = bridge.invoke("").await;
     let invalid = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
     assert_eq!(status.expect_err("empty").code_and_reason(), invalid);
+    bridge.invoke("Salam").await.expect("room");
 }
 
 #[tokio::test]
@@ -180,13 +180,22 @@ async fn a_connection_within_the_limit_stays_open() {
 }
 
 #[tokio::test]
-async fn a_connection_that_never_speaks_gives_its_place_back() {
+async fn a_connection_that_never_speaks_is_closed_after_ten_seconds() {
     let upstream = Upstream::answering(a_reply());
-    let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "1")]).await;
+    let bridge = Bridge::before(&upstream.url()).await;
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
-    let mut early = TcpStream::connect(bridge.address).await.expect("a port");
-    assert_closed(&mut early).await; // so the silent one has the place
     time_passes(Duration::from_secs(11)).await; // its preface was due after ten
     assert_closed(&mut silent).await;
-    bridge.invoke("Salam").await.expect("room");
+}
+
+#[tokio::test]
+async fn a_full_listener_closes_its_oldest_connection_without_a_call_for_a_newcomer() {
+    let upstream = Upstream::answering(a_reply());
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "2")]).await;
+    bridge.invoke("Salam").await.expect("a reply");
+    let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
+    let mut newcomer = bridge.another_client();
+    newcomer.invoke(ask("Salam")).await.expect("a reply");
+    assert_closed(&mut silent).await;
+    bridge.invoke("Salam").await.expect("still open");
 }

@@ -181,8 +181,19 @@ async fn a_caller_who_stops_reading_does_not_keep_the_upstream_call_past_its_lif
     let unread = bridge.stream("Salam").await.expect("an event").into_inner();
     upstream.connection_closed().await; // while nobody reads
     let (events, ending) = read_all(unread).await;
-    assert_told(&ending.expect_err("too long"), "LIFETIME_EXCEEDED");
+    let reset = ending.expect_err("too long");
+    assert_eq!(reset.code(), Code::Cancelled, "RST_STREAM: {reset:?}");
     assert!(events.len() < 400, "the reading stopped with the caller");
+    let (_, metrics) = bridge.admin("/metrics").await;
+    for line in [
+        r#"alim_bridge_failures_total{reason="LIFETIME_EXCEEDED"} 1"#,
+        "alim_bridge_caller_cancelled_total 0",
+    ] {
+        assert!(
+            metrics.lines().any(|told| told == line),
+            "{line}: {metrics}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -19,10 +19,6 @@ const SPAWNS: [(&str, &str); 8] = [
         "the upstream, the bridge and its caller run at once in one process",
     ),
     (
-        "grpc/hold.rs",
-        "the watchdog must act when a caller stops reading, and so polls nothing",
-    ),
-    (
         "main.rs",
         "signals are heard whatever the command does, and sending the last spans blocks",
     ),
@@ -31,12 +27,16 @@ const SPAWNS: [(&str, &str); 8] = [
         "a file on a dead mount blocks a thread of its own, and no call",
     ),
     (
-        "server/listener.rs",
+        "server/accept.rs",
         "a slow TLS handshake must not keep others from being accepted",
     ),
     (
+        "server/connection/mod.rs",
+        "each HTTP/2 stream is a task, so that it can be aborted",
+    ),
+    (
         "server/mod.rs",
-        "the admin port, probes, file watches and accepting go on beside gRPC",
+        "the admin port, probes, file watches, the watchdog and accepting go on at once",
     ),
     (
         "telemetry/logs.rs",

@@ -8,6 +8,7 @@ mod calls;
 mod chaos;
 mod cli;
 mod clocks;
+mod connections;
 mod corners;
 mod credentials;
 mod crowds;

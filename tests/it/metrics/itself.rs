@@ -11,7 +11,7 @@ use tokio::{
 use super::{samples, scraped};
 use crate::{
     support::{
-        Bridge,
+        Bridge, ask,
         extra::{files_are_read_again, time_passes},
         sse_tokens,
         upstream::{Reply, Upstream, refused_url},
@@ -58,17 +58,34 @@ async fn connections_are_seen_while_they_are_open_and_counted_when_they_are_too_
     let before = samples(&bridge).await;
     assert_eq!(before["alim_bridge_open_connections"], 0.0);
     assert_eq!(before["alim_bridge_max_connections"], 2.0);
-    for cause in ["limit", "tls_failed", "tls_timeout", "opening_timeout"] {
+    for cause in [
+        "limit",
+        "evicted",
+        "tls_failed",
+        "tls_timeout",
+        "opening_timeout",
+    ] {
         assert_eq!(before.get(&refused(cause)), Some(&0.0), "{cause}");
     }
+    let mut callers = [bridge.another_client(), bridge.another_client()];
+    for caller in &mut callers {
+        let status = caller.invoke(ask("Salam")).await;
+        status.expect_err("nobody is there");
+    }
     let connect = async || TcpStream::connect(bridge.address).await.expect("a port");
-    let open = [connect().await, connect().await];
-    let mut third = connect().await;
-    assert_eq!(third.read(&mut [0]).await.ok(), Some(0), "no room");
+    assert_eq!(
+        connect().await.read(&mut [0]).await.ok(),
+        Some(0),
+        "no room"
+    );
     let full = samples(&bridge).await;
     assert_eq!(full["alim_bridge_open_connections"], 2.0);
     assert_eq!(full[&refused("limit")], 1.0);
-    drop(open);
+    drop(callers);
+    scraped(&bridge, "alim_bridge_open_connections", 0.0).await;
+    let silent = [connect().await, connect().await, connect().await];
+    scraped(&bridge, &refused("evicted"), 1.0).await;
+    drop(silent);
     scraped(&bridge, "alim_bridge_open_connections", 0.0).await;
 }
 

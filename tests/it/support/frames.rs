@@ -108,7 +108,11 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 
 /// A block of header fields: those that gRPC needs for this method of ours, and more.
 pub(crate) fn head(method: &str, fields: &[(&str, &[u8])]) -> Vec<u8> {
-    let path = format!("/alim.v1.GraphService/{method}");
+    head_of(&format!("/alim.v1.GraphService/{method}"), fields)
+}
+
+/// A block of header fields: those that gRPC needs for this path, and more.
+pub(crate) fn head_of(path: &str, fields: &[(&str, &[u8])]) -> Vec<u8> {
     let usual: [(&str, &[u8]); 6] = [
         (":method", b"POST"),
         (":scheme", b"http"),

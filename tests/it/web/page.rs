@@ -140,6 +140,12 @@ impl Page {
         assert!(!self.read().await, "{:?}", self.unread);
     }
 
+    /// Waits until the bridge has closed the connection in the middle of an answer.
+    pub(super) async fn is_cut_off(&mut self) {
+        while self.read().await {}
+        assert!(!self.unread.ends_with(b"0\r\n\r\n"), "a whole body");
+    }
+
     /// Waits until the bridge has closed the connection, with no word of HTTP/1.1 before.
     pub(super) async fn is_not_http1(&mut self) {
         while self.read().await {}

@@ -7,6 +7,7 @@
 //! writes. HTTP/1.1 has one answer at a time, and nothing to gain.
 
 use std::{
+    fmt,
     future::Future,
     io,
     pin::Pin,
@@ -19,62 +20,69 @@ use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
-use tonic::transport::server::Connected;
 
 use super::opening::Opening;
-use crate::telemetry::{metrics::Metrics, state::Refusal};
+use crate::inbound::Connection;
 
 /// From the first write that a peer has no room for to the closing of its connection. HTTP/2's PING finds out
 /// sooner; HTTP/1.1 has none, and hyper would wait without end.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// TCP, or TLS over it.
-pub(super) type Io = Either<TcpStream, TlsStream<TcpStream>>;
+pub(super) type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 
 pin_project! {
-    /// A connection that is ready for HTTP, and its place among the connections.
-    pub(super) struct Connection {
+    /// A connection's bytes, both ways.
+    pub(super) struct Io {
         #[pin]
-        io: Io,
+        socket: Socket,
         awaited: Option<Awaited>,
         turn: Turn,
         stalled: Option<Pin<Box<Sleep>>>,
-        _place: OwnedSemaphorePermit,
+        connection: Arc<Connection>,
     }
 }
 
 /// An opening that is still to come.
-pub(super) struct Awaited {
+struct Awaited {
     opening: Opening,
     due: Pin<Box<Sleep>>,
-    metrics: Arc<Metrics>,
 }
 
-impl Awaited {
-    /// An opening that must be whole after `within`.
-    pub(super) fn new(serves_http1: bool, within: Duration, metrics: Arc<Metrics>) -> Self {
-        Self {
-            opening: Opening::new(serves_http1),
-            due: Box::pin(sleep(within)),
-            metrics,
-        }
+/// The opening did not come in time.
+#[derive(Debug)]
+pub(super) struct OpeningTimeout;
+
+impl fmt::Display for OpeningTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection's opening took too long")
     }
 }
 
-impl Connection {
-    /// A connection that ends when what is awaited does not come.
-    pub(super) fn new(io: Io, awaited: Awaited, place: OwnedSemaphorePermit) -> Self {
+impl std::error::Error for OpeningTimeout {}
+
+impl Io {
+    /// The bytes of a connection that ends when its opening is not whole after `within`.
+    pub(super) fn new(
+        socket: Socket,
+        serves_http1: bool,
+        within: Duration,
+        connection: Arc<Connection>,
+    ) -> Self {
+        let awaited = Awaited {
+            opening: Opening::new(serves_http1),
+            due: Box::pin(sleep(within)),
+        };
         Self {
-            io,
+            socket,
             awaited: Some(awaited),
             turn: Turn::Fresh,
             stalled: None,
-            _place: place,
+            connection,
         }
     }
 }
@@ -120,25 +128,26 @@ impl Turn {
 fn unless_stalled<T>(
     written: Poll<io::Result<T>>,
     stalled: &mut Option<Pin<Box<Sleep>>>,
+    connection: &Connection,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<T>> {
     if written.is_ready() {
-        *stalled = None;
+        if stalled.take().is_some() {
+            connection.set_write_blocked(false);
+        }
         return written;
     }
-    let due = stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+    let due = stalled.get_or_insert_with(|| {
+        connection.set_write_blocked(true);
+        Box::pin(sleep(WRITE_TIMEOUT))
+    });
     match due.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
         Poll::Pending => Poll::Pending,
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Connection {
+impl AsyncRead for Io {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -146,7 +155,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = self.project();
         let before = buffer.filled().len();
-        let read = this.io.poll_read(cx, buffer);
+        let read = this.socket.poll_read(cx, buffer);
         if let Some(awaited) = this.awaited {
             let came = &buffer.filled()[before..];
             if awaited.opening.is_whole_after(came) {
@@ -155,8 +164,8 @@ impl AsyncRead for Connection {
                 }
                 *this.awaited = None;
             } else if read.is_pending() && awaited.due.as_mut().poll(cx).is_ready() {
-                awaited.metrics.state.refused(Refusal::OpeningTimeout);
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                let error = io::Error::new(io::ErrorKind::TimedOut, OpeningTimeout);
+                return Poll::Ready(Err(error));
             }
         }
         if read.is_pending() {
@@ -166,7 +175,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for Io {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -174,20 +183,20 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         ready!(this.turn.poll_write(cx));
-        let written = this.io.poll_write(cx, bytes);
-        unless_stalled(written, this.stalled, cx)
+        let written = this.socket.poll_write(cx, bytes);
+        unless_stalled(written, this.stalled, this.connection, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        let flushed = this.io.poll_flush(cx); // TLS keeps what the peer has no room for
-        unless_stalled(flushed, this.stalled, cx)
+        let flushed = this.socket.poll_flush(cx); // TLS keeps what the peer has no room for
+        unless_stalled(flushed, this.stalled, this.connection, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        let closed = this.io.poll_shutdown(cx);
-        unless_stalled(closed, this.stalled, cx)
+        let closed = this.socket.poll_shutdown(cx);
+        unless_stalled(closed, this.stalled, this.connection, cx)
     }
 
     fn poll_write_vectored(
@@ -197,12 +206,12 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         ready!(this.turn.poll_write(cx));
-        let written = this.io.poll_write_vectored(cx, slices);
-        unless_stalled(written, this.stalled, cx)
+        let written = this.socket.poll_write_vectored(cx, slices);
+        unless_stalled(written, this.stalled, this.connection, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.socket.is_write_vectored()
     }
 }
 
@@ -214,25 +223,26 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
-        sync::Semaphore,
     };
 
     use super::*;
 
-    async fn connection() -> (Connection, TcpStream) {
+    async fn connection() -> (Io, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let peer = TcpStream::connect(address).await.expect("connected");
-        let (io, _) = listener.accept().await.expect("accepted");
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned();
-        let place = place.expect("a place");
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let awaited = Awaited::new(true, Duration::from_secs(9), metrics);
-        let connection = Connection::new(Either::Left(io), awaited, place);
-        (connection, peer)
+        let (socket, from) = listener.accept().await.expect("accepted");
+        let connection = Connection::new(from);
+        let io = Io::new(
+            Either::Left(socket),
+            true,
+            Duration::from_secs(9),
+            connection,
+        );
+        (io, peer)
     }
 
-    async fn read_all(connection: &mut Connection) {
+    async fn read_all(connection: &mut Io) {
         let read = connection.read(&mut [0]).now_or_never();
         assert!(read.is_none(), "the peer has sent nothing");
     }

@@ -1,0 +1,180 @@
+//! The calls that are open, so that each can be ended from outside.
+//!
+//! hyper does not poll an answer whose caller has stopped reading, so nothing inside the answer can end such a call. The
+//! watchdog looks at all of them: one that should have ended is aborted, which resets its HTTP/2 stream and drops all
+//! that it holds. Its permit is free only then.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use slab::Slab;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, interval},
+};
+
+use super::failure::{Credentials, Failure};
+use crate::{
+    admission::Permit,
+    deadline::Deadline,
+    inbound::{Abort, Connection, OpenRequest},
+    telemetry::Record,
+};
+
+/// What a caller who reads has for its status, before its call is aborted; a drain that cuts waits longer than this.
+const GRACE: Duration = Duration::from_millis(200);
+/// Between two looks at all calls.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// All open calls of one server; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct OpenCalls(Arc<Mutex<Slab<Arc<OpenCall>>>>);
+
+/// One call, from its head to the end of its answer's body.
+#[derive(Debug)]
+pub(super) struct OpenCall {
+    pub(super) record: Record,
+    end: Deadline,
+    abort: Abort,
+    request: OpenRequest,
+    cut: OnceLock<Instant>,
+    waker: AtomicWaker,
+}
+
+impl OpenCalls {
+    /// Adds a call that must have ended at `end`.
+    pub(super) fn open(
+        &self,
+        record: Record,
+        end: Deadline,
+        connection: &Arc<Connection>,
+        is_call: bool,
+    ) -> CallGuard {
+        let call = Arc::new(OpenCall {
+            record,
+            end,
+            abort: connection.new_abort(),
+            request: connection.open_request(is_call),
+            cut: OnceLock::new(),
+            waker: AtomicWaker::new(),
+        });
+        CallGuard {
+            key: self.lock().insert(Arc::clone(&call)),
+            calls: self.clone(),
+            call,
+            permit: None,
+            watch: None,
+        }
+    }
+
+    /// Ends all open calls, each with a status; those whose callers do not read it are aborted.
+    pub fn cut(&self) {
+        for (_, call) in &*self.lock() {
+            let _ = call.cut.set(Instant::now());
+            call.waker.wake();
+        }
+    }
+
+    /// Aborts each call that should have ended, until it is dropped.
+    pub async fn watch(self) {
+        let mut looks = interval(LOOK);
+        loop {
+            let now = looks.tick().await;
+            let overdue: Vec<_> = {
+                let calls = self.lock();
+                let overdue = calls.iter().filter(|(_, call)| call.overdue(now).is_some());
+                overdue.map(|(_, call)| Arc::clone(call)).collect()
+            };
+            for call in overdue {
+                call.abort(now);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<Arc<OpenCall>>> {
+        self.0.lock().unwrap_or_else(|held| held.into_inner())
+    }
+}
+
+impl OpenCall {
+    /// Whether the drain's time is up.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.get().is_some()
+    }
+
+    /// Wakes the task of `cx` when the drain's time is up. One task at a time may wait.
+    pub(super) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        match self.is_cut() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Waits until the drain's time is up.
+    pub(super) async fn until_cut(&self) {
+        poll_fn(|cx| self.poll_cut(cx)).await;
+    }
+
+    /// Notes that the request's message is whole.
+    pub(super) fn message_is_whole(&self) {
+        self.request.message_is_whole();
+    }
+
+    /// Why the call should not be open any more.
+    fn overdue(&self, now: Instant) -> Option<Failure> {
+        let is_over = |at: Instant| at + GRACE <= now;
+        match self.cut.get() {
+            Some(at) if is_over(*at) => Some(Failure::Cut),
+            _ if is_over(self.end.at) => Some(Failure::Clock(self.end.clock)),
+            _ => None,
+        }
+    }
+
+    /// Aborts the call. The caller may never learn why, but the record says it.
+    fn abort(&self, now: Instant) {
+        if let Some(failure) = self.overdue(now) {
+            self.record
+                .aborted(failure.code() as i32, failure.reason(Credentials::Service));
+        }
+        self.abort.abort();
+    }
+}
+
+/// Keeps a call among the open ones, with what it is admitted by; held to the end of its answer's body.
+#[derive(Debug)]
+pub(super) struct CallGuard {
+    calls: OpenCalls,
+    key: usize,
+    call: Arc<OpenCall>,
+    permit: Option<Permit>,
+    watch: Option<OwnedSemaphorePermit>,
+}
+
+impl CallGuard {
+    /// The call.
+    pub(super) fn call(&self) -> &Arc<OpenCall> {
+        &self.call
+    }
+
+    /// Holds `permit` as long as the call is open.
+    pub(super) fn holds(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// Holds one of the connection's watches as long as the call is open.
+    pub(super) fn holds_watch(&mut self, watch: OwnedSemaphorePermit) {
+        self.watch = Some(watch);
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.calls.lock().remove(self.key);
+    }
+}

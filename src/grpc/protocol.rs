@@ -1,0 +1,59 @@
+//! A reason for the statuses that tonic itself makes, of a request that breaks gRPC's own rules.
+
+use http::Response;
+use tonic::{Code, Status, body::Body};
+
+use super::{
+    body::GRPC_STATUS,
+    edge::reject,
+    failure::{Failure, Protocol},
+};
+use crate::telemetry::Record;
+
+const GRPC_DETAILS: &str = "grpc-status-details-bin";
+
+/// Puts the table's row in place of a status that tonic made of the request itself.
+pub(super) fn with_reason(answer: Response<Body>, record: &Record) -> Response<Body> {
+    let headers = answer.headers();
+    if !headers.contains_key(GRPC_STATUS) || headers.contains_key(GRPC_DETAILS) {
+        return answer;
+    }
+    let Some(found) = Status::from_header_map(headers) else {
+        return answer;
+    };
+    let Some(broken) = broken_rule(&found) else {
+        return answer;
+    };
+    let failure = Failure::Protocol(broken, protocol_text(broken, &found));
+    let mut replaced = reject(failure, record);
+    if let Some(accepted) = headers.get("grpc-accept-encoding") {
+        replaced
+            .headers_mut()
+            .insert("grpc-accept-encoding", accepted.clone());
+    }
+    replaced
+}
+
+/// tonic tells these apart by code and text alone; `tests/it/protocol.rs` holds it to that.
+fn broken_rule(found: &Status) -> Option<Protocol> {
+    match found.code() {
+        Code::OutOfRange => Some(Protocol::TooLarge),
+        Code::ResourceExhausted => Some(Protocol::TooLarge),
+        Code::Unimplemented if found.message().is_empty() => Some(Protocol::MethodUnknown),
+        Code::Unimplemented => Some(Protocol::Encoding),
+        Code::Internal => Some(Protocol::Malformed),
+        _ => None,
+    }
+}
+
+fn protocol_text(broken: Protocol, found: &Status) -> String {
+    match broken {
+        Protocol::MethodUnknown => {
+            "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService"
+                .into()
+        }
+        Protocol::TooLarge => format!("the request is too large: {}", found.message()),
+        Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
+        Protocol::Encoding | Protocol::ContentType | Protocol::Origin => found.message().to_owned(),
+    }
+}

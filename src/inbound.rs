@@ -1,0 +1,271 @@
+//! A caller's connection as its calls see it: who is on it, what is open on it, and how to end a call from outside.
+//!
+//! The server makes one [`Connection`] for each accepted socket, and serves it; the layers round a call count on it.
+//! The server watches it for what must end it ([`Connection::ended`]). Nothing here knows HTTP.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+    time::Instant,
+};
+
+/// Calls of one connection that may wait for their request message at a time: a connection of heads alone must not
+/// hold every permit.
+pub const MAX_PARTIAL_MESSAGES: usize = 100;
+/// Health watches, and reflection streams, that one connection may have open; a client opens one.
+pub const MAX_WATCHES: usize = 16;
+
+/// One connection of a caller.
+#[derive(Debug)]
+pub struct Connection {
+    peer: SocketAddr,
+    accepted: Instant,
+    requests: AtomicUsize,
+    calls: AtomicUsize,
+    was_called: AtomicBool,
+    last_active: AtomicU64,
+    is_write_blocked: AtomicBool,
+    partial_messages: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+    starting: Mutex<Option<Abort>>,
+    ending: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// How a connection must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// No new calls; it closes when those that are open have ended.
+    GoAway = 1,
+    /// At once.
+    Close = 2,
+}
+
+impl Connection {
+    /// A connection from `peer`, accepted now.
+    pub fn new(peer: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            accepted: Instant::now(),
+            requests: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            was_called: AtomicBool::new(false),
+            last_active: AtomicU64::new(0),
+            is_write_blocked: AtomicBool::new(false),
+            partial_messages: Arc::new(Semaphore::new(MAX_PARTIAL_MESSAGES)),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            starting: Mutex::new(None),
+            ending: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        })
+    }
+
+    /// The caller's address, or that of the proxy before it.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// When it was accepted.
+    pub fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
+    /// Counts a request until its guard is dropped; `is_call` for one to ALİM.
+    pub fn open_request(self: &Arc<Self>, is_call: bool) -> OpenRequest {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if is_call {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+        }
+        OpenRequest {
+            connection: Arc::clone(self),
+            is_call,
+        }
+    }
+
+    /// Requests that are open, those to health and reflection included.
+    pub fn open_requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Calls to ALİM that are open.
+    pub fn open_calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Whether a call to ALİM ever came whole.
+    pub fn was_called(&self) -> bool {
+        self.was_called.load(Ordering::Relaxed)
+    }
+
+    /// When its last request ended, or when it was accepted.
+    pub fn last_active(&self) -> Instant {
+        self.accepted + Duration::from_millis(self.last_active.load(Ordering::Relaxed))
+    }
+
+    /// What limits the calls that wait for their message.
+    pub fn partial_messages(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.partial_messages)
+    }
+
+    /// The right to have one more health watch or reflection stream open, if there is one.
+    pub fn open_watch(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.watches).try_acquire_owned().ok()
+    }
+
+    /// Notes whether the peer has no room for what is written.
+    pub fn set_write_blocked(&self, is_blocked: bool) {
+        self.is_write_blocked.store(is_blocked, Ordering::Relaxed);
+    }
+
+    /// Whether the peer has no room for what is written.
+    pub fn is_write_blocked(&self) -> bool {
+        self.is_write_blocked.load(Ordering::Relaxed)
+    }
+
+    /// Something to end the request that comes now with. What runs the request takes it by
+    /// [`take_starting`](Self::take_starting), before the next one comes.
+    pub fn new_abort(self: &Arc<Self>) -> Abort {
+        let abort = Abort {
+            task: Arc::default(),
+            connection: Arc::clone(self),
+        };
+        *self.starting() = Some(abort.clone());
+        abort
+    }
+
+    /// What ends the request whose task is spawned now.
+    pub fn take_starting(&self) -> Option<Abort> {
+        self.starting().take()
+    }
+
+    /// Asks for its end; the stronger of two stands.
+    pub fn end(&self, ending: Ending) {
+        self.ending.fetch_max(ending as u8, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// Waits until an end stronger than `than` is asked for. One task at a time may wait.
+    pub async fn ended(&self, than: Option<Ending>) -> Ending {
+        poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            let ending = match self.ending.load(Ordering::Relaxed) {
+                0 => None,
+                1 => Some(Ending::GoAway),
+                _ => Some(Ending::Close),
+            };
+            match ending {
+                Some(ending) if Some(ending) > than => Poll::Ready(ending),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn starting(&self) -> std::sync::MutexGuard<'_, Option<Abort>> {
+        let starting = self.starting.lock();
+        starting.unwrap_or_else(|held| held.into_inner())
+    }
+}
+
+/// A request that is open on its connection, until this is dropped.
+#[derive(Debug)]
+pub struct OpenRequest {
+    connection: Arc<Connection>,
+    is_call: bool,
+}
+
+impl OpenRequest {
+    /// Notes that its message is whole.
+    pub fn message_is_whole(&self) {
+        if self.is_call {
+            self.connection.was_called.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        let connection = &*self.connection;
+        let age = connection.accepted.elapsed().as_millis();
+        let age = u64::try_from(age).unwrap_or(u64::MAX);
+        connection.last_active.store(age, Ordering::Relaxed);
+        if self.is_call {
+            connection.calls.fetch_sub(1, Ordering::Relaxed);
+        }
+        connection.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends one request from outside, with all that it holds.
+#[derive(Clone, Debug)]
+pub struct Abort {
+    task: Arc<OnceLock<AbortHandle>>,
+    connection: Arc<Connection>,
+}
+
+impl Abort {
+    /// Says which task runs the request: HTTP/2 has one for each.
+    pub fn runs_in(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+    }
+
+    /// Resets the HTTP/2 stream; over HTTP/1.1, which has nothing smaller, closes the connection.
+    pub fn abort(&self) {
+        match self.task.get() {
+            Some(task) => task.abort(),
+            None => self.connection.end(Ending::Close),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Arc<Connection> {
+        Connection::new(([127, 0, 0, 1], 50_051).into())
+    }
+
+    #[test]
+    fn a_request_counts_until_it_is_dropped() {
+        let connection = connection();
+        let (probe, call) = (
+            connection.open_request(false),
+            connection.open_request(true),
+        );
+        assert_eq!(
+            (connection.open_requests(), connection.open_calls()),
+            (2, 1)
+        );
+        probe.message_is_whole();
+        assert!(!connection.was_called());
+        call.message_is_whole();
+        drop((probe, call));
+        assert_eq!(
+            (connection.open_requests(), connection.open_calls()),
+            (0, 0)
+        );
+        assert!(connection.was_called());
+    }
+
+    #[tokio::test]
+    async fn the_stronger_end_stands() {
+        let connection = connection();
+        connection.end(Ending::Close);
+        connection.end(Ending::GoAway);
+        assert_eq!(connection.ended(None).await, Ending::Close);
+        assert_eq!(connection.ended(Some(Ending::GoAway)).await, Ending::Close);
+    }
+}

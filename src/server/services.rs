@@ -1,0 +1,100 @@
+//! The services, and which of them a call belongs to.
+//!
+//! Calls to ALİM go straight to theirs; health, reflection and unknown methods go through tonic's router.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tonic::{
+    body::Body,
+    codec::CompressionEncoding,
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+};
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::Service;
+
+use crate::{
+    grpc::Bridge,
+    pb::{
+        self, graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer,
+    },
+};
+
+/// Bytes of a message to health and reflection: names of services and symbols.
+const MAX_PROBE_BYTES: usize = 16 * 1024;
+
+type Graph = GraphServiceServer<Bridge>;
+type Threads = ThreadServiceServer<Bridge>;
+
+/// All services of the bridge.
+#[derive(Clone, Debug)]
+pub(super) struct Services {
+    graph: Graph,
+    threads: Threads,
+    others: Routes,
+}
+
+impl Services {
+    /// `bridge` for the calls to ALİM, whose messages have at most `max_request_bytes`; beside it `health`, and reflection.
+    ///
+    /// # Errors
+    ///
+    /// - [`tonic_reflection::server::Error`] when the descriptors can't be read.
+    pub(super) fn new(
+        bridge: Bridge,
+        max_request_bytes: usize,
+        health: HealthServer<impl Health>,
+    ) -> Result<Self, tonic_reflection::server::Error> {
+        let mut others = RoutesBuilder::default();
+        let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+        others
+            .add_service(health.max_decoding_message_size(MAX_PROBE_BYTES))
+            .add_service(v1.max_decoding_message_size(MAX_PROBE_BYTES))
+            .add_service(v1alpha.max_decoding_message_size(MAX_PROBE_BYTES));
+        Ok(Self {
+            graph: Graph::new(bridge.clone())
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(max_request_bytes)
+                .max_encoding_message_size(usize::MAX),
+            threads: Threads::new(bridge)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(max_request_bytes)
+                .max_encoding_message_size(usize::MAX),
+            others: others.routes().prepare(),
+        })
+    }
+}
+
+impl Service<Request<Body>> for Services {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let service = request.uri().path().strip_prefix('/');
+        let service = service.and_then(|path| Some(path.split_once('/')?.0));
+        match service {
+            Some(Graph::NAME) => self.graph.call(request),
+            Some(Threads::NAME) => self.threads.call(request),
+            _ => Box::pin(self.others.call(request)),
+        }
+    }
+}
+
+/// Ours, health's, and google.rpc's, without which grpcurl prints rich errors as base64.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}

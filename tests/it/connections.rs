@@ -1,0 +1,252 @@
+//! What one connection can cost, tried by every way there is: before the head is whole, before the message is, while nobody
+//! reads, and at shutdown. Each story attacks the built command, and reads its memory.
+
+mod drain;
+mod ends;
+mod unread;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::join_all, stream};
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Status};
+use tower::Service;
+
+use crate::support::{
+    Told, ask,
+    bare::Connection,
+    deployed::Deployed,
+    frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame, head_of},
+    reply_json,
+    upstream::{Reply, Upstream},
+};
+
+const INVOKE: &str = "/alim.v1.GraphService/Invoke";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+/// Those that need a permit.
+const CALLS: [&str; 5] = [
+    INVOKE,
+    "/alim.v1.GraphService/Stream",
+    "/alim.v1.ThreadService/CreateThread",
+    "/alim.v1.ThreadService/GetThread",
+    "/alim.v1.ThreadService/DeleteThread",
+];
+/// Those that need none.
+const PROBES: [&str; 4] = [
+    CHECK,
+    WATCH,
+    REFLECTION,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+/// The largest message that a bridge takes, by default.
+const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+const UNFINISHED: usize = 60;
+/// Long for what happens at once.
+const SOON: Duration = Duration::from_secs(10);
+const FOUR: [(&str, &str); 2] = [("MAX_CALLS", "4"), ("MESSAGE_TIMEOUT", "3s")];
+
+fn upstream() -> Upstream {
+    Upstream::answering(Reply::json(200, reply_json()))
+}
+
+/// A message of 4 MiB without its last hundred bytes, which never come.
+fn unfinished(flag: u8) -> tonic::body::Body {
+    let mut message = vec![0; MESSAGE_BYTES - 100];
+    message[0] = flag;
+    message[1..5].copy_from_slice(&(MESSAGE_BYTES as u32 - 5).to_be_bytes());
+    let frame = Ok::<_, Status>(Frame::data(Bytes::from(message)));
+    tonic::body::Body::new(StreamBody::new(
+        stream::iter([frame]).chain(stream::pending()),
+    ))
+}
+
+fn request(path: &str, kind: &str, body: tonic::body::Body) -> Request<tonic::body::Body> {
+    let request = Request::post(format!("http://bridge{path}"))
+        .header("content-type", kind)
+        .header("te", "trailers");
+    request.body(body).expect("a request")
+}
+
+/// The status of an answer, in its head or after its body.
+async fn status(answer: Response<Incoming>) -> Status {
+    let (head, body) = answer.into_parts();
+    if let Some(status) = Status::from_header_map(&head.headers) {
+        return status;
+    }
+    let body = body.collect().await.expect("a whole answer");
+    let trailers = body.trailers().cloned().unwrap_or_else(HeaderMap::new);
+    Status::from_header_map(&trailers).expect("a status")
+}
+
+/// Sends sixty unfinished messages on one connection, and reads each answer.
+async fn attack(bridge: &Deployed, path: &str, kind: &str, flag: u8) -> (u64, Vec<Status>) {
+    let before = bridge.resident_kib();
+    let connection = Connection::open(bridge.address).await;
+    let calls = (0..UNFINISHED).map(|_| {
+        let mut connection = connection.clone();
+        let mut request = request(path, kind, unfinished(flag));
+        if flag == 1 {
+            let gzip = http::HeaderValue::from_static("gzip");
+            request.headers_mut().insert("grpc-encoding", gzip);
+        }
+        async move { status(connection.call(request).await.expect("an answer")).await }
+    });
+    let answers = tokio::spawn(timeout(SOON, join_all(calls)));
+    let mut highest = before;
+    while !answers.is_finished() {
+        highest = highest.max(bridge.resident_kib());
+        tokio::time::sleep(Duration::from_millis(20)).await; // between two looks at the memory
+    }
+    let answers = answers.await.expect("no panic");
+    (highest - before, answers.expect("an end in time"))
+}
+
+fn reasons(answers: &[Status]) -> (usize, usize) {
+    let count = |reason: &str| {
+        let with = answers
+            .iter()
+            .filter(|status| status.code_and_reason().1 == reason);
+        with.count()
+    };
+    (count("BRIDGE_SATURATED"), count("MESSAGE_TIMEOUT"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_messages_cost_no_more_than_the_calls_that_may_be_open() {
+    let upstream = upstream();
+    let bridge = Deployed::with(
+        &upstream.url(),
+        &[FOUR.as_slice(), &[("GRPC_WEB", "*")]].concat(),
+    );
+    for path in CALLS {
+        for (kind, flag) in [
+            ("application/grpc", 0),
+            ("application/grpc", 1),
+            ("application/grpc-web+proto", 0),
+        ] {
+            let (grown, answers) = attack(&bridge, path, kind, flag).await;
+            assert_eq!(
+                reasons(&answers),
+                (UNFINISHED - 4, 4),
+                "{path} {kind} {flag}"
+            );
+            let sent = answers.iter().filter_map(|status| status.info("sent"));
+            assert!(sent.into_iter().all(|sent| sent == "false"));
+            assert!(grown < 48 * 1024, "{path} {kind} {flag}: {grown} KiB");
+        }
+    }
+    assert!(upstream.requests().is_empty());
+    bridge.open_calls_are(0).await;
+    let answer = bridge.client().invoke(ask("Salam")).await;
+    answer.expect("the bridge answers on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_messages_to_health_and_reflection_are_rejected_by_their_size() {
+    let upstream = upstream();
+    let bridge = Deployed::with(&upstream.url(), &FOUR);
+    for path in PROBES {
+        let (grown, answers) = attack(&bridge, path, "application/grpc", 0).await;
+        assert_eq!(answers.len(), UNFINISHED);
+        let is_health = path.contains("Health"); // tonic ends reflection without a word
+        assert!(
+            !is_health
+                || answers
+                    .iter()
+                    .all(|status| status.code() == Code::ResourceExhausted)
+        );
+        assert!(grown < 8 * 1024, "{path}: {grown} KiB");
+    }
+}
+
+/// Small enough to be taken, and never whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_messages_to_health_only_64_are_held_in_part_and_a_probe_gets_through() {
+    let upstream = upstream();
+    let bridge = Deployed::with(&upstream.url(), &FOUR);
+    let mut attacker = Raw::open(bridge.address, &[]).await;
+    for count in 0..100 {
+        let head = frame(HEADERS, END_HEADERS, 2 * count + 1, &head_of(CHECK, &[]));
+        let part = frame(DATA, 0, 2 * count + 1, &[0, 0, 0, 0x20, 0, 1, 1]);
+        attacker.send(&[head, part].concat()).await.expect("open");
+    }
+    let rejected = async {
+        for _ in 0..36 {
+            attacker.next(HEADERS).await.expect("a rejection");
+        }
+    };
+    timeout(SOON, rejected).await.expect("at once");
+    let mut health = tonic_health::pb::health_client::HealthClient::new(
+        crate::support::extra::channel_to(bridge.address),
+    );
+    let probe = health.check(tonic_health::pb::HealthCheckRequest::default());
+    let probe = timeout(Duration::from_secs(2), probe).await;
+    probe.expect("at once").expect("health");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_heads_on_one_connection_keep_no_other_out_and_end_in_time() {
+    let upstream = upstream();
+    let bridge = Deployed::with(&upstream.url(), &[("MESSAGE_TIMEOUT", "4s")]);
+    let mut attacker = Raw::open(bridge.address, &[]).await;
+    let start = Instant::now();
+    let heads: Vec<_> = (0..5000)
+        .flat_map(|count| frame(HEADERS, END_HEADERS, 2 * count + 1, &head_of(INVOKE, &[])))
+        .collect();
+    attacker.send(&heads).await.expect("open");
+    bridge.open_calls_are(100).await;
+    for _ in 0..20 {
+        let answer = bridge.client().invoke(ask("Salam")).await;
+        answer.expect("others are answered");
+    }
+    let ended = async {
+        for _ in 0..5000 {
+            attacker.next(HEADERS).await.expect("a status");
+        }
+    };
+    timeout(3 * SOON, ended).await.expect("each ends");
+    assert!(start.elapsed() >= Duration::from_secs(4));
+    let timeouts = bridge
+        .metric("alim_bridge_failures_total", "MESSAGE_TIMEOUT")
+        .await;
+    assert_eq!(timeouts, 5000);
+    assert_eq!(upstream.requests().len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_thousand_health_watches_on_a_connection_sixteen_are_held() {
+    let upstream = upstream();
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    let before = bridge.resident_kib();
+    let mut attackers = Vec::new();
+    for _ in 0..6 {
+        let mut attacker = Raw::open(bridge.address, &[]).await;
+        let watches: Vec<_> = (0..1000)
+            .flat_map(|count| {
+                let head = frame(HEADERS, END_HEADERS, 2 * count + 1, &head_of(WATCH, &[]));
+                [head, frame(DATA, END_STREAM, 2 * count + 1, &[0; 5])].concat()
+            })
+            .collect();
+        attacker.send(&watches).await.expect("open");
+        for _ in 0..1000 {
+            attacker.next(HEADERS).await.expect("an answer");
+        }
+        attackers.push(attacker);
+    }
+    let grown = bridge.resident_kib().saturating_sub(before);
+    assert!(grown < 24 * 1024, "{grown} KiB");
+    let started = bridge
+        .metric("grpc_server_started_total", "\"Watch\"")
+        .await;
+    let rejected = bridge
+        .metric("grpc_server_handled_total", "\"Watch\"")
+        .await;
+    assert_eq!((started, rejected), (6000, 6000 - 6 * 16));
+}

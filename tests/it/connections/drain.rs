@@ -1,0 +1,96 @@
+//! What hangs when SIGTERM comes: nothing that has not left for ALİM keeps the process.
+
+use std::time::{Duration, Instant};
+
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{CALLS, PROBES, REFLECTION, SOON, WATCH, upstream};
+use crate::support::{
+    deployed::Deployed,
+    frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, Raw, SETTINGS, frame, head_of},
+};
+
+/// From SIGTERM to the exit, where no call is open at ALİM; a debug build under load takes longer than it promises.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// Sends these bytes on a connection of their own, and ends the bridge.
+async fn exits_at_once_beside(name: &str, bytes: &[u8], log: &str) {
+    let upstream = upstream();
+    let settings = [
+        ("DRAIN_TIMEOUT", "30s"),
+        ("GRPC_WEB", "*"),
+        ("LOG_FORMAT", "json"),
+    ];
+    let mut bridge = Deployed::with(&upstream.url(), &settings);
+    let mut peer = Raw(TcpStream::connect(bridge.address).await.expect("a port"));
+    peer.send(bytes).await.expect("open");
+    seen(&bridge, "alim_bridge_open_connections").await;
+    if bytes.starts_with(PREFACE) {
+        seen(&bridge, "grpc_server_started_total").await;
+    }
+    let start = Instant::now();
+    bridge.running.signal("TERM");
+    bridge.running.logs("draining");
+    if !log.is_empty() {
+        bridge.running.logs(log);
+    }
+    let ended = bridge.running.ended();
+    assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
+    assert!(start.elapsed() < AT_ONCE, "{name}: {:?}", start.elapsed());
+    assert!(upstream.requests().is_empty());
+}
+
+/// Waits until the bridge has seen what was sent.
+async fn seen(bridge: &Deployed, metric: &str) {
+    let seen = async {
+        while bridge.metric(metric, "").await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, seen).await.expect("seen in time");
+}
+
+fn http2(frames: &[u8]) -> Vec<u8> {
+    [PREFACE, &frame(SETTINGS, 0, 0, &[]), frames].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_a_whole_opening_does_not_hold_up_the_drain() {
+    for (name, bytes) in [
+        ("a bare connection", &b""[..]),
+        ("half a preface", &PREFACE[..12]),
+        ("half a head", b"POST /alim"),
+    ] {
+        exits_at_once_beside(name, bytes, "").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_without_its_message_is_rejected_by_the_drain_and_recorded() {
+    for path in CALLS {
+        let head = frame(HEADERS, END_HEADERS, 1, &head_of(path, &[]));
+        exits_at_once_beside(path, &http2(&head), "BRIDGE_DRAINING").await;
+        let part = frame(DATA, 0, 1, &[0, 0, 0, 1, 0, 7, 7]);
+        exits_at_once_beside(path, &http2(&[head, part].concat()), "BRIDGE_DRAINING").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_without_its_message_does_not_hold_up_the_drain() {
+    for path in PROBES {
+        let head = frame(HEADERS, END_HEADERS, 1, &head_of(path, &[]));
+        exits_at_once_beside(path, &http2(&head), "").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_watches_reflection_and_pages_do_not_hold_up_the_drain() {
+    for path in [WATCH, REFLECTION] {
+        let head = frame(HEADERS, END_HEADERS, 1, &head_of(path, &[]));
+        let flags = if path == WATCH { END_STREAM } else { 0 };
+        let message = frame(DATA, flags, 1, &[0; 5]);
+        exits_at_once_beside(path, &http2(&[head, message].concat()), "").await;
+    }
+    let page = b"OPTIONS / HTTP/1.1\r\nhost: bridge\r\n\r\n";
+    exits_at_once_beside("an idle page", &page[..], "").await;
+}

@@ -1,0 +1,110 @@
+//! How connections end: by age, by idleness, and for want of descriptors.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use super::SOON;
+use crate::support::{
+    Bridge, SERVICE_KEY, ask,
+    extra::{get, time_passes},
+    frames::{GOAWAY, Raw},
+    reply_json,
+    running::start_among,
+    upstream::{Reply, Upstream},
+};
+
+fn upstream() -> Upstream {
+    Upstream::answering(Reply::json(200, reply_json()))
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_is_asked_to_go_and_one_with_a_watch_is_not() {
+    let upstream = upstream();
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTION_IDLE", "1h")]).await;
+    let mut idle = Raw::open(bridge.address, &[]).await;
+    let mut watch = bridge.watch("").await;
+    watch.message().await.expect("OK").expect("news");
+    bridge.invoke("Salam").await.expect("a reply");
+    time_passes(Duration::from_secs(3599)).await;
+    bridge.invoke("Salam").await.expect("the same connection");
+    time_passes(Duration::from_secs(10)).await;
+    assert!(idle.next(GOAWAY).await.is_some(), "GOAWAY before the end");
+    assert!(idle.next(GOAWAY).await.is_none(), "closed");
+    time_passes(Duration::from_secs(7200)).await;
+    let more = timeout(Duration::from_millis(200), watch.message()).await;
+    assert!(more.is_err(), "the watch goes on: {more:?}");
+}
+
+#[tokio::test]
+async fn connections_made_together_do_not_age_together() {
+    let upstream = upstream();
+    let settings = [("MAX_CONNECTION_AGE", "100s"), ("KEEPALIVE_INTERVAL", "1h")];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        let mut raw = Raw::open(bridge.address, &[]).await;
+        raw.next(crate::support::frames::SETTINGS)
+            .await
+            .expect("served");
+        open.push(raw);
+    }
+    let mut ages = Vec::new();
+    for second in [89, 95, 100, 105, 111_u64] {
+        let passed = ages.last().map_or(0, |(second, _)| *second);
+        time_passes(Duration::from_secs(second - passed)).await;
+        let mut gone = 0;
+        for raw in &mut open {
+            let ended = timeout(Duration::from_millis(5), raw.next(GOAWAY)).await;
+            gone += usize::from(ended.is_ok());
+        }
+        ages.push((second, gone));
+    }
+    let gone: Vec<_> = ages.iter().map(|(_, gone)| *gone).collect();
+    assert_eq!((gone[0], gone[4]), (0, 40), "{gone:?}");
+    assert!(
+        gone[1] > 0 && gone[1] < 40,
+        "a tenth more or less: {gone:?}"
+    );
+}
+
+/// A port that few use must not cost callers theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
+    let upstream = upstream();
+    let url = upstream.url();
+    let variables = [
+        ("ALIM_BRIDGE_UPSTREAM_URL", &*url),
+        ("ALIM_BRIDGE_UPSTREAM_API_KEY", SERVICE_KEY),
+        ("ALIM_BRIDGE_LISTEN", "127.0.0.1:0"),
+        ("ALIM_BRIDGE_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("ALIM_BRIDGE_LOG_FORMAT", "json"),
+    ];
+    let mut running = start_among(300, &["serve"], &variables);
+    let serving: serde_json::Value =
+        serde_json::from_str(&running.logs("\"serving\"")).expect("JSON");
+    let bound = |name: &str| {
+        serving[name]
+            .as_str()
+            .expect("bound")
+            .parse()
+            .expect("an address")
+    };
+    let (address, admin) = (bound("address"), bound("admin"));
+    let mut silent = Vec::new();
+    for _ in 0..320 {
+        silent.push(TcpStream::connect(admin).await.expect("a port"));
+    }
+    for path in ["/livez", "/metrics"] {
+        let answer = timeout(SOON, get(admin, path)).await;
+        assert_eq!(answer.expect("at once").0, 200, "{path}");
+    }
+    let mut client = alim_bridge::pb::graph_service_client::GraphServiceClient::new(
+        crate::support::extra::channel_to(address),
+    );
+    let answer = timeout(SOON, client.invoke(ask("Salam"))).await;
+    answer.expect("at once").expect("a reply");
+    let mut oldest = silent.swap_remove(0);
+    let closed = timeout(SOON, oldest.read(&mut [0])).await;
+    assert!(closed.is_ok(), "the oldest is closed for newcomers");
+}

@@ -1,0 +1,132 @@
+//! Callers who do not read: what ends from outside really ends, and gives all back.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http_body_util::BodyExt;
+use prost::Message;
+use tonic::Code;
+use tower::Service;
+
+use super::{INVOKE, SOON, request, status};
+use crate::support::{
+    ask,
+    bare::Connection,
+    deployed::Deployed,
+    frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame, head},
+    sse_tokens,
+    upstream::{Reply, Upstream},
+};
+
+const STREAM: &str = "/alim.v1.GraphService/Stream";
+/// So many that what one round leaves behind would be seen.
+const ROUNDS: u64 = 8;
+const CALLS: u64 = 4 * ROUNDS;
+
+/// A whole question, as gRPC frames it.
+fn question(text: &str) -> tonic::body::Body {
+    let message = ask(text).encode_to_vec();
+    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+    let framed = [&[0], &length[..], &message].concat();
+    tonic::body::Body::new(http_body_util::Full::new(framed.into()))
+}
+
+fn large_reply() -> Reply {
+    let text = "a".repeat(3 << 20);
+    let json =
+        format!(r#"{{"response":"{text}","thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b"}}"#);
+    Reply::json(200, json)
+}
+
+fn large_events() -> Reply {
+    Reply::sse_chunks(vec![sse_tokens(&[&"a".repeat(900_000)]); 8]).then_hold()
+}
+
+/// Calls of which nobody reads anything beyond the head, four at a time, each open until its deadline.
+async fn unread_calls_give_all_back(path: &str, reply: Reply, window: u32) {
+    let upstream = Upstream::answering(reply);
+    let bridge = Deployed::with(&upstream.url(), &[("MAX_CALLS", "4")]);
+    let before = bridge.resident_kib();
+    let connection = Connection::with_window(bridge.address, window).await;
+    let mut open = Vec::new();
+    for _ in 0..ROUNDS {
+        let calls = (0..4).map(|_| {
+            let mut connection = connection.clone();
+            let mut request = request(path, "application/grpc", question("Salam"));
+            let timeout = http::HeaderValue::from_static("400m");
+            request.headers_mut().insert("grpc-timeout", timeout);
+            async move { connection.call(request).await.expect("a head") }
+        });
+        open.extend(join_all(calls).await);
+        bridge.open_calls_are(0).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await; // the time that the promise is about
+    let grown = bridge.resident_kib().saturating_sub(before);
+    assert!(grown < 48 * 1024, "{grown} KiB");
+    for answer in open {
+        let reset = answer.into_body().collect().await.expect_err("a reset");
+        assert!(format!("{reset:?}").contains("Reset"), "{reset:?}");
+    }
+    let mut next = connection.clone();
+    let answer = next
+        .call(request(INVOKE, "application/grpc", question("")))
+        .await;
+    let status = status(answer.expect("the connection lives on")).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let count = async |name, part| bridge.metric(name, part).await;
+    assert_eq!(
+        count("alim_bridge_failures_total", "CALLER_DEADLINE").await,
+        CALLS
+    );
+    assert_eq!(
+        count("grpc_server_handled_total", "DeadlineExceeded").await,
+        CALLS
+    );
+    assert_eq!(count("alim_bridge_caller_cancelled_total", "").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_that_nobody_reads_are_dropped_at_their_deadline() {
+    for window in [0, 1] {
+        unread_calls_give_all_back(INVOKE, large_reply(), window).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_nobody_reads_are_dropped_at_their_deadline() {
+    for window in [0, 1] {
+        unread_calls_give_all_back(STREAM, large_events(), window).await;
+    }
+}
+
+/// The largest windows that HTTP/2 knows, and a socket that nobody reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_with_the_largest_windows_who_does_not_read_costs_little_a_stream() {
+    const STREAMS: u32 = 200;
+    let tokens = sse_tokens(&["Suvarma vaxtı səhər tezdəndir. ".repeat(30).as_str(); 8]);
+    let flood = Reply::sse("").flood(format!("{:x}\r\n{tokens}\r\n", tokens.len()));
+    let upstream = Upstream::answering(flood);
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    let before = bridge.resident_kib();
+    let mut attacker = Raw::open(bridge.address, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+    let rest: u32 = (1 << 31) - 1 - 65_535;
+    attacker
+        .send(&frame(8, 0, 0, &rest.to_be_bytes()))
+        .await
+        .expect("open");
+    let message = ask("Salam").encode_to_vec();
+    let framed = [&[0, 0, 0, 0, message.len() as u8], &message[..]].concat();
+    for count in 0..STREAMS {
+        let head = frame(HEADERS, END_HEADERS, 2 * count + 1, &head("Stream", &[]));
+        let message = frame(DATA, END_STREAM, 2 * count + 1, &framed);
+        attacker
+            .send(&[head, message].concat())
+            .await
+            .expect("open");
+    }
+    bridge.open_calls_are(STREAMS.into()).await;
+    tokio::time::sleep(SOON).await; // the time that the figure is about
+    let each = bridge.resident_kib().saturating_sub(before) / u64::from(STREAMS);
+    eprintln!("{each} KiB a stream");
+    assert!(each < 400, "{each} KiB a stream");
+}
