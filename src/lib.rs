@@ -1,18 +1,23 @@
 //! alim-bridge: typed gRPC in front of ALİM's REST and Server-Sent Events. This page is the map.
 //!
-//! # Two banks and a span
+//! # Two sides
 //!
-//! - [`upstream`] is ALİM's bank: it alone names the HTTP client and eventsource-stream.
-//! - [`grpc`] is the callers' bank: with [`pb`], [`server`] and [`client`] it alone names tonic.
+//! - [`upstream`] is the client side, towards ALİM: it alone names the HTTP client and eventsource-stream.
+//! - [`server`] and [`grpc`] are the server side, towards callers: with [`pb`] and [`client`] they alone name tonic.
 //! - Between them stand plain words that know neither: [`call`], [`reply`], [`deadline`], [`headers`],
-//!   [`reason`], [`admission`].
+//!   [`reason`], [`admission`], [`inbound`].
 //!
 //! # The life of a call
 //!
 //! A call is a line of types; one arrow is one function.
 //!
-//! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → `Bridge::unary` →
-//! [`admission::Admission::enter`] → [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
+//! Connection: `server::accept` → `server::connections` (is there room?) → `server::connection` (TLS, HTTP, age, drain) → one
+//! task for each HTTP/2 stream, which [`inbound::Abort`] can end.
+//!
+//! Head: [`grpc::web`] → [`grpc::edge`]: identity → [`admission::Admission::admit`] → [`grpc::message`], which reads
+//! the message in time → `server::services`.
+//!
+//! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → `Bridge::unary` → [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
 //! `response::judge` → `Head::into_reply` → [`reply::Reply`] → `grpc::response::invoke`.
 //!
 //! The methods of ThreadService go Invoke's way, with [`call::NewThread`] or [`call::ThreadId`] for the
@@ -30,9 +35,8 @@
 //!
 //! Whatever fails is a [`grpc::failure::Failure`]; `grpc::rows` says what each means to the caller, with a [`reason`]
 //! for it, and `grpc::status` writes it. Round every call stands [`grpc::edge`], which waits for the head until it
-//! is due ([`grpc::clocks`]) and keeps, to the end of the body, the call's one
-//! [record](telemetry::Ongoing) and its `grpc::hold::Hold`: the permit, and the watchdog that ends the
-//! call of a caller who has stopped reading.
+//! is due ([`grpc::clocks`]). Its answer's body keeps, to the end, the call's one [record](telemetry::Ongoing) and its
+//! permit. All open calls are in [`grpc::open_calls`], whose watchdog aborts the call of a caller who has stopped reading.
 //!
 //! # What is promised
 //!
@@ -46,7 +50,7 @@
 //! # The house
 //!
 //! The modules below stand in the order of use: a file uses only what stands above it.
-//! `tests/it/house.rs` holds the code to that, and to the banks.
+//! `tests/it/house.rs` holds the code to that, and to the two sides.
 
 pub mod pb;
 

@@ -28,6 +28,19 @@ pub(super) struct Open {
     connection: Arc<Connection>,
 }
 
+/// Connections that were asked to go.
+#[derive(Debug)]
+pub(super) struct Leaving(Vec<Arc<Connection>>);
+
+impl Leaving {
+    /// Closes those that are still there.
+    pub(super) fn close(self) {
+        for connection in self.0 {
+            connection.end(Ending::Close);
+        }
+    }
+}
+
 /// A newcomer was admitted, or not.
 #[derive(Debug)]
 pub(super) enum Admitted {
@@ -60,11 +73,13 @@ impl Connections {
         Admitted::ForAnother(self.insert(&mut open, peer))
     }
 
-    /// Asks all connections to go.
-    pub(super) fn go_away(&self) {
-        for (_, connection) in &*self.lock() {
+    /// Asks all connections that are open now to go.
+    pub(super) fn go_away(&self) -> Leaving {
+        let open: Vec<_> = self.lock().iter().map(|(_, it)| Arc::clone(it)).collect();
+        for connection in &open {
             connection.end(Ending::GoAway);
         }
+        Leaving(open)
     }
 
     /// How many may be open.

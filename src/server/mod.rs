@@ -14,7 +14,10 @@ mod health;
 mod services;
 pub mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
@@ -185,10 +188,10 @@ async fn start(
     background: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::new()?);
-    watch_files(settings, &upstream, &metrics, background);
+    let connections = Connections::new(settings.max_connections);
+    watch_files(settings, &upstream, &metrics, &connections, background);
     let upstream = Upstream::new(upstream)?;
     let admission = Admission::new(settings.max_calls);
-    let connections = Connections::new(settings.max_connections);
     if let Some(tcp) = admin {
         let admin = admin::Admin {
             metrics: Arc::clone(&metrics),
@@ -295,6 +298,7 @@ fn watch_files(
     settings: &Settings,
     upstream: &upstream::Settings,
     metrics: &Arc<Metrics>,
+    connections: &Connections,
     background: &mut JoinSet<()>,
 ) {
     let watched = |files: Files| {
@@ -306,9 +310,11 @@ fn watch_files(
         let (count, shown, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
         let note_end = move || metrics.state.certificate_ends(shown.load().ends);
         note_end();
+        let retire = retire_connections(tls.clone(), connections.clone(), settings.drain_timeout);
         background.spawn(tls.watch(move |outcome| {
             count(outcome);
             note_end();
+            retire();
         }));
     }
     if let Some(callers) = settings.callers.clone() {
@@ -316,5 +322,29 @@ fn watch_files(
     }
     if let Some(key) = upstream.key.clone().filter(Reload::is_of_files) {
         background.spawn(key.watch(watched(Files::UpstreamKey)));
+    }
+}
+
+/// What withdraws the connections that were made under other client authorities than those of now: they get GOAWAY, and are closed
+/// after `patience`.
+fn retire_connections(
+    tls: Reload<Tls>,
+    connections: Connections,
+    patience: Duration,
+) -> impl Fn() + Send {
+    let last = Mutex::new(tls.load().client_ca.clone());
+    move || {
+        let client_ca = tls.load().client_ca.clone();
+        let mut last = last.lock().unwrap_or_else(|held| held.into_inner());
+        if *last == client_ca {
+            return;
+        }
+        *last = client_ca;
+        tracing::info!("the client authorities changed: connections made under the old ones end");
+        let leaving = connections.go_away();
+        tokio::spawn(async move {
+            sleep(patience).await;
+            leaving.close();
+        });
     }
 }

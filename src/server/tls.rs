@@ -27,6 +27,8 @@ pub struct Tls {
     pub(super) config: Arc<ServerConfig>,
     /// When the first certificate of the chain ends, in Unix time; none where that can't be read.
     pub(super) ends: Option<i64>,
+    /// The PEM file of callers' authorities, where TLS is mutual.
+    pub(super) client_ca: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Tls {
@@ -78,8 +80,11 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
         .with_single_cert(chain, key)
         .map_err(|error| format!("certificate: {error}"))?;
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    let config = Arc::new(config);
-    Ok(Tls { config, ends })
+    Ok(Tls {
+        config: Arc::new(config),
+        ends,
+        client_ca: rest.first().cloned(),
+    })
 }
 
 /// `notAfter` (RFC 5280, 4.1.2.5).

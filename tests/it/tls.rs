@@ -348,3 +348,31 @@ fn assert_unreachable(status: &Status) {
     assert_eq!(status.info("sent").as_deref(), Some("false"));
     assert_eq!(status.pushback(), None);
 }
+
+#[tokio::test]
+async fn when_a_client_ca_is_withdrawn_connections_made_under_it_end() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let files = Files::with(&ours.vouch_for(LOCALHOST));
+    files.put("ca.crt", &theirs.pem);
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let ca = files.path("ca.crt");
+    let (cert, key) = (files.path("tls.crt"), files.path("tls.key"));
+    let settings = [
+        ("TLS_CERT_FILE", &*cert),
+        ("TLS_KEY_FILE", &key),
+        ("TLS_CLIENT_CA_FILE", &ca),
+        ("DRAIN_TIMEOUT", "1s"),
+    ];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    let mut caller = client(
+        bridge.address,
+        showing(trusting(&ours), &theirs.vouch_for("caller")),
+    );
+    let open = caller.stream(ask_stream("Salam")).await.expect("a token");
+    files.put("ca.crt", &Authority::new().pem);
+    files_are_read_again().await;
+    let (_, ending) = read_all(open.into_inner()).await;
+    ending.expect_err("closed after the drain's time");
+    let next = caller.stream(ask_stream("Salam")).await;
+    next.expect_err("no connection with that certificate any more");
+}
