@@ -13,7 +13,11 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tonic::{Code, Status};
 use tower::Service;
 
@@ -146,6 +150,36 @@ async fn unfinished_messages_cost_no_more_than_the_calls_that_may_be_open() {
     bridge.open_calls_are(0).await;
     let answer = bridge.client().invoke(ask("Salam")).await;
     answer.expect("the bridge answers on");
+}
+
+/// Over HTTP/1.1 a connection has one call, so there are sixty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_messages_of_pages_cost_no_more_than_the_calls_that_may_be_open() {
+    let upstream = upstream();
+    let bridge = Deployed::with(
+        &upstream.url(),
+        &[FOUR.as_slice(), &[("GRPC_WEB", "*")]].concat(),
+    );
+    let before = bridge.resident_kib();
+    let head = format!(
+        "POST {INVOKE} HTTP/1.1\r\nhost: bridge\r\ncontent-type: application/grpc-web\r\n\
+         content-length: {MESSAGE_BYTES}\r\n\r\n"
+    );
+    let mut message = vec![0; MESSAGE_BYTES - 100];
+    message[1..5].copy_from_slice(&(MESSAGE_BYTES as u32 - 5).to_be_bytes());
+    let whole = [head.as_bytes(), &message].concat();
+    let pages = (0..UNFINISHED).map(async |_| {
+        let mut page = TcpStream::connect(bridge.address).await.expect("a port");
+        let _ = timeout(Duration::from_secs(1), page.write_all(&whole)).await; // rejected ones are closed
+        page
+    });
+    let pages = join_all(pages).await;
+    bridge.open_calls_are(4).await;
+    let grown = bridge.resident_kib().saturating_sub(before);
+    assert!(grown < 48 * 1024, "{grown} KiB");
+    bridge.open_calls_are(0).await;
+    drop(pages);
+    assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

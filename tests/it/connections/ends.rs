@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::SOON;
 use crate::support::{
@@ -107,4 +111,21 @@ async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
     let mut oldest = silent.swap_remove(0);
     let closed = timeout(SOON, oldest.read(&mut [0])).await;
     assert!(closed.is_ok(), "the oldest is closed for newcomers");
+}
+
+#[tokio::test]
+async fn health_watches_of_pages_do_not_keep_a_full_listener_closed() {
+    let upstream = upstream();
+    let settings = [("MAX_CONNECTIONS", "30"), ("GRPC_WEB", "*")];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    let watch = "POST /grpc.health.v1.Health/Watch HTTP/1.1\r\nhost: bridge\r\n\
+                 content-type: application/grpc-web\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0";
+    let mut watches = Vec::new();
+    for _ in 0..30 {
+        let mut page = TcpStream::connect(bridge.address).await.expect("a port");
+        page.write_all(watch.as_bytes()).await.expect("open");
+        let _ = page.read(&mut [0]).await.expect("an answer");
+        watches.push(page);
+    }
+    bridge.invoke("Salam").await.expect("a reply");
 }
