@@ -68,7 +68,7 @@ impl Failure {
                 Pushback::Unsaid,
             ),
             Self::Refused(Refused::Saturated { limit }) => (
-                Code::ResourceExhausted,
+                Code::Unavailable,
                 Reason::BridgeSaturated,
                 format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
                 Pushback::Unsaid,
