@@ -25,7 +25,7 @@ use tower::{Layer, Service};
 
 use super::{
     body::{self, EdgeBody, GRPC_STATUS},
-    clocks::{Clocks, Due},
+    clocks::{Clocks, Due, caller_deadline},
     failure::{Credentials, Failure, Protocol},
     hold::Hold,
     origins::Origins,
@@ -102,6 +102,9 @@ where
             .edge
             .clocks
             .due(method, request.headers(), record.started());
+        if let Some(deadline) = caller_deadline(request.headers(), record.started()) {
+            record.caller_deadline(deadline.at);
+        }
         let goaway = (!method.is_ours()).then(|| self.edge.goaway.clone());
         let refused = self.edge.judge(method, request.headers(), &record).err();
         request.headers_mut().insert(REQUEST_ID, id.clone());

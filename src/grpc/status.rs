@@ -46,6 +46,7 @@ impl Failure {
     ) -> Status {
         let row = self.row(credentials);
         record.failed(row.reason);
+        let left = record.time_left();
         let mut info = HashMap::from([("sent".to_owned(), self.was_sent().to_string())]);
         if let Some(delivered) = events_delivered {
             info.insert("eventsDelivered".to_owned(), delivered.to_string());
@@ -58,13 +59,12 @@ impl Failure {
                 let Rejection {
                     headers,
                     violations,
-                    retry_after,
                     ..
                 } = *rejection;
-                row.into_status(info, headers, &violations, retry_after)
+                row.into_status(info, headers, &violations, left)
             }
             Self::Invalid(Invalid { violations }) => {
-                row.into_status(info, HeaderMap::new(), &violations, None)
+                row.into_status(info, HeaderMap::new(), &violations, left)
             }
             Self::Upstream(_)
             | Self::CredentialsMissing
@@ -73,7 +73,23 @@ impl Failure {
             | Self::Clock(_)
             | Self::Cut
             | Self::Panicked
-            | Self::Protocol(..) => row.into_status(info, HeaderMap::new(), &[], None),
+            | Self::Protocol(..) => row.into_status(info, HeaderMap::new(), &[], left),
+        }
+    }
+}
+
+impl Pushback {
+    /// As the header says it; `left` is what is left of the caller's deadline. gRPC libraries wait out a pushback
+    /// beyond their deadline and then report DEADLINE_EXCEEDED without a reason, so it is -1 then. 0 is never
+    /// sent: grpcio up to 1.85 hangs or dies on it, others repeat the call at once.
+    fn millis(self, left: Option<Duration>) -> Option<i64> {
+        match self {
+            Self::Unsaid => None,
+            Self::After(wait) if left.is_none_or(|left| wait < left) => {
+                let millis = wait.as_micros().div_ceil(1000).max(1);
+                Some(i64::try_from(millis).unwrap_or(i64::MAX))
+            }
+            Self::Never | Self::After(_) => Some(-1),
         }
     }
 }
@@ -84,18 +100,13 @@ impl Row {
         info: HashMap<String, String>,
         mut metadata: HeaderMap,
         violations: &[Violation],
-        retry_after: Option<Duration>,
+        left: Option<Duration>,
     ) -> Status {
-        match self.pushback {
-            Pushback::Never => drop(metadata.insert(PUSHBACK, HeaderValue::from_static("-1"))),
-            Pushback::After(wait) => {
-                let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                metadata.insert(PUSHBACK, HeaderValue::from(millis));
-            }
-            Pushback::Unsaid => {}
+        if let Some(millis) = self.pushback.millis(left) {
+            metadata.insert(PUSHBACK, HeaderValue::from(millis));
         }
         let mut details = ErrorDetails::with_error_info(self.reason.name(), DOMAIN, info);
-        if let Some(wait) = retry_after {
+        if let Pushback::After(wait) = self.pushback {
             details.set_retry_info(Some(wait));
         }
         let message = cut_encoded(&self.text, MAX_MESSAGE_BYTES);

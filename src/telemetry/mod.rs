@@ -126,6 +126,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     tokens: AtomicU64,
     first_token: OnceLock<Duration>,
+    caller_deadline: OnceLock<Instant>,
     notes: Mutex<Notes>,
 }
 
@@ -150,6 +151,7 @@ impl Ongoing {
             metrics,
             tokens: AtomicU64::new(0),
             first_token: OnceLock::new(),
+            caller_deadline: OnceLock::new(),
             notes: Mutex::default(),
         })))
     }
@@ -164,6 +166,17 @@ impl Record {
     /// When the call started; all its clocks count from here.
     pub fn started(&self) -> Instant {
         self.0.started
+    }
+
+    /// Notes when the caller gives up.
+    pub fn caller_deadline(&self, at: Instant) {
+        self.0.caller_deadline.get_or_init(|| at);
+    }
+
+    /// How long the caller waits yet; none where it sent no deadline.
+    pub fn time_left(&self) -> Option<Duration> {
+        let at = self.0.caller_deadline.get()?;
+        Some(at.saturating_duration_since(Instant::now()))
     }
 
     /// Names the caller, by the name that stands beside its key.

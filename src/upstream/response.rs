@@ -162,7 +162,7 @@ async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {
     }
 }
 
-/// Retry-After as seconds or as a date (RFC 9110, 10.2.3); a date that has passed is no wait.
+/// Retry-After as seconds or as a date (RFC 9110, 10.2.3); 0 and a date that has passed name no time to wait for.
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let wait = match text.trim().parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -171,7 +171,7 @@ fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
             .duration_since(now)
             .unwrap_or_default(),
     };
-    Some(wait.min(MAX_RETRY_AFTER))
+    (!wait.is_zero()).then_some(wait.min(MAX_RETRY_AFTER))
 }
 
 /// FastAPI's list of invalid fields: `loc` joined with ".", the leading "body" off.
@@ -226,11 +226,8 @@ mod tests {
         let wait = |text| parse_retry_after(text, now).map(|wait| wait.as_secs());
         assert_eq!(wait("7"), Some(7));
         assert_eq!(wait("Sun, 22 Nov 2026 10:01:00 GMT"), Some(60));
-        assert_eq!(
-            wait("Sun, 22 Nov 2026 09:00:00 GMT"),
-            Some(0),
-            "it has passed"
-        );
+        assert_eq!(wait("Sun, 22 Nov 2026 09:00:00 GMT"), None, "it has passed");
+        assert_eq!(wait("0"), None, "it says nothing");
         assert_eq!(wait("99999999999"), Some(86_400), "believed up to a day");
         assert_eq!(wait("-1"), None);
         assert_eq!(wait("soon"), None);

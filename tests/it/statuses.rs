@@ -4,8 +4,9 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Bridge, Told,
+    Bridge, Told, ask, ask_stream,
     upstream::{Reply, Upstream},
+    within,
 };
 
 /// What both methods make of this answer.
@@ -21,6 +22,11 @@ async fn statuses(reply: Reply) -> [Status; 2] {
     [invoked, streamed]
 }
 
+fn retry_delay(status: &Status) -> Option<u64> {
+    let info = status.rich().retry_info().cloned()?;
+    info.retry_delay.map(|delay| delay.as_secs())
+}
+
 #[tokio::test]
 async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
     use Code::*;
@@ -33,19 +39,19 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
         (404, NotFound, "UPSTREAM_NOT_FOUND", None),
         (405, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
         (406, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
-        (408, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (408, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
         (409, Aborted, "UPSTREAM_CONFLICT", None),
         (410, NotFound, "UPSTREAM_NOT_FOUND", None),
         (412, FailedPrecondition, "UPSTREAM_PRECONDITION", None),
         (413, ResourceExhausted, "UPSTREAM_REQUEST_TOO_LARGE", None),
         (418, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
         (422, InvalidArgument, "UPSTREAM_REJECTED_REQUEST", None),
-        (425, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (425, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
         (429, ResourceExhausted, "UPSTREAM_RATE_LIMITED", None),
         (500, Internal, "UPSTREAM_FAILED", NEVER),
-        (501, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
+        (501, Unimplemented, "UPSTREAM_ROUTE_MISSING", NEVER),
         (502, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
-        (503, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (503, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
         (504, DeadlineExceeded, "UPSTREAM_TIMEOUT", NEVER),
         (507, Internal, "UPSTREAM_FAILED", NEVER),
         (301, Internal, "UPSTREAM_REDIRECTED", None),
@@ -105,10 +111,9 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
 
 #[tokio::test]
 async fn retry_after_becomes_retry_info_and_pushback_where_nothing_has_run() {
-    for http in [429, 503] {
+    for http in [408, 425, 429, 501, 503] {
         for status in statuses(Reply::json(http, "{}").header("retry-after", "7")).await {
-            let delay = status.rich().retry_info().and_then(|info| info.retry_delay);
-            assert_eq!(delay.map(|delay| delay.as_secs()), Some(7), "{http}");
+            assert_eq!(retry_delay(&status), Some(7), "{http}");
             assert_eq!(status.pushback().as_deref(), Some("7000"), "{http}");
             assert_eq!(
                 status.metadata().get("retry-after").expect("passed on"),
@@ -119,13 +124,41 @@ async fn retry_after_becomes_retry_info_and_pushback_where_nothing_has_run() {
 }
 
 #[tokio::test]
-async fn a_502_with_retry_after_still_tells_retry_policies_never() {
-    for status in statuses(Reply::json(502, "{}").header("retry-after", "7")).await {
-        assert_eq!(status.pushback().as_deref(), Some("-1"));
-        assert!(
-            status.rich().retry_info().is_some(),
-            "for a person to decide"
-        );
+async fn what_may_have_run_is_never_to_be_repeated_whatever_retry_after_says() {
+    for http in [500, 502, 504, 507] {
+        for status in statuses(Reply::json(http, "{}").header("retry-after", "7")).await {
+            assert_eq!(status.pushback().as_deref(), Some("-1"), "{http}");
+            assert_eq!(retry_delay(&status), None, "{http}: some libraries obey it");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_retry_after_of_0_or_in_the_past_gives_no_permission_to_repeat() {
+    for value in ["0", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+        for (http, pushback) in [(503, Some("-1")), (429, None)] {
+            for status in statuses(Reply::json(http, "{}").header("retry-after", value)).await {
+                assert_eq!(status.pushback().as_deref(), pushback, "{http}: {value}");
+                assert_eq!(retry_delay(&status), None, "{http}: {value}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pushback_beyond_the_callers_deadline_is_minus_1_and_retry_info_says_when() {
+    for (seconds, pushback) in [("30", "-1"), ("5", "5000")] {
+        let reply = Reply::json(503, "{}").header("retry-after", seconds);
+        let upstream = Upstream::answering(reply);
+        let bridge = Bridge::before(&upstream.url()).await;
+        let mut client = bridge.client.clone();
+        let invoked = client.invoke(within(10_000, ask("Salam"))).await;
+        let streamed = client.stream(within(10_000, ask_stream("Salam"))).await;
+        for status in [invoked.expect_err("503"), streamed.expect_err("503")] {
+            assert_eq!(status.pushback().as_deref(), Some(pushback));
+            let delay = retry_delay(&status).map(|delay| delay.to_string());
+            assert_eq!(delay.as_deref(), Some(seconds));
+        }
     }
 }
 
