@@ -1,7 +1,17 @@
 //! What the upstream says, in words that neither bank owns.
 
+use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+/// What the head of an answer says beside its status.
+#[derive(Debug, Default)]
+pub struct ReplyHead {
+    /// The headers that cross to the caller.
+    pub headers: HeaderMap,
+    /// The upstream's own name for the call: for the log, never for the caller, who knows the bridge's.
+    pub request_id: Option<String>,
+}
 
 /// The unary answer. `response` and `thread_id` are required; fields that the contract does not know
 /// are passed over, because the upstream may add some.

@@ -50,6 +50,7 @@ use crate::{
     admission::Admission,
     call::Call,
     pb::{self, graph_service_server::GraphService},
+    reply::ReplyHead,
     telemetry::Record,
     upstream::{Error, Upstream},
 };
@@ -107,14 +108,15 @@ impl Bridge {
         &self,
         begun: &Begun,
         mut call: Call<Q>,
-        ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, HeaderMap), Error>,
+        ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, ReplyHead), Error>,
         into_message: impl FnOnce(T) -> Result<M, Error>,
     ) -> Result<Response<M>, Failure> {
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
         let asked = pin!(ask(&self.upstream, &call, begun.due.head.at));
-        let (reply, headers) = self.within(begun, asked).await??;
-        note_head(&begun.record, &headers);
+        let (reply, head) = self.within(begun, asked).await??;
+        begun.record.upstream_status(200);
+        note_head(&begun.record, &head);
         begun.record.upstream_over();
         let message = response::bounded(into_message(reply)?, self.max_reply_bytes)?;
         begun.record.message_sent();
@@ -125,7 +127,7 @@ impl Bridge {
             begun.record.clone(),
             drop,
         );
-        Ok(held(message, headers, hold))
+        Ok(held(message, head.headers, hold))
     }
 
     async fn relay(
@@ -137,8 +139,9 @@ impl Bridge {
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
         let asked = pin!(self.upstream.stream(&call, begun.due.head.at));
-        let (events, headers) = self.within(begun, asked).await??;
-        note_head(&begun.record, &headers);
+        let (events, head) = self.within(begun, asked).await??;
+        begun.record.upstream_status(200);
+        note_head(&begun.record, &head);
         let record = begun.record.clone();
         let mut relay = Relay::new(events, self.idle, record, self.credentials);
         let first = self.within(begun, pin!(relay.first())).await??;
@@ -150,7 +153,7 @@ impl Bridge {
             relay.let_go(),
         );
         let events = Packed::new(Ok(first), Woken::new(relay));
-        Ok(held(Box::pin(events) as Events, headers, hold))
+        Ok(held(Box::pin(events) as Events, head.headers, hold))
     }
 
     /// Does `work` until the head is due or the drain's time is up; work that comes too late is not
@@ -179,7 +182,7 @@ impl Bridge {
                 record.upstream_status(status.as_u16());
             }
             if let Error::Rejected(rejection) = error {
-                note_limit(record, &rejection.headers);
+                note_head(record, &rejection.head);
             }
             tracing::debug!(
                 request_id = record.request_id(),
@@ -199,13 +202,11 @@ fn held<T>(message: T, headers: HeaderMap, hold: Arc<Hold>) -> Response<T> {
     response
 }
 
-fn note_head(record: &Record, headers: &HeaderMap) {
-    record.upstream_status(200);
-    note_limit(record, headers);
-}
-
-fn note_limit(record: &Record, headers: &HeaderMap) {
-    let left = headers.get("x-ratelimit-remaining");
+fn note_head(record: &Record, head: &ReplyHead) {
+    if let Some(id) = &head.request_id {
+        record.upstream_request_id(id);
+    }
+    let left = head.headers.get("x-ratelimit-remaining");
     if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
         record.ratelimit_remaining(left);
     }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     call::{Invalid, Violation},
+    headers::RATE_LIMIT,
     reason::Reason,
     telemetry::Record,
     upstream::{Error, error::Rejection},
@@ -26,8 +27,9 @@ const DOMAIN: &str = "alim-bridge";
 
 const MAX_VIOLATIONS: usize = 16;
 const MAX_VIOLATION_BYTES: usize = 200;
-/// All trailers together, by HTTP/2's count of 32 bytes a field; half of what callers accept.
-const MAX_TRAILER_BYTES: usize = 4096;
+/// All trailers together, by HTTP/2's count of 32 bytes a field: half of what callers accept, less the request id that
+/// the edge adds.
+const MAX_TRAILER_BYTES: usize = 4096 - 172;
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Failure {
@@ -57,11 +59,9 @@ impl Failure {
         match self {
             Self::Upstream(Error::Rejected(rejection)) => {
                 let Rejection {
-                    headers,
-                    violations,
-                    ..
+                    head, violations, ..
                 } = *rejection;
-                row.into_status(info, headers, &violations, left)
+                row.into_status(info, head.headers, &violations, left)
             }
             Self::Invalid(Invalid { violations }) => {
                 row.into_status(info, HeaderMap::new(), &violations, left)
@@ -119,14 +119,15 @@ impl Row {
             if !violations.is_empty() {
                 details.set_bad_request(violations.clone());
             }
-            let metadata = MetadataMap::from_headers(metadata.clone());
+            let fields = MetadataMap::from_headers(metadata.clone());
             let status = Status::with_error_details_and_metadata(
                 self.code,
                 &message,
                 details.clone(),
-                metadata,
+                fields,
             );
-            if trailer_bytes(&status) <= MAX_TRAILER_BYTES || violations.pop().is_none() {
+            let is_small = trailer_bytes(&status) <= MAX_TRAILER_BYTES;
+            if is_small || (violations.pop().is_none() && !drop_limit(&mut metadata)) {
                 return status;
             }
         }
@@ -137,6 +138,14 @@ fn field_violation(violation: &Violation) -> FieldViolation {
     let field = cut_utf8(&clean(&violation.field), MAX_VIOLATION_BYTES / 2);
     let left = MAX_VIOLATION_BYTES - field.len();
     FieldViolation::new(field, cut_utf8(&clean(&violation.description), left))
+}
+
+/// Takes one `x-ratelimit-*` away; false if there is none.
+fn drop_limit(metadata: &mut HeaderMap) -> bool {
+    let mut names = metadata.keys();
+    let limit = names.find(|name| name.as_str().starts_with(RATE_LIMIT));
+    let limit = limit.cloned();
+    limit.is_some_and(|limit| metadata.remove(limit).is_some())
 }
 
 fn trailer_bytes(status: &Status) -> usize {

@@ -136,6 +136,7 @@ struct Notes {
     reason: Option<Reason>,
     caller: Option<String>,
     upstream_status: Option<u16>,
+    upstream_request_id: Option<String>,
     is_ended: bool,
 }
 
@@ -203,6 +204,11 @@ impl Record {
     pub fn upstream_status(&self, status: u16) {
         self.notes().upstream_status = Some(status);
         self.0.trace.answered(status);
+    }
+
+    /// Notes what the upstream calls the call.
+    pub fn upstream_request_id(&self, id: &str) {
+        self.notes().upstream_request_id = Some(id.to_owned());
     }
 
     /// Notes that the upstream owes nothing more.
@@ -279,6 +285,7 @@ impl Record {
             code,
             reason,
             upstream_status: notes.upstream_status,
+            upstream_request_id: notes.upstream_request_id.as_deref(),
             duration,
             first_token,
             tokens,

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::call::Violation;
+use crate::{call::Violation, reply::ReplyHead};
 
 /// What a limit was set on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +76,8 @@ pub struct Rejection {
     pub is_route_missing: bool,
     /// When the upstream asks to be called again.
     pub retry_after: Option<Duration>,
-    /// The headers that cross to the caller.
-    pub headers: HeaderMap,
+    /// What else its head says.
+    pub head: ReplyHead,
 }
 
 /// What can be wrong with an answer that claims success.

@@ -15,7 +15,6 @@ mod threads;
 
 use std::time::Duration;
 
-use http::HeaderMap;
 use reqwest::{Certificate, Client, Request, Url, redirect};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -31,7 +30,7 @@ use self::{
 use crate::{
     call::{Call, Question},
     reload::Reload,
-    reply::Reply,
+    reply::{Reply, ReplyHead},
 };
 
 /// How to reach the upstream, and how far to trust it.
@@ -115,7 +114,7 @@ impl Upstream {
         })
     }
 
-    /// Asks for the whole answer; also gives the headers that cross to the caller. No attempt is
+    /// Asks for the whole answer; also gives what the head says beside its status. No attempt is
     /// begun after `until`; who calls bounds the whole.
     ///
     /// # Errors
@@ -125,12 +124,12 @@ impl Upstream {
         &self,
         call: &Call<Question>,
         until: Instant,
-    ) -> Result<(Reply, HeaderMap), Error> {
+    ) -> Result<(Reply, ReplyHead), Error> {
         let ask = Ask::post(self.invoke_url.clone(), &call.asked, JSON);
         self.reply(ask, call, until, "response and thread_id").await
     }
 
-    /// Asks for the events of the answer; also gives the headers that cross to the caller. A head
+    /// Asks for the events of the answer; also gives what the head says beside its status. A head
     /// alone proves nothing: the first event may be a failure.
     ///
     /// # Errors
@@ -140,11 +139,11 @@ impl Upstream {
         &self,
         call: &Call<Question>,
         until: Instant,
-    ) -> Result<(Events, HeaderMap), Error> {
+    ) -> Result<(Events, ReplyHead), Error> {
         let ask = Ask::post(self.stream_url.clone(), &call.asked, SSE);
         let head = self.ask(ask, call, until).await?;
-        let headers = head.headers();
-        Ok((head.into_events(self.settings.sse), headers))
+        let fields = head.fields();
+        Ok((head.into_events(self.settings.sse), fields))
     }
 
     /// Whether the upstream can be reached now: GET of the health URL answers 200, or, without one,
@@ -177,11 +176,11 @@ impl Upstream {
         call: &Call<Q>,
         until: Instant,
         required: &'static str,
-    ) -> Result<(T, HeaderMap), Error> {
+    ) -> Result<(T, ReplyHead), Error> {
         let head = self.ask(ask, call, until).await?;
-        let headers = head.headers();
+        let fields = head.fields();
         let limit = self.settings.max_reply_bytes;
-        Ok((head.into_reply(limit, required).await?, headers))
+        Ok((head.into_reply(limit, required).await?, fields))
     }
 
     async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {

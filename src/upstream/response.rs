@@ -18,7 +18,7 @@ use super::{
     error::{Error, Malformed, Part, Rejection, detail_of, hide},
     sse::{self, Events},
 };
-use crate::{call::Violation, headers};
+use crate::{call::Violation, headers, reply::ReplyHead};
 
 /// An error body over this size loses its `detail`; its status keeps its meaning.
 const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
@@ -71,9 +71,9 @@ pub(super) async fn judge(
 }
 
 impl Head {
-    /// The headers that cross to the caller.
-    pub(super) fn headers(&self) -> HeaderMap {
-        crossing(self.response.headers(), self.key.as_ref())
+    /// What it says beside its status.
+    pub(super) fn fields(&self) -> ReplyHead {
+        fields(self.response.headers(), self.key.as_ref())
     }
 
     /// The events of the body.
@@ -127,9 +127,9 @@ async fn read(response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The headers that cross to the caller, but for one that quotes the key in its value or its name; names
-/// are in small letters, whatever the key is in.
-fn crossing(head: &HeaderMap, key: Option<&SecretString>) -> HeaderMap {
+/// The fields that are of use, but for one that quotes the key in its value or its name; names are in small
+/// letters, whatever the key is in.
+fn fields(head: &HeaderMap, key: Option<&SecretString>) -> ReplyHead {
     let key = key.map_or(&b""[..], |key| key.expose_secret().as_bytes());
     let quotes = |text: &[u8]| {
         let mut parts = text.windows(key.len().max(1));
@@ -137,14 +137,19 @@ fn crossing(head: &HeaderMap, key: Option<&SecretString>) -> HeaderMap {
     };
     let crossing = headers::to_caller(head).into_iter();
     let named = crossing.filter_map(|(name, value)| Some((name?, value)));
-    named
+    let headers = named
         .filter(|(name, value)| !quotes(name.as_ref()) && !quotes(value.as_bytes()))
-        .collect()
+        .collect();
+    let request_id = headers::upstream_request_id(head).filter(|id| !quotes(id.as_bytes()));
+    ReplyHead {
+        headers,
+        request_id: request_id.map(String::from),
+    }
 }
 
 async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {
     let status = response.status();
-    let headers = crossing(response.headers(), key);
+    let head = fields(response.headers(), key);
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
@@ -158,7 +163,7 @@ async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {
         detail: detail.map(|detail| hide(detail, key)),
         violations: parse_violations(&body, key),
         retry_after,
-        headers,
+        head,
     }
 }
 

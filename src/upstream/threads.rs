@@ -2,7 +2,6 @@
 //!
 //! What [`Upstream::invoke`] promises holds here too; a path never bears anything but a [`ThreadId`].
 
-use http::HeaderMap;
 use reqwest::{Method, Url};
 use tokio::time::Instant;
 
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::{
     call::{Call, NewThread, ThreadId},
-    reply::{Deleted, Thread},
+    reply::{Deleted, ReplyHead, Thread},
 };
 
 /// What the answer to a thread's deletion must say.
@@ -29,7 +28,7 @@ impl Upstream {
         &self,
         call: &Call<NewThread>,
         until: Instant,
-    ) -> Result<(Thread, HeaderMap), Error> {
+    ) -> Result<(Thread, ReplyHead), Error> {
         let ask = Ask::post(self.threads_url.clone(), &call.asked, JSON);
         self.reply(ask, call, until, "thread_id").await
     }
@@ -43,7 +42,7 @@ impl Upstream {
         &self,
         call: &Call<ThreadId>,
         until: Instant,
-    ) -> Result<(Thread, HeaderMap), Error> {
+    ) -> Result<(Thread, ReplyHead), Error> {
         let ask = Ask::bare(Method::GET, self.thread_url(call.asked));
         self.reply(ask, call, until, "thread_id").await
     }
@@ -58,11 +57,11 @@ impl Upstream {
         &self,
         call: &Call<ThreadId>,
         until: Instant,
-    ) -> Result<((), HeaderMap), Error> {
+    ) -> Result<((), ReplyHead), Error> {
         let ask = Ask::bare(Method::DELETE, self.thread_url(call.asked));
-        let (reply, headers): (Deleted, _) = self.reply(ask, call, until, GONE).await?;
+        let (reply, head): (Deleted, _) = self.reply(ask, call, until, GONE).await?;
         match reply.deleted {
-            true => Ok(((), headers)),
+            true => Ok(((), head)),
             false => Err(Error::Malformed {
                 why: Malformed::Json(GONE),
             }),

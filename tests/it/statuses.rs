@@ -5,19 +5,26 @@ use tonic::{Code, Status};
 
 use crate::support::{
     Bridge, Told, ask, ask_stream,
+    extra::with_metadata,
     upstream::{Reply, Upstream},
     within,
 };
 
 /// What both methods make of this answer.
 async fn statuses(reply: Reply) -> [Status; 2] {
+    statuses_of("r-1", reply).await
+}
+
+/// What both methods make of this answer to calls with this id.
+async fn statuses_of(id: &str, reply: Reply) -> [Status; 2] {
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::before(&upstream.url()).await;
-    let invoked = bridge.invoke("Salam").await.expect_err("no reply");
-    let streamed = bridge
-        .stream("Salam")
-        .await
-        .expect_err("trailers only, before any event");
+    let mut client = bridge.client.clone();
+    let id = [("x-request-id", id.as_bytes())];
+    let invoked = client.invoke(with_metadata(ask("Salam"), &id)).await;
+    let streamed = client.stream(with_metadata(ask_stream("Salam"), &id)).await;
+    let invoked = invoked.expect_err("no reply");
+    let streamed = streamed.expect_err("trailers only, before any event");
     assert_eq!(upstream.requests().len(), 2, "nothing was sent twice");
     [invoked, streamed]
 }
@@ -222,12 +229,13 @@ async fn a_status_stays_within_what_callers_accept_however_much_the_upstream_say
             "x-ratelimit-limit-of-all-forty-letters-2",
             "x-ratelimit-limit-of-all-forty-letters-3",
             "x-ratelimit-limit-of-all-forty-letters-4",
-            "x-request-id",
+            "x-ratelimit-limit-of-all-forty-letters-5",
+            "x-ratelimit-limit-of-all-forty-letters-6",
         ] {
             reply = reply.header(name, &"9".repeat(128));
         }
         reply = reply.header("retry-after", &format!("{:0128}", 7));
-        for status in statuses(reply).await {
+        for status in statuses_of(&"r".repeat(128), reply).await {
             let head = status.into_http::<()>();
             let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
                 name.as_str().len() + value.len() + 32
