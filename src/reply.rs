@@ -1,7 +1,9 @@
 //! What the upstream says, in words that neither bank owns.
 
+use std::sync::Once;
+
 use http::HeaderMap;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 /// What the head of an answer says beside its status.
@@ -13,8 +15,8 @@ pub struct ReplyHead {
     pub request_id: Option<String>,
 }
 
-/// The unary answer. `response` and `thread_id` are required; fields that the contract does not know
-/// are passed over, because the upstream may add some.
+/// The unary answer. `response` and `thread_id` are required. Fields that the contract does not know are ignored,
+/// because the upstream may add some, and so are optional ones of another type: the answer has been paid for.
 #[derive(Debug, Deserialize, PartialEq)]
 pub struct Reply {
     /// What the assistant says.
@@ -22,8 +24,10 @@ pub struct Reply {
     /// The conversation that it belongs to.
     pub thread_id: String,
     /// The language model that made it.
+    #[serde(default, deserialize_with = "model")]
     pub model: Option<String>,
     /// What else the upstream tells, such as `nodes_visited`.
+    #[serde(default, deserialize_with = "metadata")]
     pub metadata: Option<Map<String, Value>>,
 }
 
@@ -33,6 +37,7 @@ pub struct Thread {
     /// Which one it is.
     pub thread_id: String,
     /// What was kept with it when it was made.
+    #[serde(default, deserialize_with = "metadata")]
     pub metadata: Option<Map<String, Value>>,
 }
 
@@ -59,4 +64,35 @@ pub enum Event {
         /// Its data.
         data: String,
     },
+}
+
+fn model<'de, D: Deserializer<'de>>(field: D) -> Result<Option<String>, D::Error> {
+    static REPORTED: Once = Once::new();
+    Ok(match Value::deserialize(field)? {
+        Value::String(text) => Some(text),
+        Value::Null => None,
+        _ => {
+            report_left_out("model", "no string", &REPORTED);
+            None
+        }
+    })
+}
+
+fn metadata<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Map<String, Value>>, D::Error> {
+    static REPORTED: Once = Once::new();
+    Ok(match Value::deserialize(field)? {
+        Value::Object(fields) => Some(fields),
+        Value::Null => None,
+        _ => {
+            report_left_out("metadata", "no object", &REPORTED);
+            None
+        }
+    })
+}
+
+/// Warns that a field of the upstream's replies can't be passed on, once for the life of the process.
+pub fn report_left_out(field: &'static str, why: &'static str, reported: &Once) {
+    reported.call_once(|| {
+        tracing::warn!(field, why, "a field of the upstream's replies is left out");
+    });
 }

@@ -109,7 +109,7 @@ impl Bridge {
         begun: &Begun,
         mut call: Call<Q>,
         ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, ReplyHead), Error>,
-        into_message: impl FnOnce(T) -> Result<M, Error>,
+        into_message: impl FnOnce(T) -> M,
     ) -> Result<Response<M>, Failure> {
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
@@ -118,7 +118,7 @@ impl Bridge {
         begun.record.upstream_status(200);
         note_head(&begun.record, &head);
         begun.record.upstream_over();
-        let message = response::bounded(into_message(reply)?, self.max_reply_bytes)?;
+        let message = response::bounded(into_message(reply), self.max_reply_bytes)?;
         begun.record.message_sent();
         let hold = Hold::until(
             begun.due.end,

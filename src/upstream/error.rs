@@ -98,9 +98,6 @@ pub enum Malformed {
     /// A body that is no JSON, or lacks a field, or has one of the wrong type.
     #[error("not a JSON object with {0}")]
     Json(&'static str),
-    /// Metadata deeper than protobuf decoders of callers will read.
-    #[error("metadata nested deeper than protobuf allows")]
-    Nesting,
 }
 
 impl Error {

@@ -132,3 +132,20 @@ async fn a_record_has_the_upstreams_request_id_beside_the_bridges() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_left_out_of_replies_is_warned_of_once_and_not_quoted() {
+    let body = r#"{"response":"a","thread_id":"t","model":["gizli"],"metadata":"gizli"}"#;
+    let upstream = Upstream::answering(Reply::json(200, body));
+    let url = upstream.url();
+    let [url, key, _] = settings(&url);
+    let mut bridge = running::start(&SERVE, &[url, key]);
+    call_often(&bridge.address()).await;
+    let log = bridge.stopped().stderr;
+    for field in ["model", "metadata"] {
+        let named = format!(r#""field":"{field}""#);
+        let warnings = log.lines().filter(|line| line.contains(&named));
+        assert_eq!(warnings.count(), 1, "{field}");
+    }
+    assert!(!log.contains("gizli"));
+}
