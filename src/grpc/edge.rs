@@ -17,7 +17,7 @@ use std::{
 use futures_util::FutureExt;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
@@ -106,7 +106,7 @@ where
             record.caller_deadline(deadline.at);
         }
         let goaway = (!method.is_ours()).then(|| self.edge.goaway.clone());
-        let refused = self.edge.judge(method, request.headers(), &record).err();
+        let refused = self.edge.judge(method, &request, &record).err();
         request.headers_mut().insert(REQUEST_ID, id.clone());
         let begun = Begun {
             record: record.clone(),
@@ -142,7 +142,13 @@ impl Edge {
     }
 
     /// Whether a call may go on, by its head alone.
-    fn judge(&self, method: Method, metadata: &HeaderMap, record: &Record) -> Result<(), Failure> {
+    fn judge<B>(
+        &self,
+        method: Method,
+        request: &Request<B>,
+        record: &Record,
+    ) -> Result<(), Failure> {
+        let metadata = request.headers();
         let origins = self.origins.as_ref();
         if origins.is_some_and(|origins| !origins.admit(metadata)) {
             let text = "pages of this origin may not call: GRPC_WEB does not list it";
@@ -151,6 +157,10 @@ impl Edge {
         if !is_grpc(metadata) {
             let text = "content-type must be application/grpc";
             return Err(Failure::Protocol(Protocol::ContentType, text.into()));
+        }
+        if request.method() != http::Method::POST {
+            let text = "gRPC calls are POST requests";
+            return Err(Failure::Protocol(Protocol::HttpMethod, text.into()));
         }
         let found = field_bytes(metadata);
         if found > MAX_METADATA_BYTES {
@@ -229,11 +239,16 @@ fn field_bytes(fields: &HeaderMap) -> usize {
 fn refuse(failure: Failure, record: &Record) -> Response<Body> {
     let status = match failure {
         Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Failure::Protocol(Protocol::HttpMethod, _) => StatusCode::METHOD_NOT_ALLOWED,
         Failure::Protocol(Protocol::Origin, _) => StatusCode::FORBIDDEN,
         _ => StatusCode::OK,
     };
     let mut refusal = failure.tell(record, Credentials::Service, None).into_http();
     *refusal.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let post = HeaderValue::from_static("POST");
+        refusal.headers_mut().insert(ALLOW, post); // RFC 9110, 15.5.6
+    }
     refusal
 }
 
@@ -279,7 +294,9 @@ fn protocol_text(broken: Protocol, found: &Status) -> String {
         }
         Protocol::TooLarge => format!("the request is too large: {}", found.message()),
         Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
-        Protocol::Encoding | Protocol::ContentType | Protocol::Origin => found.message().to_owned(),
+        Protocol::Encoding | Protocol::ContentType | Protocol::HttpMethod | Protocol::Origin => {
+            found.message().to_owned()
+        }
     }
 }
 

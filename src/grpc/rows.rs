@@ -144,7 +144,7 @@ fn protocol_row(broken: Protocol, found: &str) -> Row {
     let (code, reason) = match broken {
         Protocol::TooLarge => (Code::ResourceExhausted, Reason::RequestTooLarge),
         Protocol::MethodUnknown => (Code::Unimplemented, Reason::MethodUnknown),
-        Protocol::Malformed | Protocol::ContentType => {
+        Protocol::Malformed | Protocol::ContentType | Protocol::HttpMethod => {
             (Code::InvalidArgument, Reason::MalformedRequest)
         }
         Protocol::Encoding => (Code::Unimplemented, Reason::EncodingUnsupported),
