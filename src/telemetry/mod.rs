@@ -22,7 +22,11 @@ use http::HeaderMap;
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
-use self::{codes::CANCELLED, metrics::Metrics, traces::Trace};
+use self::{
+    codes::{CANCELLED, DEADLINE_EXCEEDED},
+    metrics::Metrics,
+    traces::Trace,
+};
 use crate::reason::Reason;
 
 /// The methods that calls are counted under; a bounded set, whatever callers send.
@@ -108,6 +112,9 @@ impl Method {
         Self::OURS.contains(&self)
     }
 }
+
+/// A caller that leaves this shortly before its deadline was ended by its own timer, which wins against the bridge's.
+const OWN_TIMER: Duration = Duration::from_millis(100);
 
 /// A call that is going on; dropping it ends the call and writes its record.
 #[derive(Debug)]
@@ -260,6 +267,10 @@ impl Record {
             return;
         }
         let duration = call.started.elapsed();
+        if notes.code.is_none() && self.time_left().is_some_and(|left| left <= OWN_TIMER) {
+            notes.code = Some(DEADLINE_EXCEEDED);
+            notes.reason.get_or_insert(Reason::CallerDeadline);
+        }
         let status = notes.code.unwrap_or(CANCELLED);
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
@@ -319,6 +330,26 @@ fn attributes(call: &Inner, caller: Option<&str>, tokens: u64) -> impl Iterator<
 mod tests {
     use super::*;
     use crate::admission::Admission;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_leaves_within_100_ms_of_its_deadline_has_met_it() {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        for (millis, reason, left_early) in [(899, 0, 1), (901, 1, 1), (1500, 2, 1)] {
+            let trace = Trace::begin(None, Method::Invoke, &HeaderMap::new());
+            let call = Ongoing::begin(Arc::clone(&metrics), Method::Invoke, "id".into(), trace);
+            let record = call.record();
+            record.caller_deadline(record.started() + Duration::from_secs(1));
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            drop(call);
+            let text = metrics.render(&Admission::new(1)).expect("text");
+            for line in [
+                format!(r#"alim_bridge_failures_total{{reason="CALLER_DEADLINE"}} {reason}"#),
+                format!("alim_bridge_caller_cancelled_total {left_early}"),
+            ] {
+                assert!(text.lines().any(|found| found == line), "{millis}: {text}");
+            }
+        }
+    }
 
     #[test]
     fn failures_of_tools_and_probes_are_not_counted_among_those_of_calls() {
