@@ -5,7 +5,7 @@ use reqwest::Response;
 use secrecy::SecretString;
 
 use super::{
-    JSON, SSE,
+    Expected, JSON, SSE,
     error::Error,
     response::judge,
     sse::{self, Events},
@@ -22,7 +22,7 @@ pub async fn invoke(
     key: Option<SecretString>,
     limit: usize,
 ) -> Result<(Reply, ReplyHead), Error> {
-    let head = judge(answer, JSON, key).await?;
+    let head = judge(answer, expected(JSON), key).await?;
     let fields = head.fields();
     Ok((
         head.into_reply(limit, "response and thread_id").await?,
@@ -40,7 +40,14 @@ pub async fn stream(
     key: Option<SecretString>,
     settings: sse::Settings,
 ) -> Result<(Events, ReplyHead), Error> {
-    let head = judge(answer, SSE, key).await?;
+    let head = judge(answer, expected(SSE), key).await?;
     let fields = head.fields();
     Ok((head.into_events(settings), fields))
+}
+
+fn expected(accept: &'static str) -> Expected {
+    Expected {
+        accept,
+        names_thread: true,
+    }
 }

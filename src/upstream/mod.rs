@@ -22,7 +22,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 pub use self::error::Error;
 use self::{
-    request::{Ask, JSON, SSE},
+    request::{Ask, Expected, JSON, SSE},
     response::Head,
     retry::Retries,
     sse::Events,
@@ -125,7 +125,7 @@ impl Upstream {
         call: &Call<Question>,
         until: Instant,
     ) -> Result<(Reply, ReplyHead), Error> {
-        let ask = Ask::post(self.invoke_url.clone(), &call.asked, JSON);
+        let ask = Ask::post(self.invoke_url.clone(), &call.asked, expected(call, JSON));
         self.reply(ask, call, until, "response and thread_id").await
     }
 
@@ -140,7 +140,7 @@ impl Upstream {
         call: &Call<Question>,
         until: Instant,
     ) -> Result<(Events, ReplyHead), Error> {
-        let ask = Ask::post(self.stream_url.clone(), &call.asked, SSE);
+        let ask = Ask::post(self.stream_url.clone(), &call.asked, expected(call, SSE));
         let head = self.ask(ask, call, until).await?;
         let fields = head.fields();
         Ok((head.into_events(self.settings.sse), fields))
@@ -184,10 +184,10 @@ impl Upstream {
     }
 
     async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {
-        let (key, accept) = (self.key(call), ask.accept);
+        let key = self.key(call);
         let request = || request::build(&ask, call, key.as_ref());
         let response = self.send(request, until).await?;
-        response::judge(response, accept, key).await
+        response::judge(response, ask.expected, key).await
     }
 
     /// The key that the upstream is shown: the caller's own, else the bridge's as it is now.
@@ -222,6 +222,13 @@ impl Upstream {
             }
         }
         unreachable!("attempts are counted without end")
+    }
+}
+
+fn expected(call: &Call<Question>, accept: &'static str) -> Expected {
+    Expected {
+        accept,
+        names_thread: call.asked.names_thread(),
     }
 }
 

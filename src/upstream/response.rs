@@ -11,11 +11,12 @@ use http_body_util::BodyExt;
 use mime::Mime;
 use reqwest::Response;
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use super::{
     error::{Error, Malformed, Part, Rejection, detail_of, hide},
+    request::{Expected, JSON},
     sse::{self, Events},
 };
 use crate::{call::Violation, headers, reply::ReplyHead};
@@ -35,25 +36,24 @@ pub(super) struct Head {
     key: Option<SecretString>,
 }
 
-/// Lets a 200 of content type `accept` pass; `key` is kept out of what errors quote.
+/// Lets a 200 of the expected content type pass; `key` is kept out of what errors quote.
 ///
 /// # Errors
 ///
 /// - [`Error::Redirected`] for 3xx, [`Error::Rejected`] for 4xx and 5xx.
-/// - [`Error::Malformed`] for another status, content type or content encoding.
+/// - [`Error::Malformed`] for a 400 without JSON, another status, content type or content encoding.
 pub(super) async fn judge(
     response: Response,
-    accept: &'static str,
+    expected: Expected,
     key: Option<SecretString>,
 ) -> Result<Head, Error> {
+    let accept = expected.accept;
     let status = response.status();
     if status.is_redirection() {
         return Err(Error::Redirected { status });
     }
     if status.is_client_error() || status.is_server_error() {
-        return Err(Error::Rejected(Box::new(
-            reject(response, key.as_ref()).await,
-        )));
+        return Err(reject(response, expected, key.as_ref()).await);
     }
     let malformed = if status != StatusCode::OK {
         Some(Malformed::Status(status.as_u16()))
@@ -147,24 +147,35 @@ fn fields(head: &HeaderMap, key: Option<&SecretString>) -> ReplyHead {
     }
 }
 
-async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {
+async fn reject(response: Response, expected: Expected, key: Option<&SecretString>) -> Error {
     let status = response.status();
     let head = fields(response.headers(), key);
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
         .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+    let says_json = has_content_type(response.headers(), JSON);
     let body = tokio::time::timeout(ERROR_BODY_TIMEOUT, read(response, MAX_ERROR_BODY_BYTES));
-    let body = body.await.ok().and_then(Result::ok).unwrap_or_default();
+    let body = body.await.ok().and_then(Result::ok);
+    let is_json = match &body {
+        Some(body) => serde_json::from_slice::<IgnoredAny>(body).is_ok(),
+        None => says_json, // too long, or too slow
+    };
+    if status == StatusCode::BAD_REQUEST && !is_json {
+        let why = Malformed::Foreign400;
+        return Error::Malformed { why };
+    }
+    let body = body.unwrap_or_default();
     let detail = detail_of(&body);
-    Rejection {
+    let is_of_path = !expected.names_thread || !is_json || detail.as_deref() == Some("Not Found");
+    Error::Rejected(Box::new(Rejection {
         status,
-        is_route_missing: status == StatusCode::NOT_FOUND && detail.as_deref() == Some("Not Found"),
+        is_route_missing: status == StatusCode::NOT_FOUND && is_of_path,
         detail: detail.map(|detail| hide(detail, key)),
         violations: parse_violations(&body, key),
         retry_after,
         head,
-    }
+    }))
 }
 
 /// Retry-After as seconds or as a date (RFC 9110, 10.2.3); 0 and a date that has passed name no time to wait for.

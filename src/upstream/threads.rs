@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     Error, Upstream,
     error::Malformed,
-    request::{Ask, JSON},
+    request::{Ask, Expected, JSON},
 };
 use crate::{
     call::{Call, NewThread, ThreadId},
@@ -29,7 +29,11 @@ impl Upstream {
         call: &Call<NewThread>,
         until: Instant,
     ) -> Result<(Thread, ReplyHead), Error> {
-        let ask = Ask::post(self.threads_url.clone(), &call.asked, JSON);
+        let expected = Expected {
+            accept: JSON,
+            names_thread: false,
+        };
+        let ask = Ask::post(self.threads_url.clone(), &call.asked, expected);
         self.reply(ask, call, until, "thread_id").await
     }
 
@@ -43,7 +47,7 @@ impl Upstream {
         call: &Call<ThreadId>,
         until: Instant,
     ) -> Result<(Thread, ReplyHead), Error> {
-        let ask = Ask::bare(Method::GET, self.thread_url(call.asked));
+        let ask = Ask::of_thread(Method::GET, self.thread_url(call.asked));
         self.reply(ask, call, until, "thread_id").await
     }
 
@@ -58,7 +62,7 @@ impl Upstream {
         call: &Call<ThreadId>,
         until: Instant,
     ) -> Result<((), ReplyHead), Error> {
-        let ask = Ask::bare(Method::DELETE, self.thread_url(call.asked));
+        let ask = Ask::of_thread(Method::DELETE, self.thread_url(call.asked));
         let (reply, head): (Deleted, _) = self.reply(ask, call, until, GONE).await?;
         match reply.deleted {
             true => Ok(((), head)),

@@ -47,7 +47,7 @@ async fn each_call_is_recorded_and_counted_once_under_what_its_caller_was_told()
         ),
         (
             Reply::json(404, "{}"),
-            entry("Stream", "NotFound", Some("UPSTREAM_NOT_FOUND")),
+            entry("Stream", "Unimplemented", Some("UPSTREAM_ROUTE_MISSING")),
         ),
         (Reply::json(200, json), entry("Invoke", "OK", None)),
         (

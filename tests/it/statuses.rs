@@ -43,7 +43,7 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
         (401, Internal, "UPSTREAM_CREDENTIALS_REJECTED", None),
         (402, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
         (403, Internal, "UPSTREAM_CREDENTIALS_REJECTED", None),
-        (404, NotFound, "UPSTREAM_NOT_FOUND", None),
+        (404, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
         (405, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
         (406, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
         (408, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
@@ -85,11 +85,57 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
     }
 }
 
+/// What both methods make of this answer to a question in a thread.
+async fn statuses_in_a_thread(reply: Reply) -> [Status; 2] {
+    let upstream = Upstream::answering(reply);
+    let bridge = Bridge::before(&upstream.url()).await;
+    let thread_id = Some("4c13b087-ffe8-49de-8772-026386d86267".to_owned());
+    let (mut question, mut streamed) = (ask("Bəs sabah?"), ask_stream("Bəs sabah?"));
+    question.thread_id.clone_from(&thread_id);
+    streamed.thread_id = thread_id;
+    let mut client = bridge.client.clone();
+    let invoked = client.invoke(question).await.expect_err("no reply");
+    let streamed = client.stream(streamed).await.expect_err("no event");
+    [invoked, streamed]
+}
+
 #[tokio::test]
-async fn fastapis_own_404_means_that_the_route_is_missing() {
-    for status in statuses(Reply::json(404, r#"{"detail":"Not Found"}"#)).await {
-        let missing = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
-        assert_eq!(status.code_and_reason(), missing);
+async fn a_404_is_about_the_path_unless_it_is_json_about_a_thread_that_was_sent() {
+    let missing = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
+    let not_found = (Code::NotFound, "UPSTREAM_NOT_FOUND".to_owned());
+    let about_thread = Reply::json(404, r#"{"detail":"Thread not found"}"#);
+    let of_fastapi = Reply::json(404, r#"{"detail":"Not Found"}"#);
+    let page = Reply::json(404, "<h1>404</h1>").header("content-type", "text/html");
+    for status in statuses_in_a_thread(about_thread.clone()).await {
+        assert_eq!(status.code_and_reason(), not_found, "{status:?}");
+    }
+    let mut about_path = statuses(about_thread).await.to_vec();
+    for reply in [
+        of_fastapi,
+        page,
+        Reply::head(404).header("content-length", "0"),
+    ] {
+        about_path.extend(statuses_in_a_thread(reply.clone()).await);
+        about_path.extend(statuses(reply).await);
+    }
+    for status in about_path {
+        assert_eq!(status.code_and_reason(), missing, "{status:?}");
+        assert!(status.message().contains("UPSTREAM_URL"), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_400_that_is_no_json_blames_upstream_url_and_not_the_caller() {
+    let nginx = "<html>The plain HTTP request was sent to HTTPS port</html>";
+    let go = "Client sent an HTTP request to an HTTPS server.\n";
+    for body in [nginx, go, ""] {
+        let reply = Reply::json(400, body).header("content-type", "text/plain");
+        for status in statuses(reply).await {
+            let malformed = (Code::Internal, "UPSTREAM_MALFORMED_REPLY".to_owned());
+            assert_eq!(status.code_and_reason(), malformed, "{body}");
+            assert!(status.message().contains("UPSTREAM_URL"), "{status:?}");
+            assert_eq!(status.info("httpStatus").as_deref(), Some("400"));
+        }
     }
 }
 
@@ -200,6 +246,7 @@ async fn an_error_body_over_64_kib_loses_its_detail_and_keeps_its_row() {
 async fn an_error_body_that_never_ends_loses_its_detail_and_keeps_its_row() {
     let upstream = Upstream::answering(
         Reply::head(400)
+            .header("content-type", "application/json")
             .header("content-length", "99")
             .send("{\"det")
             .then_hold(),
