@@ -12,7 +12,9 @@ mod health;
 mod listener;
 mod opening;
 mod places;
+mod reflection;
 pub mod tls;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{codec::CompressionEncoding, transport::Server};
 use tonic_health::server::HealthReporter;
 
-use self::{places::Places, tls::Tls};
+use self::{places::Places, reflection::Reflection, tls::Tls};
 use crate::{
     admission::Admission,
     callers::CallerKeys,
@@ -39,9 +41,7 @@ use crate::{
         origins::Origins,
         web::Web,
     },
-    pb::{
-        self, graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer,
-    },
+    pb::{graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer},
     reload::Reload,
     shutdown::Shutdown,
     telemetry::{metrics::Metrics, state::Files, traces::Traces},
@@ -114,9 +114,6 @@ pub enum Error {
     /// A metric can't be registered.
     #[error("metrics can't be set up")]
     Metrics(#[from] prometheus::Error),
-    /// The reflection service can't be built from the descriptors.
-    #[error("reflection can't be set up")]
-    Reflection(#[from] tonic_reflection::server::Error),
     /// gRPC stopped by itself.
     #[error("the gRPC server stopped")]
     Transport(#[from] tonic::transport::Error),
@@ -202,7 +199,8 @@ async fn start(
         };
         beside.spawn(admin::serve(listener, admin));
     }
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let reporter = HealthReporter::new();
+    let health = watch::service(&reporter);
     health::begin(&reporter).await;
     let interval = settings.health_interval;
     let probe = health::probe(
@@ -233,14 +231,15 @@ async fn start(
     let web = Web {
         origins: settings.web.clone(),
     };
+    let reflection = Reflection::new();
     let router = transport(settings)
         .layer(web)
         .layer(edge)
         .add_service(graph(bridge.clone(), settings.max_request_bytes))
         .add_service(threads(bridge, settings.max_request_bytes))
         .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(reflection.v1())
+        .add_service(reflection.v1alpha());
     let (ready, connections) = mpsc::channel(64);
     let (tls, http1) = (settings.tls.clone(), settings.web.is_some());
     let accept = listener::accept(listener, places, metrics, tls, http1, ready);
@@ -310,14 +309,6 @@ fn transport(settings: &Settings) -> Server {
         server = server.max_connection_age(age);
     }
     server
-}
-
-/// Ours, health's, and google.rpc's, without which grpcurl prints rich errors as base64.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
 fn watch_files(
