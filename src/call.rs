@@ -100,6 +100,11 @@ pub struct Invalid {
 }
 
 impl Question {
+    /// Whether it goes on in a thread that the upstream may not know.
+    pub fn names_thread(&self) -> bool {
+        self.thread_id.is_some()
+    }
+
     /// Checks all fields at once.
     ///
     /// # Errors

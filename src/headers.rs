@@ -4,7 +4,7 @@
 //! a key can't leak through a header that nobody thought of. What crosses is printable ASCII of bounded
 //! length (RFC 9110, 5.5; gRPC over HTTP/2, Custom-Metadata).
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 use uuid::Uuid;
 
 /// Names the call in both systems' logs.
@@ -23,7 +23,9 @@ const MAX_VALUE_BYTES: usize = 8192;
 /// Callers reject heads over 8 KiB, so what comes back is kept far below.
 const MAX_REPLY_VALUE_BYTES: usize = 128;
 const MAX_REPLY_NAME_BYTES: usize = 40;
-const MAX_REPLY_NAMES: usize = 6;
+const MAX_LIMITS: usize = 6;
+/// How the names of limits begin.
+pub const RATE_LIMIT: &str = "x-ratelimit-";
 
 /// What of the caller's metadata goes to the upstream: the trace, the language, and a request id
 /// that is made when the caller sent none that is fit to pass.
@@ -40,35 +42,51 @@ pub fn to_upstream(metadata: &HeaderMap) -> HeaderMap {
     out
 }
 
-/// What of the upstream's head goes back to the caller: `x-request-id`, `retry-after` and
-/// `x-ratelimit-*`; at most 6 of them, with names of 40 bytes and values of 128.
+/// What of the upstream's head goes back to the caller: `retry-after`, and at most 6 `x-ratelimit-*`, with names of
+/// 40 bytes and values of 128.
 pub fn to_caller(head: &HeaderMap) -> HeaderMap {
+    let is_value = |value: &&HeaderValue| fit(value, MAX_REPLY_VALUE_BYTES);
+    let is_limit = |(name, value): &(&HeaderName, &HeaderValue)| {
+        name.as_str().starts_with(RATE_LIMIT) && is_metadata_name(name) && is_value(value)
+    };
     let mut out = HeaderMap::new();
-    for (name, value) in head {
-        let crosses = *name == REQUEST_ID
-            || *name == http::header::RETRY_AFTER
-            || name.as_str().starts_with("x-ratelimit-");
-        // gRPC reads `-bin` values as base64, and fails a call over one that is none.
-        let is_fit =
-            name.as_str().len() <= MAX_REPLY_NAME_BYTES && !name.as_str().ends_with("-bin");
-        if crosses && is_fit && out.len() < MAX_REPLY_NAMES && fit(value, MAX_REPLY_VALUE_BYTES) {
-            out.insert(name.clone(), value.clone());
-        }
+    if let Some(when) = head.get(RETRY_AFTER).filter(is_value) {
+        out.insert(RETRY_AFTER, when.clone());
+    }
+    let names = head.keys().filter_map(|name| Some((name, head.get(name)?)));
+    for (name, value) in names.filter(is_limit).take(MAX_LIMITS) {
+        out.insert(name.clone(), value.clone());
     }
     out
+}
+
+/// The upstream's own name for the call, where it can be logged.
+pub fn upstream_request_id(head: &HeaderMap) -> Option<&str> {
+    let id = head.get(REQUEST_ID)?;
+    id.to_str().ok().filter(|_| fit(id, MAX_REPLY_VALUE_BYTES))
+}
+
+/// Whether all callers take it: one of other letters fails the whole call in grpcio, and so does a `-bin` whose
+/// value is no base64 in grpc-go (gRPC over HTTP/2, Custom-Metadata).
+fn is_metadata_name(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let is_letter = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-' | b'.');
+    name.len() <= MAX_REPLY_NAME_BYTES && name.bytes().all(is_letter) && !name.ends_with("-bin")
 }
 
 /// The caller's request id when it is 1 to 128 printable ASCII characters, else a new UUID.
 pub fn request_id(metadata: &HeaderMap) -> HeaderValue {
     match metadata.get(REQUEST_ID) {
-        Some(id) if !id.is_empty() && fit(id, 128) => id.clone(),
+        Some(id) if fit(id, 128) => id.clone(),
         _ => HeaderValue::from_str(&Uuid::new_v4().to_string())
             .expect("a UUID's text is visible ASCII"),
     }
 }
 
+/// gRPC's ASCII-Value: at least one character, none of them a tab.
 fn fit(value: &HeaderValue, limit: usize) -> bool {
-    value.len() <= limit && value.to_str().is_ok()
+    let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
+    (1..=limit).contains(&value.len()) && value.as_bytes().iter().all(is_printable)
 }
 
 #[cfg(test)]

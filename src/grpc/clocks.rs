@@ -64,7 +64,8 @@ impl Clocks {
     }
 }
 
-fn caller_deadline(metadata: &HeaderMap, started: Instant) -> Option<Deadline> {
+/// When the caller gives up, less the margin; none without a deadline of its own.
+pub(super) fn caller_deadline(metadata: &HeaderMap, started: Instant) -> Option<Deadline> {
     let timeout = parse_timeout(metadata.get(TIMEOUT)?.to_str().ok()?)?;
     Some(Deadline::after(started, timeout, Clock::Caller))
 }

@@ -17,7 +17,7 @@ use std::{
 use futures_util::FutureExt;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use tower::Service;
 
 use super::{
     body::{self, EdgeBody, Ends},
-    clocks::Clocks,
+    clocks::{Clocks, caller_deadline},
     context::CallContext,
     failure::{Credentials, Failure, Protocol},
     frames::Frames,
@@ -116,7 +116,10 @@ where
             .edge
             .clocks
             .due(method, request.headers(), record.started());
-        let judged = self.edge.judge(method, request.headers(), &record);
+        if let Some(deadline) = caller_deadline(request.headers(), record.started()) {
+            record.caller_deadline(deadline.at);
+        }
+        let judged = self.edge.judge(method, &request, &record);
         let mut guard =
             self.edge
                 .open_calls
@@ -235,7 +238,13 @@ impl Edge {
     }
 
     /// Whether a call may go on, by its head alone.
-    fn judge(&self, method: Method, metadata: &HeaderMap, record: &Record) -> Result<(), Failure> {
+    fn judge<B>(
+        &self,
+        method: Method,
+        request: &Request<B>,
+        record: &Record,
+    ) -> Result<(), Failure> {
+        let metadata = request.headers();
         let origins = self.origins.as_ref();
         if origins.is_some_and(|origins| !origins.admit(metadata)) {
             let text = "pages of this origin may not call: GRPC_WEB does not list it";
@@ -244,6 +253,10 @@ impl Edge {
         if !is_grpc(metadata) {
             let text = "content-type must be application/grpc";
             return Err(Failure::Protocol(Protocol::ContentType, text.into()));
+        }
+        if request.method() != http::Method::POST {
+            let text = "gRPC calls are POST requests";
+            return Err(Failure::Protocol(Protocol::HttpMethod, text.into()));
         }
         let found = field_bytes(metadata);
         if found > MAX_METADATA_BYTES {
@@ -315,11 +328,16 @@ fn field_bytes(fields: &HeaderMap) -> usize {
 pub(super) fn reject(failure: Failure, record: &Record) -> Response<Body> {
     let status = match failure {
         Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Failure::Protocol(Protocol::HttpMethod, _) => StatusCode::METHOD_NOT_ALLOWED,
         Failure::Protocol(Protocol::Origin, _) => StatusCode::FORBIDDEN,
         _ => StatusCode::OK,
     };
     let mut rejection = failure.tell(record, Credentials::Service, None).into_http();
     *rejection.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let post = HeaderValue::from_static("POST");
+        rejection.headers_mut().insert(ALLOW, post); // RFC 9110, 15.5.6
+    }
     rejection
 }
 

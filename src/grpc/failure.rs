@@ -54,6 +54,8 @@ pub enum Protocol {
     Malformed,
     /// No gRPC at all, by its content type.
     ContentType,
+    /// No gRPC at all, by its HTTP method.
+    HttpMethod,
     /// A compression that the bridge does not have.
     Encoding,
     /// A page of an origin that may not call.

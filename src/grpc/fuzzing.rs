@@ -34,7 +34,7 @@ pub fn tell(
 ///
 /// - [`Error`] when no caller could read it.
 pub fn invoke(reply: Reply, limit: usize) -> Result<pb::InvokeResponse, Error> {
-    response::bounded(response::invoke(reply)?, limit)
+    response::bounded(response::invoke(reply), limit)
 }
 
 /// When the head of a call is due, and when its end.

@@ -30,7 +30,6 @@ mod woken;
 
 use std::{pin::Pin, time::Duration};
 
-use http::HeaderMap;
 use prost::Message;
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -46,6 +45,7 @@ use self::{
 use crate::{
     call::Call,
     pb::{self, graph_service_server::GraphService},
+    reply::ReplyHead,
     telemetry::Record,
     upstream::{Error, Upstream},
 };
@@ -99,18 +99,19 @@ impl Bridge {
         &self,
         context: &CallContext,
         mut call: Call<Q>,
-        ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, HeaderMap), Error>,
-        into_message: impl FnOnce(T) -> Result<M, Error>,
+        ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, ReplyHead), Error>,
+        into_message: impl FnOnce(T) -> M,
     ) -> Result<Response<M>, Failure> {
         let record = context.record();
         context.due.head.check()?;
         record.upstream_asked(&mut call.headers);
-        let (reply, headers) = ask(&self.upstream, &call, context.due.head.at).await?;
-        note_head(record, &headers);
+        let (reply, head) = ask(&self.upstream, &call, context.due.head.at).await?;
+        record.upstream_status(200);
+        note_head(record, &head);
         record.upstream_over();
-        let message = response::bounded(into_message(reply)?, self.max_reply_bytes)?;
+        let message = response::bounded(into_message(reply), self.max_reply_bytes)?;
         record.message_sent();
-        Ok(response::with_headers(message, headers))
+        Ok(response::with_headers(message, head.headers))
     }
 
     async fn relay(
@@ -122,12 +123,16 @@ impl Bridge {
         context.due.head.check()?;
         context.record().upstream_asked(&mut call.headers);
         let asked = self.upstream.stream(&call, context.due.head.at);
-        let (events, headers) = asked.await?;
-        note_head(context.record(), &headers);
+        let (events, head) = asked.await?;
+        context.record().upstream_status(200);
+        note_head(context.record(), &head);
         let mut relay = Relay::new(events, self.idle, context, self.credentials);
         let first = relay.first().await?;
         let events = Packed::new(Ok(first), Woken::new(relay));
-        Ok(response::with_headers(Box::pin(events) as Events, headers))
+        Ok(response::with_headers(
+            Box::pin(events) as Events,
+            head.headers,
+        ))
     }
 
     fn told<T>(&self, outcome: Result<T, Failure>, context: &CallContext) -> Result<T, Status> {
@@ -140,7 +145,7 @@ impl Bridge {
                 record.upstream_status(status.as_u16());
             }
             if let Error::Rejected(rejection) = error {
-                note_limit(record, &rejection.headers);
+                note_head(record, &rejection.head);
             }
             tracing::debug!(
                 request_id = record.request_id(),
@@ -153,13 +158,11 @@ impl Bridge {
     }
 }
 
-fn note_head(record: &Record, headers: &HeaderMap) {
-    record.upstream_status(200);
-    note_limit(record, headers);
-}
-
-fn note_limit(record: &Record, headers: &HeaderMap) {
-    let left = headers.get("x-ratelimit-remaining");
+fn note_head(record: &Record, head: &ReplyHead) {
+    if let Some(id) = &head.request_id {
+        record.upstream_request_id(id);
+    }
+    let left = head.headers.get("x-ratelimit-remaining");
     if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
         record.ratelimit_remaining(left);
     }

@@ -54,6 +54,8 @@ fn protocol_text(broken: Protocol, found: &Status) -> String {
         }
         Protocol::TooLarge => format!("the request is too large: {}", found.message()),
         Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
-        Protocol::Encoding | Protocol::ContentType | Protocol::Origin => found.message().to_owned(),
+        Protocol::Encoding | Protocol::ContentType | Protocol::HttpMethod | Protocol::Origin => {
+            found.message().to_owned()
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What the upstream said, into the messages of the contract.
 
-use std::time::Duration;
+use std::{sync::Once, time::Duration};
 
 use http::HeaderMap;
 use prost::Message;
@@ -12,44 +12,38 @@ use tonic::{Response, metadata::MetadataMap};
 use crate::{
     json,
     pb::{self, stream_response},
-    reply::{Event, Reply, Thread},
-    upstream::{
-        Error,
-        error::{Malformed, Part},
-    },
+    reply::{Event, Reply, Thread, report_left_out},
+    upstream::{Error, error::Part},
 };
 
 /// The whole answer.
-///
-/// # Errors
-///
-/// - [`Error::Malformed`] when its metadata is nested too deep for callers' decoders.
-pub(super) fn invoke(reply: Reply) -> Result<pb::InvokeResponse, Error> {
-    Ok(pb::InvokeResponse {
+pub(super) fn invoke(reply: Reply) -> pb::InvokeResponse {
+    pb::InvokeResponse {
         response: reply.response,
         thread_id: reply.thread_id,
         model: reply.model.unwrap_or_default(),
-        metadata: metadata(reply.metadata)?,
-    })
+        metadata: metadata(reply.metadata),
+    }
 }
 
 /// A thread.
-///
-/// # Errors
-///
-/// - As [`invoke`].
-pub(super) fn thread(thread: Thread) -> Result<pb::Thread, Error> {
-    Ok(pb::Thread {
+pub(super) fn thread(thread: Thread) -> pb::Thread {
+    pb::Thread {
         thread_id: thread.thread_id,
-        metadata: metadata(thread.metadata)?,
-    })
+        metadata: metadata(thread.metadata),
+    }
 }
 
-fn metadata(object: Option<Map<String, Value>>) -> Result<Option<Struct>, Error> {
-    let fields = object.map(json::to_struct).transpose();
-    fields.map_err(|json::TooDeep| Error::Malformed {
-        why: Malformed::Nesting,
-    })
+/// Left out where it is nested deeper than callers' decoders read: the answer has been paid for.
+fn metadata(object: Option<Map<String, Value>>) -> Option<Struct> {
+    static REPORTED: Once = Once::new();
+    match object.map(json::to_struct).transpose() {
+        Ok(fields) => fields,
+        Err(json::TooDeep) => {
+            report_left_out("metadata", "nested too deep", &REPORTED);
+            None
+        }
+    }
 }
 
 /// The message when it is not too large; `limit` counts its bytes as it is encoded, for numbers grow on

@@ -68,13 +68,13 @@ impl Failure {
                 Pushback::Unsaid,
             ),
             Self::Rejected(Rejected::Saturated { limit }) => (
-                Code::ResourceExhausted,
+                Code::Unavailable,
                 Reason::BridgeSaturated,
                 format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
                 Pushback::Unsaid,
             ),
             Self::Rejected(rejected @ (Rejected::Watches { .. } | Rejected::Probes { .. })) => (
-                Code::ResourceExhausted,
+                Code::Unavailable,
                 Reason::BridgeSaturated,
                 format!("{rejected}; nothing was sent"),
                 Pushback::Unsaid,
@@ -156,7 +156,7 @@ fn protocol_row(broken: Protocol, found: &str) -> Row {
     let (code, reason) = match broken {
         Protocol::TooLarge => (Code::ResourceExhausted, Reason::RequestTooLarge),
         Protocol::MethodUnknown => (Code::Unimplemented, Reason::MethodUnknown),
-        Protocol::Malformed | Protocol::ContentType => {
+        Protocol::Malformed | Protocol::ContentType | Protocol::HttpMethod => {
             (Code::InvalidArgument, Reason::MalformedRequest)
         }
         Protocol::Encoding => (Code::Unimplemented, Reason::EncodingUnsupported),
@@ -242,19 +242,25 @@ fn rejection_row(rejection: &Rejection, credentials: Credentials) -> Row {
         ..500 => request_row(status),
         _ => failure_row(status),
     };
-    // 501 and 503 say that nothing was done; any other 5xx may come after the work was.
-    let may_have_run = status >= 500 && !matches!(status, 501 | 503);
-    let pushback = match rejection.retry_after {
-        _ if may_have_run => Pushback::Never,
-        Some(wait) => Pushback::After(wait),
-        None => Pushback::Unsaid,
-    };
+    let pushback = pushback(status, rejection.retry_after);
     let text = with_detail(&format!("{text} ({status})"), rejection.detail.as_deref());
     Row {
         code,
         reason,
         text,
         pushback,
+    }
+}
+
+/// A proxy may answer 408 or 503 after it has passed the call on (Envoy: "reset before headers"), so a second try
+/// needs a Retry-After. Any other 5xx may come after the work was done, and gives none whatever it says.
+fn pushback(status: u16, retry_after: Option<Duration>) -> Pushback {
+    let may_say_when = status < 500 || matches!(status, 501 | 503);
+    let has_not_run = status < 500 && !matches!(status, 408 | 425);
+    match retry_after {
+        Some(wait) if may_say_when => Pushback::After(wait),
+        None if has_not_run => Pushback::Unsaid,
+        _ => Pushback::Never,
     }
 }
 

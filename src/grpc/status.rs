@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     call::{Invalid, Violation},
+    headers::RATE_LIMIT,
     reason::Reason,
     telemetry::Record,
     upstream::{Error, error::Rejection},
@@ -26,8 +27,9 @@ const DOMAIN: &str = "alim-bridge";
 
 const MAX_VIOLATIONS: usize = 16;
 const MAX_VIOLATION_BYTES: usize = 200;
-/// All trailers together, by HTTP/2's count of 32 bytes a field; half of what callers accept.
-const MAX_TRAILER_BYTES: usize = 4096;
+/// All trailers together, by HTTP/2's count of 32 bytes a field: half of what callers accept, less the request id that
+/// the edge adds.
+const MAX_TRAILER_BYTES: usize = 4096 - 172;
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Failure {
@@ -51,6 +53,7 @@ impl Failure {
     ) -> Status {
         let row = self.row(credentials);
         record.failed(row.reason);
+        let left = record.time_left();
         let was_sent = self.was_sent() && record.was_upstream_asked();
         let mut info = HashMap::from([("sent".to_owned(), was_sent.to_string())]);
         if let Some(delivered) = events_delivered {
@@ -62,15 +65,12 @@ impl Failure {
         match self {
             Self::Upstream(Error::Rejected(rejection)) => {
                 let Rejection {
-                    headers,
-                    violations,
-                    retry_after,
-                    ..
+                    head, violations, ..
                 } = *rejection;
-                row.into_status(info, headers, &violations, retry_after)
+                row.into_status(info, head.headers, &violations, left)
             }
             Self::Invalid(Invalid { violations }) => {
-                row.into_status(info, HeaderMap::new(), &violations, None)
+                row.into_status(info, HeaderMap::new(), &violations, left)
             }
             Self::Upstream(_)
             | Self::CredentialsMissing
@@ -80,7 +80,23 @@ impl Failure {
             | Self::Clock(_)
             | Self::Cut
             | Self::Panicked
-            | Self::Protocol(..) => row.into_status(info, HeaderMap::new(), &[], None),
+            | Self::Protocol(..) => row.into_status(info, HeaderMap::new(), &[], left),
+        }
+    }
+}
+
+impl Pushback {
+    /// As the header says it; `left` is what is left of the caller's deadline. gRPC libraries wait out a pushback
+    /// beyond their deadline and then report DEADLINE_EXCEEDED without a reason, so it is -1 then. 0 is never
+    /// sent: grpcio up to 1.85 hangs or dies on it, others repeat the call at once.
+    fn millis(self, left: Option<Duration>) -> Option<i64> {
+        match self {
+            Self::Unsaid => None,
+            Self::After(wait) if left.is_none_or(|left| wait < left) => {
+                let millis = wait.as_micros().div_ceil(1000).max(1);
+                Some(i64::try_from(millis).unwrap_or(i64::MAX))
+            }
+            Self::Never | Self::After(_) => Some(-1),
         }
     }
 }
@@ -91,18 +107,13 @@ impl Row {
         info: HashMap<String, String>,
         mut metadata: HeaderMap,
         violations: &[Violation],
-        retry_after: Option<Duration>,
+        left: Option<Duration>,
     ) -> Status {
-        match self.pushback {
-            Pushback::Never => drop(metadata.insert(PUSHBACK, HeaderValue::from_static("-1"))),
-            Pushback::After(wait) => {
-                let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                metadata.insert(PUSHBACK, HeaderValue::from(millis));
-            }
-            Pushback::Unsaid => {}
+        if let Some(millis) = self.pushback.millis(left) {
+            metadata.insert(PUSHBACK, HeaderValue::from(millis));
         }
         let mut details = ErrorDetails::with_error_info(self.reason.name(), DOMAIN, info);
-        if let Some(wait) = retry_after {
+        if let Pushback::After(wait) = self.pushback {
             details.set_retry_info(Some(wait));
         }
         let message = cut_encoded(&self.text, MAX_MESSAGE_BYTES);
@@ -115,14 +126,15 @@ impl Row {
             if !violations.is_empty() {
                 details.set_bad_request(violations.clone());
             }
-            let metadata = MetadataMap::from_headers(metadata.clone());
+            let fields = MetadataMap::from_headers(metadata.clone());
             let status = Status::with_error_details_and_metadata(
                 self.code,
                 &message,
                 details.clone(),
-                metadata,
+                fields,
             );
-            if trailer_bytes(&status) <= MAX_TRAILER_BYTES || violations.pop().is_none() {
+            let is_small = trailer_bytes(&status) <= MAX_TRAILER_BYTES;
+            if is_small || (violations.pop().is_none() && !drop_limit(&mut metadata)) {
                 return status;
             }
         }
@@ -133,6 +145,14 @@ fn field_violation(violation: &Violation) -> FieldViolation {
     let field = cut_utf8(&clean(&violation.field), MAX_VIOLATION_BYTES / 2);
     let left = MAX_VIOLATION_BYTES - field.len();
     FieldViolation::new(field, cut_utf8(&clean(&violation.description), left))
+}
+
+/// Takes one `x-ratelimit-*` away; false if there is none.
+fn drop_limit(metadata: &mut HeaderMap) -> bool {
+    let mut names = metadata.keys();
+    let limit = names.find(|name| name.as_str().starts_with(RATE_LIMIT));
+    let limit = limit.cloned();
+    limit.is_some_and(|limit| metadata.remove(limit).is_some())
 }
 
 fn trailer_bytes(status: &Status) -> usize {

@@ -11,8 +11,10 @@ mod connection;
 mod connections;
 pub mod descriptors;
 mod health;
+mod reflection;
 mod services;
 pub mod tls;
+mod watch;
 
 use std::{
     sync::{Arc, Mutex},
@@ -121,9 +123,6 @@ pub enum Error {
     /// A metric can't be registered.
     #[error("metrics can't be set up")]
     Metrics(#[from] prometheus::Error),
-    /// The reflection service can't be built from the descriptors.
-    #[error("reflection can't be set up")]
-    Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// Serves until `shutdown` has run its course.
@@ -201,7 +200,8 @@ async fn start(
         };
         background.spawn(admin::serve(tcp, admin));
     }
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let reporter = HealthReporter::new();
+    let health = watch::service(&reporter);
     health::begin(&reporter).await;
     let interval = settings.health_interval;
     let probe = health::probe(
@@ -218,7 +218,7 @@ async fn start(
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
     };
-    let services = Services::new(bridge, settings.max_request_bytes, health)?;
+    let services = Services::new(bridge, settings.max_request_bytes, health);
     let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
     background.spawn(open_calls.clone().watch());
     let edge = Edge {

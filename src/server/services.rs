@@ -19,11 +19,10 @@ use tonic::{
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::Service;
 
+use super::reflection::Reflection;
 use crate::{
     grpc::Bridge,
-    pb::{
-        self, graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer,
-    },
+    pb::{graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer},
 };
 
 /// Bytes of a message to health and reflection: names of services and symbols.
@@ -42,22 +41,18 @@ pub(super) struct Services {
 
 impl Services {
     /// `bridge` for the calls to ALİM, whose messages have at most `max_request_bytes`; beside it `health`, and reflection.
-    ///
-    /// # Errors
-    ///
-    /// - [`tonic_reflection::server::Error`] when the descriptors can't be read.
     pub(super) fn new(
         bridge: Bridge,
         max_request_bytes: usize,
         health: HealthServer<impl Health>,
-    ) -> Result<Self, tonic_reflection::server::Error> {
-        let mut others = RoutesBuilder::default();
-        let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    ) -> Self {
+        let (mut others, reflection) = (RoutesBuilder::default(), Reflection::new());
+        let (v1, v1alpha) = (reflection.v1(), reflection.v1alpha());
         others
             .add_service(health.max_decoding_message_size(MAX_PROBE_BYTES))
             .add_service(v1.max_decoding_message_size(MAX_PROBE_BYTES))
             .add_service(v1alpha.max_decoding_message_size(MAX_PROBE_BYTES));
-        Ok(Self {
+        Self {
             graph: Graph::new(bridge.clone())
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(max_request_bytes)
@@ -67,7 +62,7 @@ impl Services {
                 .max_decoding_message_size(max_request_bytes)
                 .max_encoding_message_size(usize::MAX),
             others: others.routes().prepare(),
-        })
+        }
     }
 }
 
@@ -89,12 +84,4 @@ impl Service<Request<Body>> for Services {
             _ => Box::pin(self.others.call(request)),
         }
     }
-}
-
-/// Ours, health's, and google.rpc's, without which grpcurl prints rich errors as base64.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

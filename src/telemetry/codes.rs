@@ -2,6 +2,8 @@
 
 /// Canceled: what a call ends with when its caller leaves before any status.
 pub(super) const CANCELLED: i32 = 1;
+/// DeadlineExceeded.
+pub(super) const DEADLINE_EXCEEDED: i32 = 4;
 
 /// In Go's spelling, which public dashboards expect, and in the protocol's, which traces do.
 const NAMES: [(&str, &str); 17] = [

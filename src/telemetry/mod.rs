@@ -23,7 +23,11 @@ use http::HeaderMap;
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
-use self::{codes::CANCELLED, metrics::Metrics, traces::Trace};
+use self::{
+    codes::{CANCELLED, DEADLINE_EXCEEDED},
+    metrics::Metrics,
+    traces::Trace,
+};
 use crate::reason::Reason;
 
 /// The methods that calls are counted under; a bounded set, whatever callers send.
@@ -110,6 +114,9 @@ impl Method {
     }
 }
 
+/// A caller that leaves this shortly before its deadline was ended by its own timer, which wins against the bridge's.
+const OWN_TIMER: Duration = Duration::from_millis(100);
+
 /// A call that is going on; dropping it ends the call and writes its record.
 #[derive(Debug)]
 pub struct Ongoing(Record);
@@ -128,6 +135,7 @@ struct Inner {
     tokens: AtomicU64,
     first_token: OnceLock<Duration>,
     was_upstream_asked: AtomicBool,
+    caller_deadline: OnceLock<Instant>,
     notes: Mutex<Notes>,
 }
 
@@ -138,6 +146,7 @@ struct Notes {
     caller: Option<String>,
     peer: Option<SocketAddr>,
     upstream_status: Option<u16>,
+    upstream_request_id: Option<String>,
 }
 
 impl Ongoing {
@@ -153,6 +162,7 @@ impl Ongoing {
             tokens: AtomicU64::new(0),
             first_token: OnceLock::new(),
             was_upstream_asked: AtomicBool::new(false),
+            caller_deadline: OnceLock::new(),
             notes: Mutex::default(),
         })))
     }
@@ -167,6 +177,17 @@ impl Record {
     /// When the call started; all its clocks count from here.
     pub fn started(&self) -> Instant {
         self.0.started
+    }
+
+    /// Notes when the caller gives up.
+    pub fn caller_deadline(&self, at: Instant) {
+        self.0.caller_deadline.get_or_init(|| at);
+    }
+
+    /// How long the caller waits yet; none where it sent no deadline.
+    pub fn time_left(&self) -> Option<Duration> {
+        let at = self.0.caller_deadline.get()?;
+        Some(at.saturating_duration_since(Instant::now()))
     }
 
     /// Names the caller, by the name that stands beside its key.
@@ -204,6 +225,11 @@ impl Record {
     pub fn upstream_status(&self, status: u16) {
         self.notes().upstream_status = Some(status);
         self.0.trace.answered(status);
+    }
+
+    /// Notes what the upstream calls the call.
+    pub fn upstream_request_id(&self, id: &str) {
+        self.notes().upstream_request_id = Some(id.to_owned());
     }
 
     /// Notes that the upstream owes nothing more.
@@ -257,8 +283,12 @@ impl Record {
     /// Writes the record, at the end of the call's body.
     fn end(&self) {
         let call = &*self.0;
-        let notes = self.notes();
+        let mut notes = self.notes();
         let duration = call.started.elapsed();
+        if notes.code.is_none() && self.time_left().is_some_and(|left| left <= OWN_TIMER) {
+            notes.code = Some(DEADLINE_EXCEEDED);
+            notes.reason.get_or_insert(Reason::CallerDeadline);
+        }
         let status = notes.code.unwrap_or(CANCELLED);
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
@@ -284,6 +314,7 @@ impl Record {
             code,
             reason,
             upstream_status: notes.upstream_status,
+            upstream_request_id: notes.upstream_request_id.as_deref(),
             duration,
             first_token,
             tokens,
@@ -325,6 +356,26 @@ fn attributes(call: &Inner, notes: &Notes, tokens: u64) -> impl Iterator<Item = 
 mod tests {
     use super::*;
     use crate::admission::Admission;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_leaves_within_100_ms_of_its_deadline_has_met_it() {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        for (millis, reason, left_early) in [(899, 0, 1), (901, 1, 1), (1500, 2, 1)] {
+            let trace = Trace::begin(None, Method::Invoke, &HeaderMap::new());
+            let call = Ongoing::begin(Arc::clone(&metrics), Method::Invoke, "id".into(), trace);
+            let record = call.record();
+            record.caller_deadline(record.started() + Duration::from_secs(1));
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            drop(call);
+            let text = metrics.render(&Admission::new(1)).expect("text");
+            for line in [
+                format!(r#"alim_bridge_failures_total{{reason="CALLER_DEADLINE"}} {reason}"#),
+                format!("alim_bridge_caller_cancelled_total {left_early}"),
+            ] {
+                assert!(text.lines().any(|found| found == line), "{millis}: {text}");
+            }
+        }
+    }
 
     #[test]
     fn failures_of_tools_and_probes_are_not_counted_among_those_of_calls() {

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::call::Violation;
+use crate::{call::Violation, reply::ReplyHead};
 
 /// What a limit was set on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub enum Error {
         /// The 3xx status.
         status: StatusCode,
     },
-    /// The upstream said it succeeded, but what it sent can't be read.
+    /// What was sent is no answer of the upstream's.
     #[error("the upstream's answer can't be read: {why}")]
     Malformed {
         /// What is wrong with it.
@@ -72,20 +72,23 @@ pub struct Rejection {
     pub detail: Option<String>,
     /// The body's `detail` where that is a list of invalid fields, as FastAPI's 422 has it.
     pub violations: Vec<Violation>,
-    /// True when the body is FastAPI's own answer to a path that it has no route for.
+    /// True for a 404 that is about the path: FastAPI's own, one without JSON, or one where no thread was named.
     pub is_route_missing: bool,
     /// When the upstream asks to be called again.
     pub retry_after: Option<Duration>,
-    /// The headers that cross to the caller.
-    pub headers: HeaderMap,
+    /// What else its head says.
+    pub head: ReplyHead,
 }
 
-/// What can be wrong with an answer that claims success.
+/// What can be wrong with an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// A 1xx or 2xx other than 200.
     #[error("unexpected status {0}")]
     Status(u16),
+    /// A 400 without JSON, as a server gives that is not the upstream, or that expects TLS.
+    #[error("a 400 that is not JSON: check scheme and host of UPSTREAM_URL")]
+    Foreign400,
     /// Not the content type of this kind of call, or none.
     #[error("wrong content type, {0} expected")]
     ContentType(&'static str),
@@ -98,9 +101,6 @@ pub enum Malformed {
     /// A body that is no JSON, or lacks a field, or has one of the wrong type.
     #[error("not a JSON object with {0}")]
     Json(&'static str),
-    /// Metadata deeper than protobuf decoders of callers will read.
-    #[error("metadata nested deeper than protobuf allows")]
-    Nesting,
 }
 
 impl Error {
@@ -117,6 +117,9 @@ impl Error {
             Self::Malformed {
                 why: Malformed::Status(status),
             } => StatusCode::from_u16(*status).ok(),
+            Self::Malformed {
+                why: Malformed::Foreign400,
+            } => Some(StatusCode::BAD_REQUEST),
             Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::StreamFailed { .. }

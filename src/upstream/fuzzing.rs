@@ -1,17 +1,16 @@
 //! A door for `fuzz/`, which is there only with `--cfg fuzzing`: answers that were made in memory go
 //! the way of those from the wire.
 
-use http::HeaderMap;
 use reqwest::Response;
 use secrecy::SecretString;
 
 use super::{
-    JSON, SSE,
+    Expected, JSON, SSE,
     error::Error,
     response::judge,
     sse::{self, Events},
 };
-use crate::reply::Reply;
+use crate::reply::{Reply, ReplyHead};
 
 /// What [`Upstream::invoke`](super::Upstream::invoke) makes of this answer.
 ///
@@ -22,12 +21,12 @@ pub async fn invoke(
     answer: Response,
     key: Option<SecretString>,
     limit: usize,
-) -> Result<(Reply, HeaderMap), Error> {
-    let head = judge(answer, JSON, key).await?;
-    let headers = head.headers();
+) -> Result<(Reply, ReplyHead), Error> {
+    let head = judge(answer, expected(JSON), key).await?;
+    let fields = head.fields();
     Ok((
         head.into_reply(limit, "response and thread_id").await?,
-        headers,
+        fields,
     ))
 }
 
@@ -40,8 +39,15 @@ pub async fn stream(
     answer: Response,
     key: Option<SecretString>,
     settings: sse::Settings,
-) -> Result<(Events, HeaderMap), Error> {
-    let head = judge(answer, SSE, key).await?;
-    let headers = head.headers();
-    Ok((head.into_events(settings), headers))
+) -> Result<(Events, ReplyHead), Error> {
+    let head = judge(answer, expected(SSE), key).await?;
+    let fields = head.fields();
+    Ok((head.into_events(settings), fields))
+}
+
+fn expected(accept: &'static str) -> Expected {
+    Expected {
+        accept,
+        names_thread: true,
+    }
 }

@@ -15,7 +15,6 @@ mod threads;
 
 use std::time::Duration;
 
-use http::HeaderMap;
 use reqwest::{Certificate, Client, Request, Url, redirect};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -23,7 +22,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 pub use self::error::Error;
 use self::{
-    request::{Ask, JSON, SSE},
+    request::{Ask, Expected, JSON, SSE},
     response::Head,
     retry::Retries,
     sse::Events,
@@ -31,7 +30,7 @@ use self::{
 use crate::{
     call::{Call, Question},
     reload::Reload,
-    reply::Reply,
+    reply::{Reply, ReplyHead},
 };
 
 /// How to reach the upstream, and how far to trust it.
@@ -115,7 +114,7 @@ impl Upstream {
         })
     }
 
-    /// Asks for the whole answer; also gives the headers that cross to the caller. No attempt is
+    /// Asks for the whole answer; also gives what the head says beside its status. No attempt is
     /// begun after `until`; who calls bounds the whole.
     ///
     /// # Errors
@@ -125,12 +124,12 @@ impl Upstream {
         &self,
         call: &Call<Question>,
         until: Instant,
-    ) -> Result<(Reply, HeaderMap), Error> {
-        let ask = Ask::post(self.invoke_url.clone(), &call.asked, JSON);
+    ) -> Result<(Reply, ReplyHead), Error> {
+        let ask = Ask::post(self.invoke_url.clone(), &call.asked, expected(call, JSON));
         self.reply(ask, call, until, "response and thread_id").await
     }
 
-    /// Asks for the events of the answer; also gives the headers that cross to the caller. A head
+    /// Asks for the events of the answer; also gives what the head says beside its status. A head
     /// alone proves nothing: the first event may be a failure.
     ///
     /// # Errors
@@ -140,11 +139,11 @@ impl Upstream {
         &self,
         call: &Call<Question>,
         until: Instant,
-    ) -> Result<(Events, HeaderMap), Error> {
-        let ask = Ask::post(self.stream_url.clone(), &call.asked, SSE);
+    ) -> Result<(Events, ReplyHead), Error> {
+        let ask = Ask::post(self.stream_url.clone(), &call.asked, expected(call, SSE));
         let head = self.ask(ask, call, until).await?;
-        let headers = head.headers();
-        Ok((head.into_events(self.settings.sse), headers))
+        let fields = head.fields();
+        Ok((head.into_events(self.settings.sse), fields))
     }
 
     /// Whether the upstream can be reached now: GET of the health URL answers 200, or, without one,
@@ -177,18 +176,18 @@ impl Upstream {
         call: &Call<Q>,
         until: Instant,
         required: &'static str,
-    ) -> Result<(T, HeaderMap), Error> {
+    ) -> Result<(T, ReplyHead), Error> {
         let head = self.ask(ask, call, until).await?;
-        let headers = head.headers();
+        let fields = head.fields();
         let limit = self.settings.max_reply_bytes;
-        Ok((head.into_reply(limit, required).await?, headers))
+        Ok((head.into_reply(limit, required).await?, fields))
     }
 
     async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {
-        let (key, accept) = (self.key(call), ask.accept);
+        let key = self.key(call);
         let request = || request::build(&ask, call, key.as_ref());
         let response = self.send(request, until).await?;
-        response::judge(response, accept, key).await
+        response::judge(response, ask.expected, key).await
     }
 
     /// The key that the upstream is shown: the caller's own, else the bridge's as it is now.
@@ -223,6 +222,13 @@ impl Upstream {
             }
         }
         unreachable!("attempts are counted without end")
+    }
+}
+
+fn expected(call: &Call<Question>, accept: &'static str) -> Expected {
+    Expected {
+        accept,
+        names_thread: call.asked.names_thread(),
     }
 }
 

@@ -21,29 +21,40 @@ pub(super) struct Ask {
     method: Method,
     url: Url,
     body: Option<Bytes>,
-    /// The only content type that the answer may have.
+    pub(super) expected: Expected,
+}
+
+/// What an answer is judged by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// The only content type that it may have.
     pub(super) accept: &'static str,
+    /// Whether the upstream was asked about a thread, which a 404 may be about; else it lacks the route.
+    pub(super) names_thread: bool,
 }
 
 impl Ask {
     /// Takes `body` as JSON to `url`.
-    pub(super) fn post(url: Url, body: &impl Serialize, accept: &'static str) -> Self {
+    pub(super) fn post(url: Url, body: &impl Serialize, expected: Expected) -> Self {
         let body = serde_json::to_vec(body).expect("what is asked has only string keys");
         Self {
             method: Method::POST,
             url,
             body: Some(Bytes::from(body)),
-            accept,
+            expected,
         }
     }
 
-    /// Says no more than `method` and `url` do.
-    pub(super) fn bare(method: Method, url: Url) -> Self {
+    /// Asks about the thread that `url` names, and says no more.
+    pub(super) fn of_thread(method: Method, url: Url) -> Self {
         Self {
             method,
             url,
             body: None,
-            accept: JSON,
+            expected: Expected {
+                accept: JSON,
+                names_thread: true,
+            },
         }
     }
 }
@@ -53,7 +64,10 @@ pub(super) fn build<T>(ask: &Ask, call: &Call<T>, key: Option<&SecretString>) ->
     let mut request = Request::new(ask.method.clone(), ask.url.clone());
     let headers = request.headers_mut();
     headers.clone_from(&call.headers);
-    headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
+    headers.insert(
+        header::ACCEPT,
+        HeaderValue::from_static(ask.expected.accept),
+    );
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     if let Some(key) = key {
         headers.insert("x-api-key", key_header(key));

@@ -11,14 +11,15 @@ use http_body_util::BodyExt;
 use mime::Mime;
 use reqwest::Response;
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use super::{
     error::{Error, Malformed, Part, Rejection, detail_of, hide},
+    request::{Expected, JSON},
     sse::{self, Events},
 };
-use crate::{call::Violation, headers};
+use crate::{call::Violation, headers, reply::ReplyHead};
 
 /// An error body over this size loses its `detail`; its status keeps its meaning.
 const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
@@ -35,25 +36,24 @@ pub(super) struct Head {
     key: Option<SecretString>,
 }
 
-/// Lets a 200 of content type `accept` pass; `key` is kept out of what errors quote.
+/// Lets a 200 of the expected content type pass; `key` is kept out of what errors quote.
 ///
 /// # Errors
 ///
 /// - [`Error::Redirected`] for 3xx, [`Error::Rejected`] for 4xx and 5xx.
-/// - [`Error::Malformed`] for another status, content type or content encoding.
+/// - [`Error::Malformed`] for a 400 without JSON, another status, content type or content encoding.
 pub(super) async fn judge(
     response: Response,
-    accept: &'static str,
+    expected: Expected,
     key: Option<SecretString>,
 ) -> Result<Head, Error> {
+    let accept = expected.accept;
     let status = response.status();
     if status.is_redirection() {
         return Err(Error::Redirected { status });
     }
     if status.is_client_error() || status.is_server_error() {
-        return Err(Error::Rejected(Box::new(
-            reject(response, key.as_ref()).await,
-        )));
+        return Err(reject(response, expected, key.as_ref()).await);
     }
     let malformed = if status != StatusCode::OK {
         Some(Malformed::Status(status.as_u16()))
@@ -71,9 +71,9 @@ pub(super) async fn judge(
 }
 
 impl Head {
-    /// The headers that cross to the caller.
-    pub(super) fn headers(&self) -> HeaderMap {
-        crossing(self.response.headers(), self.key.as_ref())
+    /// What it says beside its status.
+    pub(super) fn fields(&self) -> ReplyHead {
+        fields(self.response.headers(), self.key.as_ref())
     }
 
     /// The events of the body.
@@ -127,9 +127,9 @@ async fn read(response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The headers that cross to the caller, but for one that quotes the key in its value or its name; names
-/// are in small letters, whatever the key is in.
-fn crossing(head: &HeaderMap, key: Option<&SecretString>) -> HeaderMap {
+/// The fields that are of use, but for one that quotes the key in its value or its name; names are in small
+/// letters, whatever the key is in.
+fn fields(head: &HeaderMap, key: Option<&SecretString>) -> ReplyHead {
     let key = key.map_or(&b""[..], |key| key.expose_secret().as_bytes());
     let quotes = |text: &[u8]| {
         let mut parts = text.windows(key.len().max(1));
@@ -137,32 +137,48 @@ fn crossing(head: &HeaderMap, key: Option<&SecretString>) -> HeaderMap {
     };
     let crossing = headers::to_caller(head).into_iter();
     let named = crossing.filter_map(|(name, value)| Some((name?, value)));
-    named
+    let headers = named
         .filter(|(name, value)| !quotes(name.as_ref()) && !quotes(value.as_bytes()))
-        .collect()
+        .collect();
+    let request_id = headers::upstream_request_id(head).filter(|id| !quotes(id.as_bytes()));
+    ReplyHead {
+        headers,
+        request_id: request_id.map(String::from),
+    }
 }
 
-async fn reject(response: Response, key: Option<&SecretString>) -> Rejection {
+async fn reject(response: Response, expected: Expected, key: Option<&SecretString>) -> Error {
     let status = response.status();
-    let headers = crossing(response.headers(), key);
+    let head = fields(response.headers(), key);
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
         .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+    let says_json = has_content_type(response.headers(), JSON);
     let body = tokio::time::timeout(ERROR_BODY_TIMEOUT, read(response, MAX_ERROR_BODY_BYTES));
-    let body = body.await.ok().and_then(Result::ok).unwrap_or_default();
+    let body = body.await.ok().and_then(Result::ok);
+    let is_json = match &body {
+        Some(body) => serde_json::from_slice::<IgnoredAny>(body).is_ok(),
+        None => says_json, // too long, or too slow
+    };
+    if status == StatusCode::BAD_REQUEST && !is_json {
+        let why = Malformed::Foreign400;
+        return Error::Malformed { why };
+    }
+    let body = body.unwrap_or_default();
     let detail = detail_of(&body);
-    Rejection {
+    let is_of_path = !expected.names_thread || !is_json || detail.as_deref() == Some("Not Found");
+    Error::Rejected(Box::new(Rejection {
         status,
-        is_route_missing: status == StatusCode::NOT_FOUND && detail.as_deref() == Some("Not Found"),
+        is_route_missing: status == StatusCode::NOT_FOUND && is_of_path,
         detail: detail.map(|detail| hide(detail, key)),
         violations: parse_violations(&body, key),
         retry_after,
-        headers,
-    }
+        head,
+    }))
 }
 
-/// Retry-After as seconds or as a date (RFC 9110, 10.2.3); a date that has passed is no wait.
+/// Retry-After as seconds or as a date (RFC 9110, 10.2.3); 0 and a date that has passed name no time to wait for.
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let wait = match text.trim().parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -171,7 +187,7 @@ fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
             .duration_since(now)
             .unwrap_or_default(),
     };
-    Some(wait.min(MAX_RETRY_AFTER))
+    (!wait.is_zero()).then_some(wait.min(MAX_RETRY_AFTER))
 }
 
 /// FastAPI's list of invalid fields: `loc` joined with ".", the leading "body" off.
@@ -226,11 +242,8 @@ mod tests {
         let wait = |text| parse_retry_after(text, now).map(|wait| wait.as_secs());
         assert_eq!(wait("7"), Some(7));
         assert_eq!(wait("Sun, 22 Nov 2026 10:01:00 GMT"), Some(60));
-        assert_eq!(
-            wait("Sun, 22 Nov 2026 09:00:00 GMT"),
-            Some(0),
-            "it has passed"
-        );
+        assert_eq!(wait("Sun, 22 Nov 2026 09:00:00 GMT"), None, "it has passed");
+        assert_eq!(wait("0"), None, "it says nothing");
         assert_eq!(wait("99999999999"), Some(86_400), "believed up to a day");
         assert_eq!(wait("-1"), None);
         assert_eq!(wait("soon"), None);

@@ -2,18 +2,17 @@
 //!
 //! What [`Upstream::invoke`] promises holds here too; a path never bears anything but a [`ThreadId`].
 
-use http::HeaderMap;
 use reqwest::{Method, Url};
 use tokio::time::Instant;
 
 use super::{
     Error, Upstream,
     error::Malformed,
-    request::{Ask, JSON},
+    request::{Ask, Expected, JSON},
 };
 use crate::{
     call::{Call, NewThread, ThreadId},
-    reply::{Deleted, Thread},
+    reply::{Deleted, ReplyHead, Thread},
 };
 
 /// What the answer to a thread's deletion must say.
@@ -29,8 +28,12 @@ impl Upstream {
         &self,
         call: &Call<NewThread>,
         until: Instant,
-    ) -> Result<(Thread, HeaderMap), Error> {
-        let ask = Ask::post(self.threads_url.clone(), &call.asked, JSON);
+    ) -> Result<(Thread, ReplyHead), Error> {
+        let expected = Expected {
+            accept: JSON,
+            names_thread: false,
+        };
+        let ask = Ask::post(self.threads_url.clone(), &call.asked, expected);
         self.reply(ask, call, until, "thread_id").await
     }
 
@@ -43,8 +46,8 @@ impl Upstream {
         &self,
         call: &Call<ThreadId>,
         until: Instant,
-    ) -> Result<(Thread, HeaderMap), Error> {
-        let ask = Ask::bare(Method::GET, self.thread_url(call.asked));
+    ) -> Result<(Thread, ReplyHead), Error> {
+        let ask = Ask::of_thread(Method::GET, self.thread_url(call.asked));
         self.reply(ask, call, until, "thread_id").await
     }
 
@@ -58,11 +61,11 @@ impl Upstream {
         &self,
         call: &Call<ThreadId>,
         until: Instant,
-    ) -> Result<((), HeaderMap), Error> {
-        let ask = Ask::bare(Method::DELETE, self.thread_url(call.asked));
-        let (reply, headers): (Deleted, _) = self.reply(ask, call, until, GONE).await?;
+    ) -> Result<((), ReplyHead), Error> {
+        let ask = Ask::of_thread(Method::DELETE, self.thread_url(call.asked));
+        let (reply, head): (Deleted, _) = self.reply(ask, call, until, GONE).await?;
         match reply.deleted {
-            true => Ok(((), headers)),
+            true => Ok(((), head)),
             false => Err(Error::Malformed {
                 why: Malformed::Json(GONE),
             }),

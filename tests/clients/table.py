@@ -20,13 +20,16 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import servers
+from alim.v1.graph_service_pb2 import StreamRequest
+from alim.v1.graph_service_pb2_grpc import GraphServiceStub
 from witness import witness
 
 HERE = Path(__file__).parent
 OUT = Path(os.environ["ALIM_CLIENTS_OUT"])
 CASES = ["invoke", "stream", "typing", "deadline", "cancel", "details", "retry-info", "health", "retry", "no-retry"]
-CASES += ["no-retry-after-event", "balance", "drain", "thread", "suite"]
+CASES += ["no-retry-after-event", "paid-runs", "balance", "full-bridge", "drain", "thread", "suite"]
 MESSAGE = "Nə vaxt suvarım?"
 SECONDS = 120  # for all the cases of one caller
 AT_ONCE = 4
@@ -58,11 +61,12 @@ CALLERS = {
 }
 
 
-def surroundings(address: str, witness: str, unreaching: str, draining: str) -> dict[str, str]:
+def surroundings(address: str, witness: str, unreaching: str, full: str, draining: str) -> dict[str, str]:
     return os.environ | {
         "ALIM_ADDRESS": address,  # a bridge in front of a good upstream
         "ALIM_WITNESS": witness,  # who tells how often that upstream was asked
         "ALIM_UNREACHING_ADDRESS": unreaching,  # a bridge whose upstream can't be reached
+        "ALIM_FULL_ADDRESS": full,  # a bridge whose one permit is taken
         "ALIM_DRAINING_ADDRESS": draining,  # a bridge that is NOT_SERVING
     }
 
@@ -70,6 +74,17 @@ def surroundings(address: str, witness: str, unreaching: str, draining: str) -> 
 class Upstream(NamedTuple):
     name: str
     url: str
+
+
+@contextmanager
+def full_bridge(upstream: str) -> Iterator[str]:
+    """A bridge with one permit, which a stream holds that does not go on."""
+    settings = {"MAX_CALLS": "1", "STREAM_IDLE_TIMEOUT": "15m"}
+    with servers.bridge(upstream, **settings) as address, grpc.insecure_channel(address) as channel:
+        held = GraphServiceStub(channel).Stream(StreamRequest(message=MESSAGE, scenario_context={"witness": ["held"]}))
+        next(held)
+        yield address
+        held.cancel()
 
 
 class Stage:
@@ -82,12 +97,13 @@ class Stage:
         ]
         self.unreaching = stack.enter_context(servers.bridge(stack.enter_context(servers.nowhere())))
         elsewhere = stack.enter_context(witness(self.upstreams[1].url))
+        self.full = stack.enter_context(full_bridge(elsewhere))
         self.draining = stack.enter_context(servers.draining_bridge(elsewhere))
 
     @contextmanager
     def environment(self, upstream: Upstream) -> Iterator[dict[str, str]]:
         with witness(upstream.url) as counted, servers.bridge(counted) as address:
-            yield surroundings(address, counted, self.unreaching, self.draining)
+            yield surroundings(address, counted, self.unreaching, self.full, self.draining)
 
 
 def run_cases(caller: Caller, environment: dict[str, str]) -> list[Said]:

@@ -4,7 +4,7 @@ A call is known by its x-request-id, which a caller's retries share. `{"witness"
 a thread's metadata, names what its first attempt meets, then its second and so on; an attempt that no word is left for
 reaches the upstream.
 
-    unavailable   503 with the HTML page of a proxy
+    unavailable   503 with the HTML page of a proxy, without Retry-After; unavailable_0, _1, _30 and _past have that Retry-After
     rate_limited  429 with Retry-After: 1
     failed        500 with FastAPI's detail
     reset         the connection is reset once the request has been read
@@ -32,6 +32,10 @@ from urllib.parse import urlsplit
 PAGE = "<html><h1>503 Service Temporarily Unavailable</h1></html>"
 ANSWERS = {
     "unavailable": ("503 Service Unavailable", "content-type: text/html", PAGE),
+    "unavailable_0": ("503 Service Unavailable", "retry-after: 0", PAGE),
+    "unavailable_1": ("503 Service Unavailable", "retry-after: 1", PAGE),
+    "unavailable_30": ("503 Service Unavailable", "retry-after: 30", PAGE),
+    "unavailable_past": ("503 Service Unavailable", "retry-after: Sun, 06 Nov 1994 08:49:37 GMT", PAGE),
     "rate_limited": ("429 Too Many Requests", "retry-after: 1", '{"detail": "Rate limit exceeded"}'),
     "failed": ("500 Internal Server Error", "content-type: application/json", '{"detail": "Graph execution failed"}'),
 }

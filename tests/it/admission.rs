@@ -33,7 +33,7 @@ fn a_reply() -> Reply {
 async fn assert_saturated<T: Debug>(call: impl Future<Output = Result<T, Status>>) {
     let answer = timeout(SOON, call).await.expect("at once");
     let status = answer.expect_err("no room");
-    let told = (Code::ResourceExhausted, "BRIDGE_SATURATED".to_owned());
+    let told = (Code::Unavailable, "BRIDGE_SATURATED".to_owned());
     assert_eq!(status.code_and_reason(), told, "{status:?}");
     assert_eq!(status.info("sent").as_deref(), Some("false"));
     assert_eq!(status.pushback(), None, "its own policy decides");

@@ -2,6 +2,7 @@
 
 use alim_bridge::reason::Reason;
 use serde_json::Value;
+use tonic::Request;
 
 use crate::support::{
     ask, ask_stream,
@@ -46,7 +47,7 @@ async fn each_call_is_recorded_and_counted_once_under_what_its_caller_was_told()
         ),
         (
             Reply::json(404, "{}"),
-            entry("Stream", "NotFound", Some("UPSTREAM_NOT_FOUND")),
+            entry("Stream", "Unimplemented", Some("UPSTREAM_ROUTE_MISSING")),
         ),
         (Reply::json(200, json), entry("Invoke", "OK", None)),
         (
@@ -107,4 +108,23 @@ async fn a_caller_who_leaves_is_recorded_as_canceled_and_counted_apart() {
             .await,
         1
     );
+}
+
+#[tokio::test]
+async fn a_caller_whose_own_timer_wins_is_recorded_as_caller_deadline() {
+    let upstream = Upstream::answering(Reply::nothing().then_hold());
+    let mut bridge = Deployed::with(&upstream.url(), &[]);
+    let mut request = Request::new(ask("Salam"));
+    let timeout = "90m".parse().expect("ASCII"); // so it leaves within 100 ms of it, whenever that is
+    request.metadata_mut().insert("grpc-timeout", timeout);
+    let mut client = bridge.client();
+    tokio::select! {
+        _ = client.invoke(request) => {}
+        _ = async { upstream.received(1).await } => {}
+    }
+    upstream.connection_closed().await; // so the runtime has sent the cancel
+    let met = entry("Invoke", "DeadlineExceeded", Some("CALLER_DEADLINE"));
+    assert_eq!(next_entry(&mut bridge), met);
+    let left = "alim_bridge_caller_cancelled_total";
+    assert_eq!(bridge.metric(left, "").await, 0);
 }

@@ -243,10 +243,14 @@ async fn a_call_that_the_bridge_itself_refuses_bears_its_request_id() {
 }
 
 #[tokio::test]
-async fn the_upstreams_own_request_id_goes_before_the_bridges() {
-    for metadata in metadata_of_good_answers(&[("x-request-id", "u-1")]).await {
+async fn an_upstreams_request_id_does_not_replace_the_callers() {
+    let id = [("x-request-id", "u-1")];
+    let mut answers = metadata_of_good_answers(&id).await.to_vec();
+    answers.extend(metadata_of_statuses(Reply::json(500, "{}").header(id[0].0, id[0].1)).await);
+    for metadata in answers {
         let ids: Vec<_> = metadata.get_all("x-request-id").iter().collect();
-        assert_eq!(ids, ["u-1"]);
+        assert_eq!(ids.len(), 1);
+        assert_ne!(ids[0], "u-1");
     }
 }
 
@@ -289,14 +293,34 @@ async fn limits_come_back_with_a_status_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn no_upstream_can_fill_the_callers_head() {
+async fn six_limits_at_most_come_back_and_never_crowd_out_retry_after() {
     let (fits, long) = ("9".repeat(128), "9".repeat(129));
-    let mut headers = vec![("retry-after", long.as_str())];
-    headers.extend(LIMITS.map(|name| (name, fits.as_str())));
+    for (retry_after, comes_back) in [(&fits, true), (&long, false)] {
+        let mut headers = LIMITS.map(|name| (name, fits.as_str())).to_vec();
+        headers.push(("retry-after", retry_after.as_str()));
+        for metadata in metadata_of_good_answers(&headers).await {
+            let back = passed_back(&metadata);
+            assert_eq!(back.contains("retry-after"), comes_back, "{back:?}");
+            assert_eq!(back.len(), 6 + usize::from(comes_back), "{back:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_names_and_values_that_every_grpc_library_takes_come_back() {
+    let odd = ["!", "~", "#", "*", "'", "|", "$", "+", "`", "^", "%", "&"];
+    let odd = odd.map(|letter| &*format!("x-ratelimit-a{letter}").leak());
+    for names in odd.chunks(6) {
+        let mut headers: Vec<_> = names.iter().map(|name| (*name, "1")).collect();
+        headers.push(("x-ratelimit-0_a.b-z", "1"));
+        for metadata in metadata_of_good_answers(&headers).await {
+            assert_eq!(passed_back(&metadata), set(&["x-ratelimit-0_a.b-z"]));
+        }
+    }
+    let values = ["", "a\tb", "ə"];
+    let headers: Vec<_> = LIMITS.into_iter().zip(values).collect();
     for metadata in metadata_of_good_answers(&headers).await {
-        let back = passed_back(&metadata);
-        assert_eq!(back.len(), 6, "{back:?}");
-        assert!(!back.contains("retry-after"), "it is too long");
+        assert_eq!(passed_back(&metadata), set(&[]));
     }
 }
 

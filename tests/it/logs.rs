@@ -7,7 +7,7 @@ use alim_bridge::pb::graph_service_client::GraphServiceClient;
 use crate::support::{
     SERVICE_KEY, ask, ask_stream,
     bare::Connection,
-    extra::channel_to,
+    extra::{channel_to, with_metadata},
     reply_json,
     running::{self, Running},
     sse_tokens,
@@ -111,4 +111,41 @@ async fn a_call_that_the_drain_cuts_is_recorded_though_its_caller_does_not_read(
         .filter(|line| line.contains("call ended"));
     let cut = records.filter(|line| line.contains("BRIDGE_DRAINING"));
     assert_eq!(cut.count(), CALLERS, "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_has_the_upstreams_request_id_beside_the_bridges() {
+    for (status, body) in [(200, reply_json()), (500, "{}".to_owned())] {
+        let reply = Reply::json(status, body).header("x-request-id", "u-1");
+        let upstream = Upstream::answering(reply);
+        let url = upstream.url();
+        let [url, key, _] = settings(&url);
+        let mut bridge = running::start(&SERVE, &[url, key]);
+        let address = bridge.address().parse().expect("an address");
+        let mut client = GraphServiceClient::new(channel_to(address));
+        let _ = client
+            .invoke(with_metadata(ask("Salam"), &[("x-request-id", b"r-1")]))
+            .await;
+        let record = bridge.logs("call ended");
+        for field in [r#""request_id":"r-1""#, r#""upstream.request_id":"u-1""#] {
+            assert!(record.contains(field), "{record}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_left_out_of_replies_is_warned_of_once_and_not_quoted() {
+    let body = r#"{"response":"a","thread_id":"t","model":["gizli"],"metadata":"gizli"}"#;
+    let upstream = Upstream::answering(Reply::json(200, body));
+    let url = upstream.url();
+    let [url, key, _] = settings(&url);
+    let mut bridge = running::start(&SERVE, &[url, key]);
+    call_often(&bridge.address()).await;
+    let log = bridge.stopped().stderr;
+    for field in ["model", "metadata"] {
+        let named = format!(r#""field":"{field}""#);
+        let warnings = log.lines().filter(|line| line.contains(&named));
+        assert_eq!(warnings.count(), 1, "{field}");
+    }
+    assert!(!log.contains("gizli"));
 }

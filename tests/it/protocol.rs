@@ -185,6 +185,27 @@ async fn what_is_no_grpc_by_its_content_type_is_told_with_415() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_not_a_post_is_answered_405_and_reaches_nobody() {
+    let (upstream, bridge) = idle_upstream().await;
+    for method in ["GET", "PUT", "DELETE", "HEAD"] {
+        let request = http::Request::builder()
+            .method(method)
+            .uri("http://bridge/alim.v1.GraphService/Invoke")
+            .header("content-type", "application/grpc")
+            .body(tonic::body::Body::new(Full::new(frame(0, b"\x0a\x01a"))));
+        let mut connection = Connection::open(bridge.address).await;
+        let answer = connection.call(request.expect("a request")).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status(), 405, "{method}");
+        assert_eq!(answer.headers()["allow"], "POST", "{method}");
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        let malformed = (Code::InvalidArgument, "MALFORMED_REQUEST".to_owned());
+        assert_eq!(status.code_and_reason(), malformed, "{method}");
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_request_too_large_only_after_decompression_is_refused_too() {
     let (upstream, bridge) = idle_upstream().await;
     let client = bridge.client.clone();

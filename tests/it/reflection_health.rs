@@ -1,14 +1,18 @@
 //! What tools and balancers ask: which services there are, and whether they serve.
 
+use std::collections::BTreeSet;
+
 use prost::Message;
 use prost_types::{FileDescriptorProto, source_code_info::Location};
 use tokio::net::TcpListener;
 use tonic::{Code, Status};
-use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving, Unknown};
+use tonic_health::pb::health_check_response::ServingStatus::{
+    NotServing, ServiceUnknown, Serving, Unknown,
+};
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
-    Bridge,
+    Bridge, Told,
     extra::{SERVICE, THREAD_SERVICE, next_health},
     reply_json,
     upstream::{Gate, Reply, Upstream, refused_url},
@@ -59,41 +63,109 @@ fn comment_above<'a>(file: &'a FileDescriptorProto, path: &[i32]) -> &'a str {
     location.leading_comments().trim()
 }
 
+/// What both versions list.
+const ALL_SERVICES: [&str; 5] = [
+    SERVICE,
+    THREAD_SERVICE,
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
 #[tokio::test]
-async fn reflection_v1_lists_the_services() {
+async fn reflection_v1_answers_unknown_names_in_band_and_lists_all_services_after() {
     use v1::{server_reflection_request as request, server_reflection_response as response};
-    let asked = request::MessageRequest::ListServices(String::new());
-    let answer = reflect(&bridge().await, asked).await.expect("an answer");
-    let response::MessageResponse::ListServicesResponse(list) = answer else {
-        panic!("{answer:?}")
+    let bridge = bridge().await;
+    let mut client =
+        v1::server_reflection_client::ServerReflectionClient::new(bridge.channel.clone());
+    let asked = [
+        Some(request::MessageRequest::FileContainingSymbol(
+            "alim.v1.Nothing".into(),
+        )),
+        Some(request::MessageRequest::FileByFilename(
+            "alim/v1/nothing.proto".into(),
+        )),
+        Some(request::MessageRequest::FileContainingExtension(
+            v1::ExtensionRequest::default(),
+        )),
+        None,
+        Some(request::MessageRequest::ListServices(String::new())),
+    ];
+    let asked = asked.map(|message_request| v1::ServerReflectionRequest {
+        host: "a host".into(),
+        message_request,
+    });
+    let answers = client
+        .server_reflection_info(tokio_stream::iter(asked.clone()))
+        .await;
+    let mut answers = answers.expect("a stream").into_inner();
+    let mut next = async || {
+        answers
+            .message()
+            .await
+            .expect("no status")
+            .expect("an answer")
     };
-    let names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
-    for name in [SERVICE, THREAD_SERVICE, "grpc.health.v1.Health"] {
-        assert!(names.contains(&&name.to_owned()), "{names:?}");
+    for (asked, code) in asked.into_iter().zip([5, 5, 5, 3]) {
+        let answer = next().await;
+        assert_eq!(
+            (&*answer.valid_host, answer.original_request),
+            ("a host", Some(asked))
+        );
+        let Some(response::MessageResponse::ErrorResponse(error)) = answer.message_response else {
+            panic!("{:?}", answer.message_response)
+        };
+        assert_eq!(error.error_code, code, "{}", error.error_message);
     }
+    let Some(response::MessageResponse::ListServicesResponse(list)) = next().await.message_response
+    else {
+        panic!("no list")
+    };
+    let names: BTreeSet<_> = list.service.iter().map(|service| &*service.name).collect();
+    assert_eq!(names, BTreeSet::from(ALL_SERVICES));
+    assert_eq!(answers.message().await.expect("OK"), None);
 }
 
 #[tokio::test]
-async fn reflection_v1alpha_lists_the_services_for_older_tools() {
+async fn reflection_v1alpha_does_the_same_for_older_tools() {
     use v1alpha::{server_reflection_request as request, server_reflection_response as response};
     let bridge = bridge().await;
     let mut client =
         v1alpha::server_reflection_client::ServerReflectionClient::new(bridge.channel.clone());
-    let asked = v1alpha::ServerReflectionRequest {
-        message_request: Some(request::MessageRequest::ListServices(String::new())),
+    let asked = [
+        request::MessageRequest::FileContainingSymbol("alim.v1.Nothing".into()),
+        request::MessageRequest::FileContainingSymbol(SERVICE.into()),
+        request::MessageRequest::ListServices(String::new()),
+    ];
+    let asked = asked.map(|asked| v1alpha::ServerReflectionRequest {
+        message_request: Some(asked),
         ..v1alpha::ServerReflectionRequest::default()
+    });
+    let answers = client
+        .server_reflection_info(tokio_stream::iter(asked))
+        .await;
+    let mut answers = answers.expect("a stream").into_inner();
+    let mut next = async || {
+        let answer = answers.message().await.expect("no status");
+        answer
+            .and_then(|answer| answer.message_response)
+            .expect("an answer")
     };
-    let answers = client.server_reflection_info(tokio_stream::iter([asked]));
-    let mut answers = answers.await.expect("an answer").into_inner();
-    let answer = answers.message().await.expect("OK").expect("an answer");
-    let Some(response::MessageResponse::ListServicesResponse(list)) = answer.message_response
-    else {
-        panic!("{answer:?}")
+    let unknown = next().await;
+    assert!(
+        matches!(&unknown, response::MessageResponse::ErrorResponse(error) if error.error_code == 5),
+        "{unknown:?}"
+    );
+    let known = next().await;
+    assert!(
+        matches!(&known, response::MessageResponse::FileDescriptorResponse(_)),
+        "{known:?}"
+    );
+    let response::MessageResponse::ListServicesResponse(list) = next().await else {
+        panic!("no list")
     };
-    let names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
-    for name in [SERVICE, THREAD_SERVICE, "grpc.health.v1.Health"] {
-        assert!(names.contains(&&name.to_owned()), "{names:?}");
-    }
+    let names: BTreeSet<_> = list.service.iter().map(|service| &*service.name).collect();
+    assert_eq!(names, BTreeSet::from(ALL_SERVICES));
 }
 
 #[tokio::test]
@@ -177,6 +249,20 @@ async fn an_unknown_service_is_not_found() {
         let status = bridge().await.health(service).await;
         assert_eq!(status.expect_err("unknown").code(), Code::NotFound);
     }
+}
+
+#[tokio::test]
+async fn a_watch_of_an_unknown_service_says_so_and_stays_open() {
+    let bridge = bridge().await;
+    let mut watch = bridge.watch("alim.v1.Graph").await;
+    assert_eq!(next_health(&mut watch).await, ServiceUnknown);
+    bridge.shutdown.drain.cancel();
+    let end = watch
+        .message()
+        .await
+        .expect_err("it was open until the drain");
+    let draining = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
+    assert_eq!(end.code_and_reason(), draining);
 }
 
 /// An empty answer to a probe, once the gate is open.

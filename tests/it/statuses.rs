@@ -4,21 +4,34 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Bridge, Told,
+    Bridge, Told, ask, ask_stream,
+    extra::with_metadata,
     upstream::{Reply, Upstream},
+    within,
 };
 
 /// What both methods make of this answer.
 async fn statuses(reply: Reply) -> [Status; 2] {
+    statuses_of("r-1", reply).await
+}
+
+/// What both methods make of this answer to calls with this id.
+async fn statuses_of(id: &str, reply: Reply) -> [Status; 2] {
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::before(&upstream.url()).await;
-    let invoked = bridge.invoke("Salam").await.expect_err("no reply");
-    let streamed = bridge
-        .stream("Salam")
-        .await
-        .expect_err("trailers only, before any event");
+    let mut client = bridge.client.clone();
+    let id = [("x-request-id", id.as_bytes())];
+    let invoked = client.invoke(with_metadata(ask("Salam"), &id)).await;
+    let streamed = client.stream(with_metadata(ask_stream("Salam"), &id)).await;
+    let invoked = invoked.expect_err("no reply");
+    let streamed = streamed.expect_err("trailers only, before any event");
     assert_eq!(upstream.requests().len(), 2, "nothing was sent twice");
     [invoked, streamed]
+}
+
+fn retry_delay(status: &Status) -> Option<u64> {
+    let info = status.rich().retry_info().cloned()?;
+    info.retry_delay.map(|delay| delay.as_secs())
 }
 
 #[tokio::test]
@@ -30,22 +43,22 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
         (401, Internal, "UPSTREAM_CREDENTIALS_REJECTED", None),
         (402, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
         (403, Internal, "UPSTREAM_CREDENTIALS_REJECTED", None),
-        (404, NotFound, "UPSTREAM_NOT_FOUND", None),
+        (404, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
         (405, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
         (406, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
-        (408, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (408, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
         (409, Aborted, "UPSTREAM_CONFLICT", None),
         (410, NotFound, "UPSTREAM_NOT_FOUND", None),
         (412, FailedPrecondition, "UPSTREAM_PRECONDITION", None),
         (413, ResourceExhausted, "UPSTREAM_REQUEST_TOO_LARGE", None),
         (418, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
         (422, InvalidArgument, "UPSTREAM_REJECTED_REQUEST", None),
-        (425, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (425, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
         (429, ResourceExhausted, "UPSTREAM_RATE_LIMITED", None),
         (500, Internal, "UPSTREAM_FAILED", NEVER),
-        (501, Unimplemented, "UPSTREAM_ROUTE_MISSING", None),
+        (501, Unimplemented, "UPSTREAM_ROUTE_MISSING", NEVER),
         (502, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
-        (503, Unavailable, "UPSTREAM_UNAVAILABLE", None),
+        (503, Unavailable, "UPSTREAM_UNAVAILABLE", NEVER),
         (504, DeadlineExceeded, "UPSTREAM_TIMEOUT", NEVER),
         (507, Internal, "UPSTREAM_FAILED", NEVER),
         (301, Internal, "UPSTREAM_REDIRECTED", None),
@@ -72,11 +85,57 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
     }
 }
 
+/// What both methods make of this answer to a question in a thread.
+async fn statuses_in_a_thread(reply: Reply) -> [Status; 2] {
+    let upstream = Upstream::answering(reply);
+    let bridge = Bridge::before(&upstream.url()).await;
+    let thread_id = Some("4c13b087-ffe8-49de-8772-026386d86267".to_owned());
+    let (mut question, mut streamed) = (ask("Bəs sabah?"), ask_stream("Bəs sabah?"));
+    question.thread_id.clone_from(&thread_id);
+    streamed.thread_id = thread_id;
+    let mut client = bridge.client.clone();
+    let invoked = client.invoke(question).await.expect_err("no reply");
+    let streamed = client.stream(streamed).await.expect_err("no event");
+    [invoked, streamed]
+}
+
 #[tokio::test]
-async fn fastapis_own_404_means_that_the_route_is_missing() {
-    for status in statuses(Reply::json(404, r#"{"detail":"Not Found"}"#)).await {
-        let missing = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
-        assert_eq!(status.code_and_reason(), missing);
+async fn a_404_is_about_the_path_unless_it_is_json_about_a_thread_that_was_sent() {
+    let missing = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
+    let not_found = (Code::NotFound, "UPSTREAM_NOT_FOUND".to_owned());
+    let about_thread = Reply::json(404, r#"{"detail":"Thread not found"}"#);
+    let of_fastapi = Reply::json(404, r#"{"detail":"Not Found"}"#);
+    let page = Reply::json(404, "<h1>404</h1>").header("content-type", "text/html");
+    for status in statuses_in_a_thread(about_thread.clone()).await {
+        assert_eq!(status.code_and_reason(), not_found, "{status:?}");
+    }
+    let mut about_path = statuses(about_thread).await.to_vec();
+    for reply in [
+        of_fastapi,
+        page,
+        Reply::head(404).header("content-length", "0"),
+    ] {
+        about_path.extend(statuses_in_a_thread(reply.clone()).await);
+        about_path.extend(statuses(reply).await);
+    }
+    for status in about_path {
+        assert_eq!(status.code_and_reason(), missing, "{status:?}");
+        assert!(status.message().contains("UPSTREAM_URL"), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_400_that_is_no_json_blames_upstream_url_and_not_the_caller() {
+    let nginx = "<html>The plain HTTP request was sent to HTTPS port</html>";
+    let go = "Client sent an HTTP request to an HTTPS server.\n";
+    for body in [nginx, go, ""] {
+        let reply = Reply::json(400, body).header("content-type", "text/plain");
+        for status in statuses(reply).await {
+            let malformed = (Code::Internal, "UPSTREAM_MALFORMED_REPLY".to_owned());
+            assert_eq!(status.code_and_reason(), malformed, "{body}");
+            assert!(status.message().contains("UPSTREAM_URL"), "{status:?}");
+            assert_eq!(status.info("httpStatus").as_deref(), Some("400"));
+        }
     }
 }
 
@@ -105,10 +164,9 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
 
 #[tokio::test]
 async fn retry_after_becomes_retry_info_and_pushback_where_nothing_has_run() {
-    for http in [429, 503] {
+    for http in [408, 425, 429, 501, 503] {
         for status in statuses(Reply::json(http, "{}").header("retry-after", "7")).await {
-            let delay = status.rich().retry_info().and_then(|info| info.retry_delay);
-            assert_eq!(delay.map(|delay| delay.as_secs()), Some(7), "{http}");
+            assert_eq!(retry_delay(&status), Some(7), "{http}");
             assert_eq!(status.pushback().as_deref(), Some("7000"), "{http}");
             assert_eq!(
                 status.metadata().get("retry-after").expect("passed on"),
@@ -119,13 +177,41 @@ async fn retry_after_becomes_retry_info_and_pushback_where_nothing_has_run() {
 }
 
 #[tokio::test]
-async fn a_502_with_retry_after_still_tells_retry_policies_never() {
-    for status in statuses(Reply::json(502, "{}").header("retry-after", "7")).await {
-        assert_eq!(status.pushback().as_deref(), Some("-1"));
-        assert!(
-            status.rich().retry_info().is_some(),
-            "for a person to decide"
-        );
+async fn what_may_have_run_is_never_to_be_repeated_whatever_retry_after_says() {
+    for http in [500, 502, 504, 507] {
+        for status in statuses(Reply::json(http, "{}").header("retry-after", "7")).await {
+            assert_eq!(status.pushback().as_deref(), Some("-1"), "{http}");
+            assert_eq!(retry_delay(&status), None, "{http}: some libraries obey it");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_retry_after_of_0_or_in_the_past_gives_no_permission_to_repeat() {
+    for value in ["0", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+        for (http, pushback) in [(503, Some("-1")), (429, None)] {
+            for status in statuses(Reply::json(http, "{}").header("retry-after", value)).await {
+                assert_eq!(status.pushback().as_deref(), pushback, "{http}: {value}");
+                assert_eq!(retry_delay(&status), None, "{http}: {value}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pushback_beyond_the_callers_deadline_is_minus_1_and_retry_info_says_when() {
+    for (seconds, pushback) in [("30", "-1"), ("5", "5000")] {
+        let reply = Reply::json(503, "{}").header("retry-after", seconds);
+        let upstream = Upstream::answering(reply);
+        let bridge = Bridge::before(&upstream.url()).await;
+        let mut client = bridge.client.clone();
+        let invoked = client.invoke(within(10_000, ask("Salam"))).await;
+        let streamed = client.stream(within(10_000, ask_stream("Salam"))).await;
+        for status in [invoked.expect_err("503"), streamed.expect_err("503")] {
+            assert_eq!(status.pushback().as_deref(), Some(pushback));
+            let delay = retry_delay(&status).map(|delay| delay.to_string());
+            assert_eq!(delay.as_deref(), Some(seconds));
+        }
     }
 }
 
@@ -160,6 +246,7 @@ async fn an_error_body_over_64_kib_loses_its_detail_and_keeps_its_row() {
 async fn an_error_body_that_never_ends_loses_its_detail_and_keeps_its_row() {
     let upstream = Upstream::answering(
         Reply::head(400)
+            .header("content-type", "application/json")
             .header("content-length", "99")
             .send("{\"det")
             .then_hold(),
@@ -189,12 +276,13 @@ async fn a_status_stays_within_what_callers_accept_however_much_the_upstream_say
             "x-ratelimit-limit-of-all-forty-letters-2",
             "x-ratelimit-limit-of-all-forty-letters-3",
             "x-ratelimit-limit-of-all-forty-letters-4",
-            "x-request-id",
+            "x-ratelimit-limit-of-all-forty-letters-5",
+            "x-ratelimit-limit-of-all-forty-letters-6",
         ] {
             reply = reply.header(name, &"9".repeat(128));
         }
         reply = reply.header("retry-after", &format!("{:0128}", 7));
-        for status in statuses(reply).await {
+        for status in statuses_of(&"r".repeat(128), reply).await {
             let head = status.into_http::<()>();
             let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
                 name.as_str().len() + value.len() + 32

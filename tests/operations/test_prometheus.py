@@ -120,7 +120,7 @@ def test_what_the_bridge_refused_is_told_apart_from_what_alim_refused(prometheus
     held = [bridge.begun("stream", "silent") for _ in range(MAX_CALLS)]
     try:
         eventually(lambda: f"\nalim_bridge_open_calls {MAX_CALLS}\n" in bridge.metrics(), "the bridge is full")
-        assert bridge.call("invoke") == bridge.call("stream") == 8
+        assert bridge.call("invoke") == bridge.call("stream") == 14
     finally:
         for call in held:
             call.terminate()

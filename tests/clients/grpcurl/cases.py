@@ -104,6 +104,14 @@ def no_retry():
             assert call.posts() == 1
 
 
+def paid_runs():
+    """grpcurl repeats nothing by itself."""
+    for meets in ("unavailable", "unavailable_0", "unavailable_past", "unavailable_1"):
+        call = Call((meets,))
+        assert ask(INVOKE, call).returncode == NOT_OK + 14
+        assert call.posts() == 1, meets
+
+
 def no_retry_after_event():
     call = Call(("cut",))
     said = ask(STREAM, call)
@@ -134,5 +142,6 @@ run("retry-info", retry_info)
 run("health", health)
 run("no-retry", no_retry)
 run("no-retry-after-event", no_retry_after_event)
-for case in ("retry", "balance", "drain"):
+run("paid-runs", paid_runs)
+for case in ("retry", "balance", "full-bridge", "drain"):
     skip(case, "grpcurl reads no service config")

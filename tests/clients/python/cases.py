@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from report import ADDRESS, DRAINING, MESSAGE, SERVICE, UNREACHING, Call, run, several
+from report import ADDRESS, DRAINING, FULL, MESSAGE, PAID_ONCE, SERVICE, UNREACHING, Call, run, several
 
 channel = connect(ADDRESS)
 alim = GraphServiceStub(channel)
@@ -101,10 +101,10 @@ def health():
 
 
 def retry():
-    call = Call(("unavailable", "unavailable"))
+    call = Call(("unavailable_1", "unavailable_1"))
     assert ask(call).response
     assert call.posts() == 3
-    call = Call(("unavailable", "unavailable"))
+    call = Call(("unavailable_1", "unavailable_1"))
     assert list(ask_stream(call))[-1].HasField("done")
     assert call.posts() == 3
 
@@ -130,6 +130,27 @@ def no_retry_after_event():
     assert call.posts() == 1
 
 
+def paid_runs():
+    """ALİM is paid a second time only where Retry-After asked for it."""
+    for kind in (ask, lambda call, **options: list(ask_stream(call, **options))):
+        for meets in PAID_ONCE:
+            call = Call((meets,))
+            with fails(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"):
+                kind(call, timeout=10)
+            assert call.posts() == 1, meets
+        call = Call(("unavailable_1",))
+        assert kind(call, timeout=10)
+        assert call.posts() == 2
+
+
+def full_bridge():
+    """A full bridge sends its calls to the free one, every one."""
+    with connect(*several(FULL, ADDRESS)) as both:
+        for call in [Call() for _ in range(20)]:
+            ask(call, GraphServiceStub(both))
+            assert call.posts() == 1
+
+
 def balance():
     """What one bridge can't do, the policy's next attempt finds at the other."""
     with connect(*several(UNREACHING, ADDRESS)) as both:
@@ -147,14 +168,14 @@ def drain():
 
 
 def thread():
-    threads, call = ThreadServiceStub(channel), Call(("unavailable",))
+    threads, call = ThreadServiceStub(channel), Call(("unavailable_1",))
     made = threads.CreateThread(CreateThreadRequest(thread=Thread(metadata=call.context)), metadata=call.metadata)
     assert call.posts() == 2
     *_, last = alim.Stream(StreamRequest(message=MESSAGE, thread_id=made.thread_id))
     assert last.HasField("done")
     assert alim.Invoke(InvokeRequest(message=MESSAGE, thread_id=made.thread_id)).thread_id == made.thread_id
     found = threads.GetThread(GetThreadRequest(thread_id=made.thread_id))
-    assert MessageToDict(found.metadata)["witness"] == ["unavailable"]  # ALİM may add words of its own
+    assert MessageToDict(found.metadata)["witness"] == ["unavailable_1"]  # ALİM may add words of its own
     threads.DeleteThread(DeleteThreadRequest(thread_id=made.thread_id))
     with fails(StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"):
         threads.GetThread(GetThreadRequest(thread_id=made.thread_id))
@@ -162,6 +183,6 @@ def thread():
 
 for case in (invoke, stream, deadline, cancel, details, retry_info, health, retry, no_retry, no_retry_after_event):
     run(case.__name__.replace("_", "-"), case)
-for case in (balance, drain, thread):
-    run(case.__name__, case)
+for case in (paid_runs, full_bridge, balance, drain, thread):
+    run(case.__name__.replace("_", "-"), case)
 channel.close()

@@ -12,7 +12,7 @@ from ask_asyncio import connect
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from report import ADDRESS, DRAINING, MESSAGE, SERVICE, UNREACHING, Call, run, several
+from report import ADDRESS, DRAINING, FULL, MESSAGE, PAID_ONCE, SERVICE, UNREACHING, Call, run, several
 
 
 class Caller:
@@ -93,7 +93,7 @@ async def health(caller: Caller):
 
 async def retry(caller: Caller):
     for kind in (caller.ask, caller.read):
-        call = Call(("unavailable", "unavailable"))
+        call = Call(("unavailable_1", "unavailable_1"))
         assert await kind(call)
         assert call.posts() == 3
 
@@ -106,6 +106,17 @@ async def no_retry(caller: Caller):
             assert call.posts() == 1
 
 
+async def paid_runs(caller: Caller):
+    for kind in (caller.ask, caller.read):
+        for meets in PAID_ONCE:
+            call = Call((meets,))
+            assert (await failure_of(kind(call, timeout=10))).reason == "UPSTREAM_UNAVAILABLE"
+            assert call.posts() == 1, meets
+        call = Call(("unavailable_1",))
+        assert await kind(call, timeout=10)
+        assert call.posts() == 2
+
+
 async def no_retry_after_event(caller: Caller):
     call = Call(("cut",))
     events = caller.stream(call)
@@ -115,7 +126,7 @@ async def no_retry_after_event(caller: Caller):
 
 
 async def only_at_the_good_one(caller: Caller):
-    for call in [Call() for _ in range(6)]:
+    for call in [Call() for _ in range(20)]:
         await caller.ask(call)
         assert call.posts() == 1
 
@@ -138,6 +149,8 @@ async def on(target, case):
 
 for case in (invoke, stream, deadline, cancel, details, retry_info, health, retry, no_retry, no_retry_after_event):
     run(case.__name__.replace("_", "-"), lambda case=case: asyncio.run(on([ADDRESS], case)))
+run("paid-runs", lambda: asyncio.run(on([ADDRESS], paid_runs)))
+run("full-bridge", lambda: asyncio.run(on(several(FULL, ADDRESS), only_at_the_good_one)))
 run("thread", lambda: asyncio.run(on([ADDRESS], thread)))
 run("balance", lambda: asyncio.run(on(several(UNREACHING, ADDRESS), only_at_the_good_one)))
 run("drain", lambda: asyncio.run(on(several(DRAINING, ADDRESS), only_at_the_good_one)))

@@ -11,7 +11,10 @@ from uuid import uuid4
 
 ADDRESS = os.environ["ALIM_ADDRESS"]
 UNREACHING = os.environ["ALIM_UNREACHING_ADDRESS"]
+FULL = os.environ["ALIM_FULL_ADDRESS"]
 DRAINING = os.environ["ALIM_DRAINING_ADDRESS"]
+# What gets no second try: a 503 that does not say when, and one whose Retry-After is beyond the caller's deadline of 10 s.
+PAID_ONCE = ("unavailable", "unavailable_0", "unavailable_past", "unavailable_30")
 SERVICE = "alim.v1.GraphService"
 MESSAGE = "Fermada susuzluq var, nə edim?"
 

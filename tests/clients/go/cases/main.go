@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -27,6 +28,7 @@ var (
 )
 
 func main() {
+	repeated := repeatAfter30s()
 	run("invoke", invoke)
 	run("stream", stream)
 	run("deadline", deadline)
@@ -37,7 +39,9 @@ func main() {
 	run("retry", retry)
 	run("no-retry", noRetry)
 	run("no-retry-after-event", noRetryAfterEvent)
+	run("paid-runs", func() { paidRuns(repeated) })
 	run("balance", balance)
+	run("full-bridge", fullBridge)
 	run("drain", drain)
 	run("thread", thread)
 }
@@ -166,7 +170,7 @@ func health() {
 
 func retry() {
 	for _, kind := range kinds {
-		call := plan("unavailable", "unavailable")
+		call := plan("unavailable_1", "unavailable_1")
 		must(kind(background, call))
 		call.mustBeSent(3)
 	}
@@ -192,7 +196,7 @@ func noRetryAfterEvent() {
 }
 
 func thread() {
-	threads, call := alimv1.NewThreadServiceClient(channel), plan("unavailable")
+	threads, call := alimv1.NewThreadServiceClient(channel), plan("unavailable_1")
 	wanted := &alimv1.Thread{Metadata: call.context}
 	made, err := threads.CreateThread(call.on(background), &alimv1.CreateThreadRequest{Thread: wanted})
 	must(err)
@@ -220,6 +224,46 @@ func thread() {
 	mustFail(err, codes.NotFound, "UPSTREAM_NOT_FOUND")
 }
 
+// Begins calls of both kinds that are to be repeated after 30 s; the service config's own deadlines leave room for it.
+func repeatAfter30s() <-chan error {
+	ended := make(chan error, len(kinds))
+	for _, kind := range kinds {
+		go func() {
+			call := plan("unavailable_30")
+			err := kind(background, call)
+			if posts := call.ask("seen").Posts; err == nil && posts != 2 {
+				err = fmt.Errorf("sent %d times, not 2", posts)
+			}
+			ended <- err
+		}()
+	}
+	return ended
+}
+
+// ALİM is paid a second time only where Retry-After asked for it, and within the caller's deadline.
+func paidRuns(repeated <-chan error) {
+	for _, kind := range kinds {
+		ctx, cancel := context.WithTimeout(background, 20*time.Second)
+		defer cancel()
+		for _, meets := range []string{"unavailable", "unavailable_0", "unavailable_past", "unavailable_30"} {
+			once := plan(meets)
+			mustFail(kind(ctx, once), codes.Unavailable, "UPSTREAM_UNAVAILABLE")
+			once.mustBeSent(1)
+		}
+		twice := plan("unavailable_1")
+		must(kind(ctx, twice))
+		twice.mustBeSent(2)
+	}
+	for range kinds {
+		must(<-repeated)
+	}
+}
+
+// A full bridge sends its calls to the free one, every one.
+func fullBridge() {
+	mustAllBeSentOnce(os.Getenv("ALIM_FULL_ADDRESS"), os.Getenv("ALIM_ADDRESS"))
+}
+
 // What one bridge can't do, the policy's next attempt finds at the other.
 func balance() {
 	mustAllBeSentOnce(os.Getenv("ALIM_UNREACHING_ADDRESS"), os.Getenv("ALIM_ADDRESS"))
@@ -240,7 +284,7 @@ func mustAllBeSentOnce(addresses ...string) {
 	several.InitialState(state)
 	channel := connect("several:///alim-bridge", grpc.WithResolvers(several))
 	defer channel.Close()
-	for range 6 {
+	for range 20 {
 		call := plan()
 		_, err := alimv1.NewGraphServiceClient(channel).Invoke(call.on(background), call.invoke())
 		must(err)

@@ -86,7 +86,7 @@ await run("health", async () => {
 
 await run("retry", async () => {
   for (const kind of kinds) {
-    const call = new Call("unavailable", "unavailable");
+    const call = new Call("unavailable_1", "unavailable_1");
     await kind(call);
     await call.mustBeSent(3);
   }
@@ -109,21 +109,37 @@ await run("no-retry-after-event", async () => {
   await call.mustBeSent(1);
 });
 
-await run("balance", async () => {
-  // What one bridge can't do, the policy's next attempt finds at the other.
-  const target = `ipv4:${surroundings("ALIM_UNREACHING_ADDRESS")},${address}`;
-  const both = connect(target, { "grpc.default_authority": "alim-bridge" });
-  for (let i = 0; i < 6; i++) {
+// ALİM is paid a second time only where Retry-After asked for it, and within the caller's deadline.
+await run("paid-runs", async () => {
+  for (const kind of kinds) {
+    for (const meets of ["unavailable", "unavailable_0", "unavailable_past", "unavailable_30"]) {
+      const once = new Call(meets);
+      await mustFail(kind(once, Date.now() + 10_000), "UNAVAILABLE", "UPSTREAM_UNAVAILABLE");
+      await once.mustBeSent(1);
+    }
+    const twice = new Call("unavailable_1");
+    await kind(twice, Date.now() + 10_000);
+    await twice.mustBeSent(2);
+  }
+});
+
+// What one bridge can't do, the policy's next attempt finds at the other.
+async function allAreSentOnce(bad: string) {
+  const both = connect(`ipv4:${bad},${address}`, { "grpc.default_authority": "alim-bridge" });
+  for (let i = 0; i < 20; i++) {
     const call = new Call();
     await call.invoke(both);
     await call.mustBeSent(1);
   }
   both.close();
-});
+}
+
+await run("balance", () => allAreSentOnce(surroundings("ALIM_UNREACHING_ADDRESS")));
+await run("full-bridge", () => allAreSentOnce(surroundings("ALIM_FULL_ADDRESS")));
 
 await run("thread", async () => {
   const threads = new ThreadServiceClient(address, credentials.createInsecure(), options);
-  const call = new Call("unavailable");
+  const call = new Call("unavailable_1");
   const wanted = CreateThreadRequest.fromPartial({ thread: { metadata: call.context } });
   const { threadId } = await unary<Thread>((done) => threads.createThread(wanted, call.metadata, done));
   await call.mustBeSent(2);

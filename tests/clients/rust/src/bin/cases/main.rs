@@ -35,8 +35,9 @@ async fn main() {
     run("health", health(channel.clone())).await;
     run("thread", thread(channel)).await;
     run("no-retry", no_retry(alim.clone())).await;
-    run("no-retry-after-event", no_retry_after_event(alim)).await;
-    for case in ["retry", "balance", "drain"] {
+    run("no-retry-after-event", no_retry_after_event(alim.clone())).await;
+    run("paid-runs", paid_runs(alim)).await;
+    for case in ["retry", "balance", "full-bridge", "drain"] {
         skip(case, "tonic reads no service config");
     }
 }
@@ -205,6 +206,21 @@ async fn no_retry(mut alim: Alim) {
         call.must_be_sent(1);
         let call = Call::new([meets]);
         must_fail(read(&mut alim, &call).await, code, reason);
+        call.must_be_sent(1);
+    }
+}
+
+/// tonic repeats nothing by itself.
+async fn paid_runs(mut alim: Alim) {
+    for meets in [
+        "unavailable",
+        "unavailable_0",
+        "unavailable_past",
+        "unavailable_1",
+    ] {
+        let call = Call::new([meets]);
+        let reason = "UPSTREAM_UNAVAILABLE";
+        must_fail(alim.invoke(call.invoke()).await, Code::Unavailable, reason);
         call.must_be_sent(1);
     }
 }

@@ -42,8 +42,11 @@ final class Cases {
     run("retry", Cases::retry);
     run("no-retry", Cases::noRetry);
     run("no-retry-after-event", Cases::noRetryAfterEvent);
+    run("paid-runs", Cases::paidRuns);
     // What one bridge can't do, the policy's next attempt finds at the other.
     run("balance", () -> mustAllBeSentOnce("balance", System.getenv("ALIM_UNREACHING_ADDRESS"), ADDRESS));
+    // A full bridge sends its calls to the free one, every one.
+    run("full-bridge", () -> mustAllBeSentOnce("full", System.getenv("ALIM_FULL_ADDRESS"), ADDRESS));
     // A bridge that is NOT_SERVING gets no calls.
     run("drain", () -> mustAllBeSentOnce("drain", System.getenv("ALIM_DRAINING_ADDRESS"), ADDRESS));
     run("thread", Cases::thread);
@@ -110,7 +113,7 @@ final class Cases {
 
   private static void retry() {
     for (var kind : KINDS) {
-      var call = new Call("unavailable", "unavailable");
+      var call = new Call("unavailable_1", "unavailable_1");
       kind.accept(call, ALIM);
       call.mustBeSent(3);
     }
@@ -127,6 +130,21 @@ final class Cases {
     }
   }
 
+  /** ALİM is paid a second time only where Retry-After asked for it, and within the caller's deadline. */
+  private static void paidRuns() {
+    for (var kind : KINDS) {
+      for (var meets : List.of("unavailable", "unavailable_0", "unavailable_past", "unavailable_30")) {
+        var once = new Call(meets);
+        var late = ALIM.withDeadlineAfter(10, TimeUnit.SECONDS);
+        mustFail(() -> kind.accept(once, late), Code.UNAVAILABLE, "UPSTREAM_UNAVAILABLE");
+        once.mustBeSent(1);
+      }
+      var twice = new Call("unavailable_1");
+      kind.accept(twice, ALIM.withDeadlineAfter(10, TimeUnit.SECONDS));
+      twice.mustBeSent(2);
+    }
+  }
+
   private static void noRetryAfterEvent() {
     var call = new Call("cut");
     var events = call.stream(ALIM);
@@ -137,7 +155,7 @@ final class Cases {
 
   private static void thread() {
     var threads = ThreadServiceGrpc.newBlockingStub(CHANNEL);
-    var call = new Call("unavailable");
+    var call = new Call("unavailable_1");
     var wanted = Thread.newBuilder().setMetadata(call.context()).build();
     var made = call.on(threads).createThread(CreateThreadRequest.newBuilder().setThread(wanted).build());
     call.mustBeSent(2);
@@ -156,7 +174,7 @@ final class Cases {
 
   private static void mustAllBeSentOnce(String scheme, String... addresses) {
     var channel = Alim.connect(Several.target(scheme, addresses));
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 20; i++) {
       var call = new Call();
       call.invoke(GraphServiceGrpc.newBlockingStub(channel));
       call.mustBeSent(1);
