@@ -10,6 +10,7 @@ mod cli;
 mod clocks;
 mod corners;
 mod credentials;
+mod crossing;
 mod crowds;
 mod emulator;
 mod failures;
