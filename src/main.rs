@@ -11,7 +11,7 @@ use std::{
 use alim_bridge::{
     cli, client,
     config::{self, Config},
-    emulator,
+    emulator, plain,
     server::{
         self, Drained,
         descriptors::{self, Shortage},
@@ -265,7 +265,7 @@ fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
         }
         cause = error.source();
     }
-    for line in text.lines() {
+    for line in plain::text(&text).lines() {
         eprintln!("alim-bridge: {line}");
     }
     code.into()

@@ -15,7 +15,7 @@ use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::Method;
+use super::{Method, fields};
 
 /// How log lines look: the setting `LOG_FORMAT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,7 @@ pub fn init(settings: Settings) -> Written {
             .with_span_list(false);
         registry.with(lines).try_init()
     } else {
+        let lines = lines.fmt_fields(fields::plain());
         registry
             .with(lines.with_ansi(io::stderr().is_terminal()))
             .try_init()

@@ -5,6 +5,7 @@
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
 mod codes;
+mod fields;
 pub mod logs;
 pub mod metrics;
 pub mod state;

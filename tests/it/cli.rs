@@ -4,6 +4,7 @@
 mod chat;
 mod demo;
 mod secrets;
+mod terminal;
 
 use std::net::TcpListener;
 
