@@ -104,6 +104,9 @@ where
             .due(method, request.headers(), record.started());
         let goaway = (!method.is_ours()).then(|| self.edge.goaway.clone());
         let refused = self.edge.judge(method, request.headers(), &record).err();
+        if refused.is_none() {
+            record.identified();
+        }
         request.headers_mut().insert(REQUEST_ID, id.clone());
         let begun = Begun {
             record: record.clone(),

@@ -1,8 +1,6 @@
 //! The fields of a line in the text log, each made [`plain`]: some hold text that a peer chose, such as the
 //! names in a certificate. JSON needs none of this, for it escapes.
 
-use std::fmt::Write;
-
 use tracing_subscriber::{
     field::MakeExt,
     fmt::{FormatFields, format::debug_fn},

@@ -133,6 +133,7 @@ pub fn init(settings: Settings) -> Written {
 /// The fields of a call's record.
 pub(super) struct Call<'a> {
     pub(super) method: Method,
+    pub(super) is_identified: bool,
     pub(super) code: &'static str,
     pub(super) reason: Option<&'static str>,
     pub(super) upstream_status: Option<u16>,
@@ -144,7 +145,8 @@ pub(super) struct Call<'a> {
     pub(super) caller: Option<&'a str>,
 }
 
-/// Writes the record: at debug for probes and tools, which come every few seconds, else at info.
+/// Writes the record: at debug for probes and tools, which come every few seconds, and for callers who are not
+/// known, else at info.
 pub(super) fn call(call: &Call<'_>) {
     macro_rules! record_at {
         ($level:expr) => {
@@ -165,7 +167,7 @@ pub(super) fn call(call: &Call<'_>) {
             )
         };
     }
-    if call.method.is_ours() {
+    if call.method.is_ours() && call.is_identified {
         record_at!(Level::INFO);
     } else {
         record_at!(Level::DEBUG);

@@ -9,6 +9,7 @@ mod fields;
 pub mod logs;
 pub mod metrics;
 pub mod state;
+mod throttle;
 pub mod traces;
 
 use std::{
@@ -23,8 +24,11 @@ use http::HeaderMap;
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
-use self::{codes::CANCELLED, metrics::Metrics, traces::Trace};
+use self::{codes::CANCELLED, metrics::Metrics, throttle::Throttle, traces::Trace};
 use crate::reason::Reason;
+
+/// Records a second of calls that were rejected before anybody was known: whoever reaches the port makes them.
+static UNIDENTIFIED: Throttle<10> = Throttle::new();
 
 /// The methods that calls are counted under; a bounded set, whatever callers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,6 +139,7 @@ struct Notes {
     code: Option<i32>,
     reason: Option<Reason>,
     caller: Option<String>,
+    is_identified: bool,
     upstream_status: Option<u16>,
     is_ended: bool,
 }
@@ -165,6 +170,13 @@ impl Record {
     /// When the call started; all its clocks count from here.
     pub fn started(&self) -> Instant {
         self.0.started
+    }
+
+    /// Notes that the call may go on by its head, so that whoever made it is known: its spans begin. A call
+    /// without this has no span, and of its records at most ten a second are logged, at debug.
+    pub fn identified(&self) {
+        self.notes().is_identified = true;
+        self.0.trace.start();
     }
 
     /// Names the caller, by the name that stands beside its key.
@@ -262,8 +274,12 @@ impl Record {
         if call.method.is_ours() && notes.code.is_none() && notes.reason.is_none() {
             call.metrics.caller_cancelled();
         }
+        if !notes.is_identified && !UNIDENTIFIED.admit(std::time::Instant::now()) {
+            return;
+        }
         logs::call(&logs::Call {
             method: call.method,
+            is_identified: notes.is_identified,
             code,
             reason,
             upstream_status: notes.upstream_status,

@@ -298,9 +298,10 @@ async fn half_a_key_file_is_not_used() {
     fs::write(&file, "first").expect("written");
     let upstream = Upstream::answering(a_reply());
     let bridge = with_key_file(&upstream, &file).await;
-    for content in ["sec", "second"] {
+    // It looks after 2 s and after 4 s, and finds another content each time.
+    for (content, millis) in [("sec", 3000), ("second", 1500)] {
         fs::write(&file, content).expect("written");
-        time_passes(Duration::from_secs(3)).await; // one look
+        time_passes(Duration::from_millis(millis)).await;
         bridge.invoke("Salam").await.expect("a reply");
     }
     files_are_read_again().await;
