@@ -1,7 +1,7 @@
 //! The command line: clap's commands, the settings' flags made from their table, and what was typed
 //! turned into what is meant.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use prost_types::Struct;
@@ -9,8 +9,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::{
-    client::{Error, Target, screen::Output},
-    config::{PREFIX, SETTINGS, Strings},
+    client::{Error, Target, has_user, screen::Output},
+    config::{PREFIX, SETTINGS, Setting, Strings},
     emulator, json,
     pb::StreamRequest,
 };
@@ -65,9 +65,14 @@ fn serve() -> Command {
     Command::new("serve")
         .about("Serve gRPC in front of ALİM")
         .after_help(
-            "A flag goes before its environment variable. All settings at fault are told at once.",
+            "A flag goes before its environment variable. All settings at fault are told at once. \
+            ALIM_BRIDGE_UPSTREAM_API_KEY has no flag: other users can read a process's arguments.",
         )
-        .args(SETTINGS.iter().map(|it| setting(&(it.name, it.default))))
+        .args(with_flags().map(|it| setting(&(it.name, it.default))))
+}
+
+fn with_flags() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(|setting| setting.flag().is_some())
 }
 
 /// The flag of a setting, with its default in this command.
@@ -80,7 +85,11 @@ fn setting(&(name, default): &(&'static str, &str)) -> Arg {
     };
     let help = format!("{}{default} [env: {PREFIX}{name}]", setting.help);
     Arg::new(name)
-        .long(setting.flag())
+        .long(
+            setting
+                .flag()
+                .expect("only settings with a flag are arguments"),
+        )
         .value_name("VALUE")
         .allow_hyphen_values(true)
         .help(help)
@@ -101,12 +110,11 @@ fn emulate() -> Command {
         )
         .arg(
             option(
-                "api-key",
-                "KEY",
-                "The key that it accepts [default: the guide's]",
+                "api-key-file",
+                "PATH",
+                "Holds the key that it accepts [default: the guide's] [env, the key: ALIM_EMULATOR_API_KEY]",
             )
-            .env("ALIM_EMULATOR_API_KEY")
-            .hide_env_values(true),
+            .value_parser(value_parser!(PathBuf)),
         )
         .args(EMULATE.iter().map(setting))
 }
@@ -132,21 +140,19 @@ fn target(command: Command) -> Command {
         )
         .arg(
             option(
-                "caller-key",
-                "KEY",
-                "Shown to the bridge as authorization: Bearer",
+                "caller-key-file",
+                "PATH",
+                "Holds the key that is sent as authorization: Bearer [env, the key: ALIM_CALLER_KEY]",
             )
-            .env("ALIM_CALLER_KEY")
-            .hide_env_values(true),
+            .value_parser(value_parser!(PathBuf)),
         )
         .arg(
             option(
-                "api-key",
-                "KEY",
-                "Passed on to ALİM as x-api-key, where the bridge wants the caller's",
+                "api-key-file",
+                "PATH",
+                "Holds the caller's own key for ALİM, sent as x-api-key [env, the key: ALIM_API_KEY]",
             )
-            .env("ALIM_API_KEY")
-            .hide_env_values(true),
+            .value_parser(value_parser!(PathBuf)),
         )
         .arg(
             option("timeout", "DURATION", "The deadline that is sent along")
@@ -208,10 +214,7 @@ fn health() -> Command {
             )
             .default_value(""),
         )
-        .arg(
-            option("http", "URL", "Ask this URL for a 200 instead")
-                .value_parser(value_parser!(Url)),
-        )
+        .arg(option("http", "URL", "Ask this URL for a 200 instead"))
         .after_help(EXIT_CODES)
 }
 
@@ -221,7 +224,7 @@ fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
 
 /// All settings: flags go before the environment, `vars`.
 pub fn settings(matches: &ArgMatches, vars: impl Iterator<Item = (String, String)>) -> Strings {
-    let mut strings = flags(matches, SETTINGS.iter().map(|setting| setting.name));
+    let mut strings = flags(matches, with_flags().map(|setting| setting.name));
     strings.environment(vars);
     strings
 }
@@ -254,28 +257,77 @@ fn flags(matches: &ArgMatches, names: impl Iterator<Item = &'static str>) -> Str
 }
 
 /// Where `emulate` listens, and how it answers.
-pub fn emulator(matches: &ArgMatches) -> (SocketAddr, emulator::Settings) {
+///
+/// # Errors
+///
+/// - [`Error::Usage`] when the key's file can't be used.
+pub fn emulator(
+    matches: &ArgMatches,
+    vars: impl Iterator<Item = (String, String)>,
+) -> Result<(SocketAddr, emulator::Settings), Error> {
     let mut settings = emulator::Settings::default();
     if let Some(delay) = matches.get_one::<Duration>("token-delay") {
         settings.token_delay = *delay;
     }
-    if let Some(key) = text(matches, "api-key") {
-        settings.api_key = SecretString::from(key);
+    let vars = vars.collect();
+    if let Some(key) = secret(matches, "api-key-file", "ALIM_EMULATOR_API_KEY", &vars)? {
+        settings.api_key = key;
     }
     let listen = matches
         .get_one::<SocketAddr>("listen")
         .expect("it has a default");
-    (*listen, settings)
+    Ok((*listen, settings))
 }
 
 /// The bridge to call.
-pub fn called(matches: &ArgMatches) -> Target {
-    Target {
+///
+/// # Errors
+///
+/// - [`Error::Usage`] when a key's file can't be used.
+pub fn called(
+    matches: &ArgMatches,
+    vars: impl Iterator<Item = (String, String)>,
+) -> Result<Target, Error> {
+    let vars = vars.collect();
+    Ok(Target {
         address: text(matches, "address").expect("it has a default"),
         ca_file: matches.get_one::<PathBuf>("ca-file").cloned(),
-        caller_key: text(matches, "caller-key").map(SecretString::from),
-        api_key: text(matches, "api-key").map(SecretString::from),
+        caller_key: secret(matches, "caller-key-file", "ALIM_CALLER_KEY", &vars)?,
+        api_key: secret(matches, "api-key-file", "ALIM_API_KEY", &vars)?,
         timeout: matches.get_one::<Duration>("timeout").copied(),
+    })
+}
+
+/// The URL that `health` is to ask in place of a bridge.
+///
+/// # Errors
+///
+/// - [`Error::Usage`], which does not repeat it, when it can't be used.
+pub fn probed(matches: &ArgMatches) -> Result<Option<Url>, Error> {
+    let parse = |text: String| {
+        let url = Url::parse(&text).ok().filter(|url| url.has_host());
+        let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && !has_user(&text));
+        url.ok_or_else(|| Error::Usage("--http must be a URL without a user or password".into()))
+    };
+    text(matches, "http").map(parse).transpose()
+}
+
+/// A key from the file that the flag names, else from the variable. Neither key nor path is repeated.
+fn secret(
+    matches: &ArgMatches,
+    flag: &str,
+    variable: &str,
+    vars: &BTreeMap<String, String>,
+) -> Result<Option<SecretString>, Error> {
+    let key = match matches.get_one::<PathBuf>(flag) {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| Error::Usage(format!("--{flag} can't be read: {error}")))?,
+        None => vars.get(variable).cloned().unwrap_or_default(),
+    };
+    match key.trim() {
+        "" if matches.contains_id(flag) => Err(Error::Usage(format!("--{flag} holds no key"))),
+        "" => Ok(None),
+        key => Ok(Some(key.into())),
     }
 }
 

@@ -10,7 +10,7 @@ mod table;
 use std::{net::SocketAddr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 use self::reader::Reader;
 pub use self::{
@@ -93,12 +93,28 @@ impl Config {
         !self.listen.ip().is_loopback() && !is_guarded
     }
 
+    /// Whether whoever is on the way to the upstream can read its keys: worth a warning.
+    pub fn sends_keys_in_clear(&self) -> bool {
+        is_clear(&self.upstream.url)
+    }
+
     /// Whether any page that a browser near the listener shows may call: worth a warning, loopback or not.
     pub fn is_open_to_every_page(&self) -> bool {
         let needs_no_key =
             self.server.callers.is_none() && self.server.credentials == Credentials::Service;
         self.server.web == Some(Origins::Any) && needs_no_key
     }
+}
+
+/// Whether what is sent to this URL goes over a network without TLS.
+pub fn is_clear(url: &Url) -> bool {
+    let is_loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
+        None => false,
+    };
+    url.scheme() == "http" && !is_loopback
 }
 
 fn log_settings(read: &mut Reader<'_>) -> logs::Settings {

@@ -11,7 +11,7 @@ use std::{
 use alim_bridge::{
     cli, client,
     config::{self, Config},
-    emulator,
+    emulator, plain,
     server::{
         self, Drained,
         descriptors::{self, Shortage},
@@ -21,7 +21,6 @@ use alim_bridge::{
 };
 use clap::ArgMatches;
 use tokio::net::TcpListener;
-use url::Url;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
@@ -109,6 +108,12 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
             "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
         );
     }
+    if config.sends_keys_in_clear() {
+        tracing::warn!(
+            upstream = %config.upstream.url,
+            "keys for ALİM go over the network in clear: set UPSTREAM_URL to https, or leave TLS to a mesh"
+        );
+    }
     tell_shortage(&config.server);
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
@@ -153,7 +158,10 @@ fn tell_shortage(settings: &server::Settings) {
 }
 
 async fn emulate(flags: &ArgMatches) -> ExitCode {
-    let (listen, settings) = cli::emulator(flags);
+    let (listen, settings) = match cli::emulator(flags, environment()) {
+        Ok(emulator) => emulator,
+        Err(error) => return fail(&error, error.exit_code()),
+    };
     let logs = match config::logs(&cli::few_settings(cli::EMULATE, flags, environment())) {
         Ok(logs) => logs,
         Err(faults) => return fail(&faults, USAGE),
@@ -191,24 +199,32 @@ async fn demo(flags: &ArgMatches) -> ExitCode {
 
 async fn invoke(flags: &ArgMatches) -> Result<(), client::Error> {
     let (question, output) = cli::asked(flags)?;
-    client::ask::invoke(&cli::called(flags), question.into(), output).await
+    client::ask::invoke(&cli::called(flags, environment())?, question.into(), output).await
 }
 
 async fn stream(flags: &ArgMatches) -> Result<(), client::Error> {
     let (question, output) = cli::asked(flags)?;
-    client::ask::stream(&cli::called(flags), question, output).await
+    client::ask::stream(&cli::called(flags, environment())?, question, output).await
 }
 
 async fn chat(flags: &ArgMatches) -> Result<u8, client::Error> {
-    client::chat::run(&cli::called(flags), cli::said_with_each(flags)?).await
+    client::chat::run(
+        &cli::called(flags, environment())?,
+        cli::said_with_each(flags)?,
+    )
+    .await
 }
 
 async fn health(flags: &ArgMatches) -> Result<(), client::Error> {
-    if let Some(url) = flags.get_one::<Url>("http") {
-        return client::health::http(url.clone()).await;
+    if let Some(url) = cli::probed(flags)? {
+        return client::health::http(url).await;
     }
     let service = flags.get_one::<String>("service").cloned();
-    client::health::grpc(&cli::called(flags), service.unwrap_or_default()).await
+    client::health::grpc(
+        &cli::called(flags, environment())?,
+        service.unwrap_or_default(),
+    )
+    .await
 }
 
 async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {
@@ -249,7 +265,7 @@ fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
         }
         cause = error.source();
     }
-    for line in text.lines() {
+    for line in plain::text(&text).lines() {
         eprintln!("alim-bridge: {line}");
     }
     code.into()

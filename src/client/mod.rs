@@ -19,6 +19,9 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
+use url::Url;
+
+use crate::config::is_clear;
 
 /// Where the bridge is, and how to get in.
 #[derive(Clone, Debug)]
@@ -102,10 +105,20 @@ impl Target {
     /// - [`Error::Usage`] when the address or a file can't be used, [`Error::Connect`] when nothing
     ///   answers there.
     pub async fn connect(&self) -> Result<Channel, Error> {
+        if has_user(&self.address) {
+            let why = "--address must hold no user and no password".into();
+            return Err(Error::Usage(why));
+        }
         let address = match self.address.contains("://") {
             true => self.address.clone(),
             false => format!("http://{}", self.address),
         };
+        let has_key = self.caller_key.is_some() || self.api_key.is_some();
+        if has_key && Url::parse(&address).is_ok_and(|url| is_clear(&url)) {
+            screen::aside(&format!(
+                "alim-bridge: warning: the key goes to {address} in clear: give --address a URL with https"
+            ))?;
+        }
         let usage = |why: String| Error::Usage(format!("{address}: {why}"));
         let mut endpoint = Endpoint::from_shared(address.clone())
             .map_err(|error| usage(error.to_string()))?
@@ -151,6 +164,11 @@ impl Target {
         }
         Ok(request)
     }
+}
+
+/// Whether this address or URL may hold a user or a password (RFC 3986, 3.2.1); none is ever repeated.
+pub fn has_user(address: &str) -> bool {
+    address.contains('@')
 }
 
 fn secret(text: &str) -> Result<MetadataValue<Ascii>, Error> {

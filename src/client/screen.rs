@@ -1,13 +1,13 @@
 //! Where a command's words go: the answer to standard output, all else to standard error, so that the
 //! answer can be piped.
 //!
-//! A model's text must not drive a terminal: where an output is one, control characters are left out (C0
-//! but for newline and tab, DEL and C1, so no escape sequence either). What is piped stays as it came.
+//! A model's text must not drive a terminal: where an output is one, [`plain`] comes first. What is piped
+//! stays as it came.
 
 use std::io::{self, IsTerminal, Write};
 
 use super::{Error, show};
-use crate::pb::stream_response::Event;
+use crate::{pb::stream_response::Event, plain};
 
 /// How an answer is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +92,7 @@ impl Screen {
             return aside(&format!("· {name}"));
         }
         if !self.is_mid_line {
-            let name: String = plain(name)
-                .replace('\n', " ")
-                .chars()
-                .take(MAX_STEP)
-                .collect();
+            let name: String = plain::line(name).chars().take(MAX_STEP).collect();
             write!(err, "{CLEAR_LINE}\x1b[2m· {name}\x1b[0m")?;
             self.has_step = true;
         }
@@ -123,28 +119,9 @@ pub(super) fn aside(line: &str) -> Result<(), Error> {
 
 fn write(mut out: impl Write + IsTerminal, text: &str) -> Result<(), Error> {
     match out.is_terminal() {
-        true => out.write_all(plain(text).as_bytes())?,
+        true => out.write_all(plain::text(text).as_bytes())?,
         false => out.write_all(text.as_bytes())?,
     }
     out.flush()?;
     Ok(())
-}
-
-/// The text without what a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
-    let is_plain = |char: &char| !char.is_control() || matches!(char, '\n' | '\t');
-    text.chars().filter(is_plain).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_gets_no_control_character_but_newline_and_tab() {
-        let dressed = "\x1b[31mqırmızı\x1b[0m\r\n\tə\u{7}\u{8}\u{7f}\u{9b}2J\u{85}\0";
-        assert_eq!(plain(dressed), "[31mqırmızı[0m\n\tə2J");
-        let text = "Şəki, Gəncə, Iğdır: çığırtı, öküz — 25 °C 🌾\n";
-        assert_eq!(plain(text), text);
-    }
 }

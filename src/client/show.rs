@@ -6,10 +6,10 @@ use serde_json::{Value as Json, json};
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use super::screen::plain;
 use crate::{
     json,
     pb::{self, stream_response::Event},
+    plain,
 };
 
 /// A status for a person: code and reason, message, and what to change. It may be any server's, so it
@@ -31,7 +31,7 @@ pub(super) fn status_text(status: &Status) -> String {
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         text += &format!("\n  try again in {} s", delay.as_secs_f64());
     }
-    plain(&text)
+    plain::text(&text)
 }
 
 pub(super) fn reply_json(reply: pb::InvokeResponse) -> Json {

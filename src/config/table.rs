@@ -16,9 +16,11 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Its flag, without the leading dashes.
-    pub fn flag(&self) -> String {
-        self.name.to_ascii_lowercase().replace('_', "-")
+    /// Its flag, without the leading dashes. A secret has none: every user of the machine can read the
+    /// arguments of a process.
+    pub fn flag(&self) -> Option<String> {
+        let is_secret = self.name == "UPSTREAM_API_KEY";
+        (!is_secret).then(|| self.name.to_ascii_lowercase().replace('_', "-"))
     }
 }
 
@@ -48,7 +50,11 @@ pub const SETTINGS: &[Setting] = &[
         "http://localhost:8000/api/v1",
         "ALİM's base URL",
     ),
-    row("UPSTREAM_API_KEY", "", "The bridge's own key for ALİM"),
+    row(
+        "UPSTREAM_API_KEY",
+        "",
+        "The bridge's own key for ALİM; it has no flag",
+    ),
     row(
         "UPSTREAM_API_KEY_FILE",
         "",

@@ -120,6 +120,9 @@ where
             record.caller_deadline(deadline.at);
         }
         let judged = self.edge.judge(method, &request, &record);
+        if judged.is_ok() {
+            record.identified();
+        }
         let mut guard =
             self.edge
                 .open_calls

@@ -4,16 +4,15 @@
 //! HTTP/2, Status-Message), so lengths here are those after encoding: an Azerbaijani letter counts
 //! six bytes.
 
+use crate::plain;
+
 /// Bytes of `grpc-message` after percent-encoding; exactly as many pass.
 pub(super) const MAX_MESSAGE_BYTES: usize = 1024;
 const ELLIPSIS: &str = "…";
 
 /// Control characters out, URLs replaced: the upstream's errors quote inner addresses.
 pub(super) fn clean(text: &str) -> String {
-    let spaced: String = text
-        .chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .collect();
+    let spaced = plain::line(text);
     let mut out = String::with_capacity(spaced.len());
     let mut rest = spaced.trim();
     while let Some(at) = rest.find("://") {

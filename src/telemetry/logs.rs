@@ -16,7 +16,7 @@ use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::Method;
+use super::{Method, fields};
 
 /// How log lines look: the setting `LOG_FORMAT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,7 @@ pub fn init(settings: Settings) -> Written {
             .with_span_list(false);
         registry.with(lines).try_init()
     } else {
+        let lines = lines.fmt_fields(fields::plain());
         registry
             .with(lines.with_ansi(io::stderr().is_terminal()))
             .try_init()
@@ -133,6 +134,7 @@ pub fn init(settings: Settings) -> Written {
 /// The fields of a call's record.
 pub(super) struct Call<'a> {
     pub(super) method: Method,
+    pub(super) is_identified: bool,
     pub(super) code: &'static str,
     pub(super) reason: Option<&'static str>,
     pub(super) upstream_status: Option<u16>,
@@ -146,7 +148,8 @@ pub(super) struct Call<'a> {
     pub(super) peer: Option<SocketAddr>,
 }
 
-/// Writes the record: at debug for probes and tools, which come every few seconds, else at info.
+/// Writes the record: at debug for probes and tools, which come every few seconds, and for callers who are not
+/// known, else at info.
 pub(super) fn call(call: &Call<'_>) {
     macro_rules! record_at {
         ($level:expr) => {
@@ -169,7 +172,7 @@ pub(super) fn call(call: &Call<'_>) {
             )
         };
     }
-    if call.method.is_ours() {
+    if call.method.is_ours() && call.is_identified {
         record_at!(Level::INFO);
     } else {
         record_at!(Level::DEBUG);

@@ -5,9 +5,11 @@
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
 mod codes;
+mod fields;
 pub mod logs;
 pub mod metrics;
 pub mod state;
+mod throttle;
 pub mod traces;
 
 use std::{
@@ -26,9 +28,13 @@ use tokio::time::Instant;
 use self::{
     codes::{CANCELLED, DEADLINE_EXCEEDED},
     metrics::Metrics,
+    throttle::Throttle,
     traces::Trace,
 };
 use crate::reason::Reason;
+
+/// Records a second of calls that were rejected before anybody was known: whoever reaches the port makes them.
+static UNIDENTIFIED: Throttle<10> = Throttle::new();
 
 /// The methods that calls are counted under; a bounded set, whatever callers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +151,7 @@ struct Notes {
     reason: Option<Reason>,
     caller: Option<String>,
     peer: Option<SocketAddr>,
+    is_identified: bool,
     upstream_status: Option<u16>,
     upstream_request_id: Option<String>,
 }
@@ -188,6 +195,13 @@ impl Record {
     pub fn time_left(&self) -> Option<Duration> {
         let at = self.0.caller_deadline.get()?;
         Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Notes that the call may go on by its head, so that whoever made it is known: its spans begin. A call
+    /// without this has no span, and of its records at most ten a second are logged, at debug.
+    pub fn identified(&self) {
+        self.notes().is_identified = true;
+        self.0.trace.start();
     }
 
     /// Names the caller, by the name that stands beside its key.
@@ -309,8 +323,12 @@ impl Record {
         if call.method.is_ours() && notes.code.is_none() && notes.reason.is_none() {
             call.metrics.caller_cancelled();
         }
+        if !notes.is_identified && !UNIDENTIFIED.admit(std::time::Instant::now()) {
+            return;
+        }
         logs::call(&logs::Call {
             method: call.method,
+            is_identified: notes.is_identified,
             code,
             reason,
             upstream_status: notes.upstream_status,

@@ -91,12 +91,23 @@ fn resource() -> Resource {
 /// The trace that a call belongs to.
 #[derive(Debug)]
 pub struct Trace {
+    /// The caller's, until spans begin.
     id: Option<String>,
-    spans: Option<Spans>,
+    planned: Option<Planned>,
+    spans: OnceLock<Spans>,
+}
+
+/// What spans begin with.
+#[derive(Debug)]
+struct Planned {
+    traces: Traces,
+    method: Method,
+    parent: Context,
 }
 
 #[derive(Debug)]
 struct Spans {
+    id: Option<String>,
     traces: Traces,
     method: Method,
     server: Context,
@@ -105,45 +116,39 @@ struct Spans {
 
 impl Trace {
     /// The caller's trace, or a new one where there is somewhere to send its spans; calls that do not
-    /// ask ALİM have no spans.
+    /// ask ALİM have no spans. None begins before [`Trace::start`].
     pub fn begin(traces: Option<&Traces>, method: Method, metadata: &HeaderMap) -> Self {
-        let Some(traces) = traces.filter(|_| method.is_ours()) else {
-            let parent = metadata.get("traceparent");
-            let id = parent.and_then(|value| trace_id(value.to_str().ok()?));
-            return Self { id, spans: None };
-        };
-        let parent = TraceContextPropagator::new().extract(&Metadata(metadata));
-        let [_, service, name] = method.labels();
-        let name = format!("{service}/{name}");
-        let span = traces
-            .tracer
-            .span_builder(name.clone())
-            .with_kind(SpanKind::Server)
-            .with_attributes([
-                KeyValue::new("rpc.system.name", "grpc"),
-                KeyValue::new("rpc.method", name),
-            ]);
-        let server = parent.with_span(traces.tracer.build_with_context(span, &parent));
-        let id = server.span().span_context().trace_id();
+        let parent = metadata.get("traceparent");
+        let planned = traces.filter(|_| method.is_ours()).map(|traces| Planned {
+            traces: traces.clone(),
+            method,
+            parent: TraceContextPropagator::new().extract(&Metadata(metadata)),
+        });
         Self {
-            id: (id != TraceId::INVALID).then(|| id.to_string()),
-            spans: Some(Spans {
-                traces: traces.clone(),
-                method,
-                server,
-                client: OnceLock::new(),
-            }),
+            id: parent.and_then(|value| trace_id(value.to_str().ok()?)),
+            planned,
+            spans: OnceLock::new(),
+        }
+    }
+
+    /// Begins the server span, where there is somewhere to send it.
+    pub(super) fn start(&self) {
+        if let Some(planned) = &self.planned {
+            self.spans.get_or_init(|| planned.start());
         }
     }
 
     /// Its id, as logs show it.
     pub(super) fn id(&self) -> Option<&str> {
-        self.id.as_deref()
+        let spans = self.spans.get().map(|spans| &spans.id);
+        spans.unwrap_or(&self.id).as_deref()
     }
 
     /// The upstream is asked: begins the client span, and names it in the request's `headers`.
     pub(super) fn ask(&self, headers: &mut HeaderMap) {
-        let Some(spans) = &self.spans else { return };
+        let Some(spans) = self.spans.get() else {
+            return;
+        };
         let client = spans.client.get_or_init(|| spans.begin_client());
         headers.remove("tracestate");
         TraceContextPropagator::new().inject_context(client, &mut Headers(headers));
@@ -168,7 +173,7 @@ impl Trace {
 
     /// Something happened in the life of the call.
     pub(super) fn event(&self, name: &'static str) {
-        if let Some(spans) = &self.spans {
+        if let Some(spans) = self.spans.get() {
             spans.server.span().add_event(name, Vec::new());
         }
     }
@@ -180,7 +185,9 @@ impl Trace {
         reason: Option<&'static str>,
         attributes: impl IntoIterator<Item = KeyValue>,
     ) {
-        let Some(spans) = &self.spans else { return };
+        let Some(spans) = self.spans.get() else {
+            return;
+        };
         self.upstream_over(reason);
         let span = spans.server.span();
         let name = codes::in_protocol(code);
@@ -195,7 +202,32 @@ impl Trace {
     }
 
     fn client(&self) -> Option<&Context> {
-        self.spans.as_ref()?.client.get()
+        self.spans.get()?.client.get()
+    }
+}
+
+impl Planned {
+    fn start(&self) -> Spans {
+        let [_, service, name] = self.method.labels();
+        let name = format!("{service}/{name}");
+        let tracer = &self.traces.tracer;
+        let span = tracer
+            .span_builder(name.clone())
+            .with_kind(SpanKind::Server)
+            .with_attributes([
+                KeyValue::new("rpc.system.name", "grpc"),
+                KeyValue::new("rpc.method", name),
+            ]);
+        let span = tracer.build_with_context(span, &self.parent);
+        let server = self.parent.with_span(span);
+        let id = server.span().span_context().trace_id();
+        Spans {
+            id: (id != TraceId::INVALID).then(|| id.to_string()),
+            traces: self.traces.clone(),
+            method: self.method,
+            server,
+            client: OnceLock::new(),
+        }
     }
 }
 

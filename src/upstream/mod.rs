@@ -38,7 +38,8 @@ use crate::{
 pub struct Settings {
     /// The base that `/graph/invoke`, `/graph/stream` and `/threads` are appended to.
     pub url: Url,
-    /// The bridge's own key; `None` when callers bring theirs.
+    /// The bridge's own key. `None` when callers bring theirs: each call then has a connection of its
+    /// own, so that no caller can get an answer to another's key.
     pub key: Option<Reload<SecretString>>,
     /// Certificate authorities in PEM that may vouch for the upstream, in place of the system's.
     pub ca_pem: Option<Vec<u8>>,
@@ -94,6 +95,9 @@ impl Upstream {
             .http1_only()
             .connect_timeout(settings.connect_timeout)
             .pool_idle_timeout(settings.pool_idle_timeout);
+        if settings.key.is_none() {
+            client = client.pool_max_idle_per_host(0); // a late answer must not meet another key
+        }
         if let Some(pem) = &settings.ca_pem {
             let roots = Certificate::from_pem_bundle(pem).map_err(BuildError::Authorities)?;
             client = client.tls_certs_only(roots);

@@ -3,6 +3,8 @@
 
 mod chat;
 mod demo;
+mod secrets;
+mod terminal;
 
 use std::net::TcpListener;
 
@@ -20,7 +22,7 @@ const QUESTION: &str = "Salam!";
 
 fn emulate() -> (Running, String) {
     let args = ["emulate", "--listen", "127.0.0.1:0", "--token-delay", "1ms"];
-    let mut emulator = start(&[&args[..], &["--api-key", KEY]].concat(), &[]);
+    let mut emulator = start(&args, &[("ALIM_EMULATOR_API_KEY", KEY)]);
     let url = emulator.address();
     (emulator, url)
 }
@@ -119,10 +121,10 @@ fn a_flag_of_serve_goes_before_its_variable() {
 fn a_port_that_is_taken_is_named_and_exits_with_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
-    let serve = ["serve", "--upstream-api-key", KEY, "--listen", &address];
+    let serve = ["serve", "--listen", &address];
     let emulate = ["emulate", "--listen", &address];
     for args in [&serve[..], &emulate] {
-        let ended = run(args);
+        let ended = start(args, &[("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY)]).ended();
         assert_eq!((ended.code, &*ended.stdout), (Some(1), ""));
         assert!(ended.stderr.contains(&address), "{}", ended.stderr);
     }

@@ -2,7 +2,7 @@
 
 mod quotes;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use alim_bridge::pb::{InvokeRequest, StreamRequest};
 use ring::digest::{SHA256, digest};
@@ -15,7 +15,7 @@ use tonic_reflection::pb::v1::{
 
 use crate::support::{
     Bridge, SERVICE_KEY, Told, ask, ask_stream, config,
-    extra::{files_are_read_again, with_metadata},
+    extra::{files_are_read_again, time_passes, with_metadata},
     reply_json,
     upstream::{Reply, Upstream},
 };
@@ -290,4 +290,33 @@ async fn a_changed_service_key_is_shown_from_then_on_and_a_bad_change_is_not() {
         let asked = upstream.requests().pop().expect("a request");
         assert_eq!(asked.headers["x-api-key"], shown, "after {content:?}");
     }
+}
+
+#[tokio::test]
+async fn half_a_key_file_is_not_used() {
+    let file = NamedTempFile::new().expect("a file");
+    fs::write(&file, "first").expect("written");
+    let upstream = Upstream::answering(a_reply());
+    let bridge = with_key_file(&upstream, &file).await;
+    // It looks after 2 s and after 4 s, and finds another content each time.
+    for (content, millis) in [("sec", 3000), ("second", 1500)] {
+        fs::write(&file, content).expect("written");
+        time_passes(Duration::from_millis(millis)).await;
+        bridge.invoke("Salam").await.expect("a reply");
+    }
+    files_are_read_again().await;
+    bridge.invoke("Salam").await.expect("a reply");
+    let shown = upstream.requests();
+    let shown = shown.iter().map(|asked| &asked.headers["x-api-key"]);
+    assert_eq!(shown.collect::<Vec<_>>(), ["first", "first", "second"]);
+}
+
+#[tokio::test]
+async fn half_a_callers_file_locks_nobody_out() {
+    let (_upstream, bridge, dir) = guarded().await;
+    let mut client = bridge.client.clone();
+    fs::write(dir.path().join("keys"), line_for("another")).expect("written");
+    time_passes(Duration::from_secs(3)).await; // one look
+    let passed = client.invoke(bearing(ask("Salam"), "Bearer orders-key"));
+    passed.await.expect("its line is not written yet");
 }

@@ -1,13 +1,16 @@
 //! Log lines and whoever reads them: a reader that is slow or gone must not stall a call.
 
-use std::{io::Read, time::Duration};
+use std::{
+    io::Read,
+    time::{Duration, Instant},
+};
 
 use alim_bridge::pb::graph_service_client::GraphServiceClient;
 
 use crate::support::{
     SERVICE_KEY, ask, ask_stream,
     bare::Connection,
-    extra::{channel_to, with_metadata},
+    extra::{channel_to, get, with_metadata},
     reply_json,
     running::{self, Running},
     sse_tokens,
@@ -148,4 +151,54 @@ async fn a_field_that_is_left_out_of_replies_is_warned_of_once_and_not_quoted() 
         assert_eq!(warnings.count(), 1, "{field}");
     }
     assert!(!log.contains("gizli"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_are_not_known_fill_no_log_and_are_counted() {
+    const UNKNOWN: usize = 100;
+    let keys = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&keys, format!("orders:{}\n", "0".repeat(64))).expect("written");
+    let keys = keys.path().to_str().expect("UTF-8");
+    for (level, is_shown) in [("info", false), ("debug", true)] {
+        let serve = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ];
+        let level = format!("off,alim_bridge={level}");
+        let [url, key, _] = settings("http://127.0.0.1:1");
+        let settings = [
+            url,
+            key,
+            ("ALIM_BRIDGE_LOG", level.as_str()),
+            ("ALIM_BRIDGE_CALLER_KEYS_FILE", keys),
+        ];
+        let mut bridge = running::start(&serve, &settings);
+        let address = bridge.address().parse().expect("an address");
+        let admin = field(&bridge.logs("serving"), "admin");
+        let mut client = GraphServiceClient::new(channel_to(address));
+        let start = Instant::now();
+        for _ in 0..UNKNOWN {
+            client.invoke(ask("Salam")).await.expect_err("no key");
+        }
+        let seconds = usize::try_from(start.elapsed().as_secs()).expect("few");
+        let (_, counts) = get(admin.parse().expect("an address"), "/metrics").await;
+        let counted = r#"failures_total{reason="CALLER_CREDENTIALS_MISSING"} 100"#;
+        assert!(counts.contains(counted), "{counts}");
+
+        let log = bridge.stopped().stderr;
+        let shown = log.lines().filter(|line| line.contains("call ended"));
+        let limits = match is_shown {
+            true => 10..=10 * (seconds + 1),
+            false => 0..=0,
+        };
+        assert!(limits.contains(&shown.count()), "{level}: {log}");
+    }
+}
+
+fn field(line: &str, name: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    line[name].as_str().expect("a text").to_owned()
 }

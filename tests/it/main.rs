@@ -11,6 +11,7 @@ mod clocks;
 mod connections;
 mod corners;
 mod credentials;
+mod crossing;
 mod crowds;
 mod emulator;
 mod failures;

@@ -1,6 +1,9 @@
 //! The SSE pipeline against the standard and against the backend's framing, however its bytes are cut.
 
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+};
 
 use alim_bridge::{
     reply::Event,
@@ -284,4 +287,37 @@ proptest! {
         let (in_pieces, _) = pipeline(split(&body, &cuts), Framing::Recover, 256);
         prop_assert_eq!(at_once, in_pieces);
     }
+}
+
+/// How often the pipeline gives way while it reads one chunk of `count` such lines.
+fn turns(line: &str, count: usize) -> usize {
+    let body = [line.repeat(count).as_bytes(), DONE].concat();
+    let settings = Settings {
+        framing: Framing::Recover,
+        max_event_bytes: 1 << 20,
+    };
+    let mut events = Events::new(reqwest::Body::from(body), settings, None);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut turns = 0;
+    loop {
+        match events.poll_event(&mut cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(end) => {
+                assert!(end.is_none(), "{end:?}");
+                return turns;
+            }
+            Poll::Pending => turns += 1,
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_lines_or_bytes_gives_way_to_other_tasks() {
+    for line in ["\n", ": ping\n", "id: 1\n\n", "event: token\ndata: a\n\n"] {
+        let lines = 10_000 * line.matches('\n').count();
+        let turns = turns(line, 10_000);
+        assert!(turns >= lines / 256, "{line:?}: {turns}");
+    }
+    let long = format!(": {}\n", "x".repeat(8_000));
+    assert!(turns(&long, 900) >= 100);
 }

@@ -255,3 +255,27 @@ async fn a_collector_with_tls_is_trusted_by_the_systems_roots() {
     .await;
     assert_eq!(collector.spans().len(), 2);
 }
+
+#[tokio::test]
+async fn a_caller_who_is_not_known_makes_no_span() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let collector = Collector::start().await;
+    let keys = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&keys, format!("orders:{}\n", "0".repeat(64))).expect("written");
+    let mut config = config(&[
+        ("UPSTREAM_URL", &upstream.url()),
+        ("UPSTREAM_API_KEY", SERVICE_KEY),
+        ("CALLER_KEYS_FILE", keys.path().to_str().expect("UTF-8")),
+    ]);
+    let traces = Traces::to(&collector.url.parse().expect("a URL"), &config.upstream.url);
+    let traces = traces.expect("an exporter");
+    config.server.traces = Some(traces.clone());
+    let bridge = Bridge::of(config).await;
+    for authorization in [&[][..], &[("authorization", &b"Bearer guess"[..])]] {
+        let request = with_metadata(ask("Salam"), authorization);
+        let status = bridge.client.clone().invoke(request).await;
+        assert_eq!(status.expect_err("unknown").code(), Code::Unauthenticated);
+    }
+    flushed(traces).await;
+    assert_eq!(collector.spans(), []);
+}

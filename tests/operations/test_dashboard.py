@@ -67,6 +67,15 @@ def test_compose_brings_the_bridge_alone_and_the_observers_when_asked() -> None:
     assert services("--profile", "observe") == {"bridge", "emulator", "prometheus", "grafana"}
 
 
+def test_grafana_has_no_administrator_whom_anybody_could_be() -> None:
+    command = ["docker-compose", "--profile", "observe", "config", "--format", "json"]
+    config = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    settings = config["services"]["grafana"]["environment"]
+    assert settings["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert settings["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+
+
 def test_what_compose_mounts_is_there() -> None:
     command = ["docker-compose", "--profile", "observe", "config", "--format", "json"]
     config = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)

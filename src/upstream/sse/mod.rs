@@ -41,6 +41,9 @@ const END_TIMEOUT: Duration = Duration::from_millis(500);
 const END_BYTES: usize = 4096;
 /// Kept between events; what a longer one needed is given back, so that idle streams stay small.
 const KEPT_CAPACITY: usize = 4096;
+/// Lines, and bytes of lines, after which a poll gives way to other tasks: about 0.1 ms of work.
+const TURN_LINES: usize = 256;
+const TURN_BYTES: usize = 64 * 1024;
 /// Bytes up to which an event is parsed as it is: a few lines, so that copying them is cheap.
 const SMALL_EVENT: usize = 512;
 
@@ -54,6 +57,19 @@ pub struct Settings {
     pub max_event_bytes: usize,
 }
 
+/// What was read since the last poll that gave way.
+#[derive(Debug, Default)]
+struct Turn {
+    lines: usize,
+    bytes: usize,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.lines >= TURN_LINES || self.bytes >= TURN_BYTES
+    }
+}
+
 /// The events of one streamed body, in order: after `done` or an error there are no more.
 #[derive(Debug)]
 pub struct Events {
@@ -64,6 +80,7 @@ pub struct Events {
     line: Vec<u8>,
     block: Vec<u8>,
     event_bytes: usize,
+    turn: Turn,
     last_byte: Instant,
     key: Option<SecretString>,
 }
@@ -79,6 +96,7 @@ impl Events {
             line: Vec::new(),
             block: Vec::new(),
             event_bytes: 0,
+            turn: Turn::default(),
             last_byte: Instant::now(),
             key,
         }
@@ -89,7 +107,8 @@ impl Events {
         self.last_byte
     }
 
-    /// The next event; `None` after `done` or an error.
+    /// The next event; `None` after `done` or an error. Gives way after some lines or bytes, whatever
+    /// they hold: a flood must not keep a worker from other calls.
     ///
     /// # Errors
     ///
@@ -102,24 +121,30 @@ impl Events {
             return Poll::Ready(None);
         }
         let mut read = self.buffered_event();
-        if let Ok(None) = read {
-            match ready!(self.poll_chunk(cx)) {
-                Some(chunk) => {
+        if let Ok(None) = read
+            && !self.turn.is_over()
+        {
+            match self.poll_chunk(cx) {
+                Poll::Ready(Some(chunk)) => {
                     self.last_byte = Instant::now();
                     self.guard.push(chunk);
                     read = self.buffered_event();
                 }
-                None => {
+                Poll::Ready(None) => {
                     self.body = None;
                     let end = end_without_done(self.guard.unfinished(), self.key.as_ref());
                     return Poll::Ready(Some(Err(end)));
+                }
+                Poll::Pending => {
+                    self.turn = Turn::default();
+                    return Poll::Pending;
                 }
             }
         }
         let outcome = match read {
             Ok(Some(event)) => event_or_error(event, self.key.as_ref()),
             Ok(None) => {
-                // One chunk a poll: a flood of heartbeats must not keep a worker from the clocks.
+                self.turn = Turn::default();
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -136,13 +161,16 @@ impl Events {
         Poll::Ready(Some(outcome))
     }
 
-    /// An event of the bytes at hand, as (type, data).
+    /// An event of the bytes at hand, as (type, data); none too when the turn is over.
     fn buffered_event(&mut self) -> Result<Option<(String, String)>, TooLong> {
-        while self.guard.next_line(&mut self.line)? {
+        while !self.turn.is_over() && self.guard.next_line(&mut self.line)? {
             self.count()?;
             let (state, line, block) = (&mut self.state, &self.line, &mut self.block);
             if self.settings.framing.read(state, line, block) {
-                let event = parse(block);
+                let event = match block.as_slice() {
+                    b"\n" => None, // a blank line alone
+                    block => parse(block),
+                };
                 block.clear();
                 block.shrink_to(KEPT_CAPACITY);
                 self.line.shrink_to(KEPT_CAPACITY);
@@ -156,6 +184,8 @@ impl Events {
 
     /// Counts the line at hand towards its event.
     fn count(&mut self) -> Result<(), TooLong> {
+        self.turn.lines += 1;
+        self.turn.bytes += self.line.len();
         if self.line.is_empty() {
             self.event_bytes = 0;
         } else if !self.line.starts_with(b":") {

@@ -73,16 +73,8 @@ fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
         (&"/nowhere".into(), &404.into())
     );
 
-    let args = [
-        "emulate",
-        "--listen",
-        "127.0.0.1:0",
-        "--log",
-        "trace",
-        "--api-key",
-        KEY,
-    ];
-    let mut finest = start(&args, &[]);
+    let args = ["emulate", "--listen", "127.0.0.1:0", "--log", "trace"];
+    let mut finest = start(&args, &[("ALIM_EMULATOR_API_KEY", KEY)]);
     let (_bridge, address) = serve(&format!("{}/api/v1", finest.address()), &[]);
     run(&["invoke", "--address", &address, QUESTION]).printed();
     let told = finest.stopped().stderr;

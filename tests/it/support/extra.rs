@@ -122,9 +122,9 @@ pub(crate) fn with_metadata<T>(message: T, pairs: &[(&'static str, &[u8])]) -> R
     request
 }
 
-/// Lets the bridge look at its files again, as it does every two seconds.
+/// Lets the bridge look at its files twice, as it does every two seconds: a change counts then.
 pub(crate) async fn files_are_read_again() {
-    time_passes(Duration::from_secs(3)).await;
+    time_passes(Duration::from_secs(5)).await;
 }
 
 /// Lets this much time pass without waiting: paused time runs on as soon as nobody has work, and

@@ -1,0 +1,140 @@
+//! Keys on the command line: none is an argument, none is echoed, none goes in clear unwarned.
+
+use std::fs;
+
+use tempfile::NamedTempFile;
+
+use super::{KEY, deployed, serve};
+use crate::support::{
+    running::{Ended, run, start},
+    upstream::refused_url,
+};
+
+/// A bridge in front of nothing, on an address that no packet reaches (RFC 5737).
+const FAR: &str = "192.0.2.1:1";
+
+fn file(content: &str) -> NamedTempFile {
+    let file = NamedTempFile::new().expect("a file");
+    fs::write(&file, content).expect("written");
+    file
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().expect("UTF-8")
+}
+
+fn assert_is_refused_without_the_key(ended: &Ended) {
+    assert_eq!(ended.code, Some(64), "{}{}", ended.stdout, ended.stderr);
+    let told = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(!told.contains(KEY), "{told}");
+}
+
+#[test]
+fn no_command_takes_a_key_as_an_argument() {
+    for (command, flag) in [
+        ("serve", "--upstream-api-key"),
+        ("emulate", "--api-key"),
+        ("invoke", "--caller-key"),
+        ("stream", "--api-key"),
+        ("chat", "--caller-key"),
+        ("health", "--api-key"),
+    ] {
+        for args in [
+            &[command, flag, KEY][..],
+            &[command, &format!("{flag}={KEY}")],
+        ] {
+            let ended = run(args);
+            assert_is_refused_without_the_key(&ended);
+            let told = format!("unexpected argument '{flag}'");
+            assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_key_comes_from_its_file_or_from_its_variable() {
+    let (emulator, url) = {
+        let args = ["emulate", "--listen", "127.0.0.1:0", "--token-delay", "0ms"];
+        let key = file(&format!("{KEY}\n"));
+        let mut emulator = start(&[&args[..], &["--api-key-file", path(&key)]].concat(), &[]);
+        let url = emulator.address();
+        (emulator, format!("{url}/api/v1"))
+    };
+    let passes_on = [
+        ("ALIM_BRIDGE_CREDENTIALS", "caller"),
+        ("ALIM_BRIDGE_UPSTREAM_API_KEY", ""),
+    ];
+    let (_bridge, address) = serve(&url, &passes_on);
+    let invoke = ["invoke", "--address", &address, "Salam!"];
+    let (key, wrong) = (file(&format!(" {KEY}\n")), file("another"));
+    let with = |flags: &[&str], variables: &[(&str, &str)]| {
+        let args = [&invoke[..], flags].concat();
+        start(&args, variables).ended().code
+    };
+    let variable = ("ALIM_API_KEY", KEY);
+    assert_eq!(with(&["--api-key-file", path(&key)], &[]), Some(0));
+    assert_eq!(with(&[], &[variable]), Some(0));
+    assert_eq!(
+        with(&["--api-key-file", path(&wrong)], &[variable]),
+        Some(64 + 7)
+    );
+    drop(emulator);
+}
+
+#[test]
+fn a_key_put_where_its_file_belongs_is_not_echoed() {
+    let (_emulator, _bridge, address) = deployed();
+    let empty = file("\n");
+    for key in [KEY, path(&empty)] {
+        for flag in ["--api-key-file", "--caller-key-file"] {
+            let ended = run(&["invoke", "--address", &address, flag, key, "Salam!"]);
+            assert_is_refused_without_the_key(&ended);
+        }
+        assert_is_refused_without_the_key(&run(&["emulate", "--api-key-file", key]));
+    }
+}
+
+#[test]
+fn a_password_in_an_address_is_refused_and_not_echoed() {
+    for address in [
+        format!("http://user:{KEY}@127.0.0.1:1"),
+        format!("user:{KEY}@127.0.0.1:1"),
+        format!("https://{KEY}@[::1]:1/"),
+        format!("http://user:{KEY}@not a host"),
+    ] {
+        let ended = run(&["invoke", "--address", &address, "Salam!"]);
+        assert_is_refused_without_the_key(&ended);
+        assert_is_refused_without_the_key(&run(&["health", "--http", &address]));
+        let variable = ("ALIM_BRIDGE_UPSTREAM_URL", &*address);
+        assert_is_refused_without_the_key(&start(&["serve"], &[variable]).ended());
+    }
+}
+
+#[test]
+fn a_key_that_goes_in_clear_is_warned_of() {
+    let warning = "in clear";
+    let ask = |address: &str, key: &[(&str, &str)]| {
+        let args = ["invoke", "--address", address, "--timeout", "1ms", "Salam!"];
+        let mut running = start(&args, key);
+        match key.is_empty() || address.contains("127.0.0.1") {
+            true => !running.ended().stderr.contains(warning),
+            false => running.logs(warning).contains("--address"),
+        }
+    };
+    let key = [("ALIM_CALLER_KEY", KEY)];
+    assert!(ask(FAR, &key), "a key to {FAR}");
+    assert!(ask("127.0.0.1:1", &key), "loopback");
+
+    for (url, is_warned) in [
+        ("http://192.0.2.1/api/v1", true),
+        ("http://alim.example/api/v1", true),
+        ("https://192.0.2.1/api/v1", false),
+        ("http://[::1]:1/api/v1", false),
+        (&refused_url(), false),
+    ] {
+        let (bridge, _) = serve(url, &[]);
+        let told = bridge.stopped().stderr;
+        let warned = told.contains(warning) && told.contains("UPSTREAM_URL");
+        assert_eq!(warned, is_warned, "{url}: {told}");
+    }
+}
