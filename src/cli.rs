@@ -28,6 +28,7 @@ pub const DEMO: &[(&str, &str)] = &[
     ("ADMIN_LISTEN", "127.0.0.1:9464"),
     ("LOG", "warn"),
     ("LOG_FORMAT", "auto"),
+    ("ACCESS_LOG", "off"),
 ];
 
 /// Settings of `emulate`, and their defaults there.

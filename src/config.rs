@@ -22,7 +22,7 @@ use crate::{
     grpc::{clocks::Clocks, failure::Credentials, origins::Origins},
     reload::Reload,
     server::{self, tls},
-    telemetry::logs,
+    telemetry::{access::AccessLog, logs},
     upstream::{
         self,
         sse::{self, framing::Framing},
@@ -112,6 +112,15 @@ fn log_settings(read: &mut Reader<'_>) -> logs::Settings {
             ],
         ),
         filter: read.log_filter("LOG"),
+        access_log: read.choice(
+            "ACCESS_LOG",
+            &[
+                ("on", AccessLog::On),
+                ("all", AccessLog::All),
+                ("errors", AccessLog::Errors),
+                ("off", AccessLog::Off),
+            ],
+        ),
     }
 }
 

@@ -179,6 +179,11 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row("LOG", "info", "A filter such as info or alim_bridge=debug"),
     row(
+        "ACCESS_LOG",
+        "on",
+        "Which calls are recorded, apart from LOG: on, all for health's and reflection's too, errors for those that fail, off",
+    ),
+    row(
         "OTLP_ENDPOINT",
         "",
         "Where traces go, as OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables for it, for sampling, headers, queue and resource are honoured",

@@ -81,7 +81,7 @@ impl GraphService for Bridge {
         &self,
         request: Request<pb::InvokeRequest>,
     ) -> Result<Response<pb::InvokeResponse>, Status> {
-        let begun = edge::begun(request.extensions());
+        let begun = received(&request);
         let answer = async {
             let call = request::parse(request, request::question, self.credentials)?;
             self.unary(&begun, call, Upstream::invoke, response::invoke)
@@ -94,7 +94,7 @@ impl GraphService for Bridge {
         &self,
         request: Request<pb::StreamRequest>,
     ) -> Result<Response<Events>, Status> {
-        let begun = edge::begun(request.extensions());
+        let begun = received(&request);
         let events = self.relay(request, &begun).await;
         self.told(events, &begun)
     }
@@ -190,6 +190,14 @@ impl Bridge {
         }
         failure.tell(record, self.credentials, None)
     }
+}
+
+/// What the edge put beside a request whose message is here.
+fn received<M: Message>(request: &Request<M>) -> Begun {
+    let begun = edge::begun(request.extensions());
+    let bytes = request.get_ref().encoded_len();
+    begun.record.message_received(bytes);
+    begun
 }
 
 /// The edge holds what is put beside an answer to the end of its body.

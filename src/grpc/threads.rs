@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Bridge, edge, request, response};
+use super::{Bridge, received, request, response};
 use crate::{
     pb::{self, thread_service_server::ThreadService},
     upstream::Upstream,
@@ -14,7 +14,7 @@ impl ThreadService for Bridge {
         &self,
         request: Request<pb::CreateThreadRequest>,
     ) -> Result<Response<pb::Thread>, Status> {
-        let begun = edge::begun(request.extensions());
+        let begun = received(&request);
         let answer = async {
             let call = request::parse(request, request::new_thread, self.credentials)?;
             self.unary(&begun, call, Upstream::create_thread, response::thread)
@@ -27,7 +27,7 @@ impl ThreadService for Bridge {
         &self,
         request: Request<pb::GetThreadRequest>,
     ) -> Result<Response<pb::Thread>, Status> {
-        let begun = edge::begun(request.extensions());
+        let begun = received(&request);
         let answer = async {
             let thread_id = |message: pb::GetThreadRequest| request::thread_id(&message.thread_id);
             let call = request::parse(request, thread_id, self.credentials)?;
@@ -41,7 +41,7 @@ impl ThreadService for Bridge {
         &self,
         request: Request<pb::DeleteThreadRequest>,
     ) -> Result<Response<()>, Status> {
-        let begun = edge::begun(request.extensions());
+        let begun = received(&request);
         let answer = async {
             let thread_id =
                 |message: pb::DeleteThreadRequest| request::thread_id(&message.thread_id);

@@ -4,6 +4,7 @@
 //! record then, so a caller who leaves is recorded too (as Canceled), and so is one who does not read. It holds no text of a
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
+pub mod access;
 mod codes;
 pub mod logs;
 pub mod metrics;
@@ -125,6 +126,8 @@ struct Inner {
     started: Instant,
     metrics: Arc<Metrics>,
     tokens: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
     first_token: OnceLock<Duration>,
     notes: Mutex<Notes>,
 }
@@ -149,6 +152,8 @@ impl Ongoing {
             started: Instant::now(),
             metrics,
             tokens: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
             first_token: OnceLock::new(),
             notes: Mutex::default(),
         })))
@@ -201,6 +206,16 @@ impl Record {
     /// Notes what the upstream lets the key do yet, where it tells.
     pub fn ratelimit_remaining(&self, left: u32) {
         self.0.metrics.ratelimit_remaining(left);
+    }
+
+    /// Notes the caller's message, of so many bytes once it is decompressed.
+    pub fn message_received(&self, bytes: usize) {
+        self.0.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes bytes of messages on their way to the caller, as they are framed and compressed.
+    pub fn bytes_sent(&self, bytes: usize) {
+        self.0.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Notes a message sent to the caller.
@@ -261,7 +276,7 @@ impl Record {
         if call.method.is_ours() && notes.code.is_none() && notes.reason.is_none() {
             call.metrics.caller_cancelled();
         }
-        logs::call(&logs::Call {
+        access::record(&access::Call {
             method: call.method,
             code,
             reason,
@@ -269,6 +284,8 @@ impl Record {
             duration,
             first_token,
             tokens,
+            bytes_in: call.bytes_in.load(Ordering::Relaxed),
+            bytes_out: call.bytes_out.load(Ordering::Relaxed),
             request_id: &call.request_id,
             trace_id: call.trace.id(),
             caller: notes.caller.as_deref(),

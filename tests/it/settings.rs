@@ -49,6 +49,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("DRAIN_TIMEOUT", "25s"),
     ("LOG_FORMAT", "auto"),
     ("LOG", "info"),
+    ("ACCESS_LOG", "on"),
     ("OTLP_ENDPOINT", ""),
 ];
 

@@ -84,6 +84,7 @@ fn counts_and_choices_have_bounds() {
     assert_refused("SSE_FRAMING", &["Recover", "none"]);
     assert_refused("LOG_FORMAT", &["xml"]);
     assert_refused("LOG", &["alim_bridge=loud"]);
+    assert_refused("ACCESS_LOG", &["info", "true"]);
     let config = parsed(&[
         ("MAX_CALLS", "1000000"),
         ("MAX_CONNECTIONS", "1"),
