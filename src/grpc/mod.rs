@@ -114,7 +114,7 @@ impl Bridge {
         begun.record.upstream_asked(&mut call.headers);
         let asked = pin!(ask(&self.upstream, &call, begun.due.head.at));
         let (reply, headers) = self.within(begun, asked).await??;
-        note_head(&begun.record, &headers);
+        self.note_head(&begun.record, &headers);
         begun.record.upstream_over();
         let message = response::bounded(into_message(reply)?, self.max_reply_bytes)?;
         begun.record.message_sent();
@@ -138,7 +138,7 @@ impl Bridge {
         begun.record.upstream_asked(&mut call.headers);
         let asked = pin!(self.upstream.stream(&call, begun.due.head.at));
         let (events, headers) = self.within(begun, asked).await??;
-        note_head(&begun.record, &headers);
+        self.note_head(&begun.record, &headers);
         let record = begun.record.clone();
         let mut relay = Relay::new(events, self.idle, record, self.credentials);
         let first = self.within(begun, pin!(relay.first())).await??;
@@ -179,7 +179,7 @@ impl Bridge {
                 record.upstream_status(status.as_u16());
             }
             if let Error::Rejected(rejection) = error {
-                note_limit(record, &rejection.headers);
+                self.note_limit(record, &rejection.headers);
             }
             tracing::debug!(
                 request_id = record.request_id(),
@@ -189,6 +189,22 @@ impl Bridge {
             );
         }
         failure.tell(record, self.credentials, None)
+    }
+
+    fn note_head(&self, record: &Record, headers: &HeaderMap) {
+        record.upstream_status(200);
+        self.note_limit(record, headers);
+    }
+
+    /// Callers' own keys have a limit each, so one figure would mislead.
+    fn note_limit(&self, record: &Record, headers: &HeaderMap) {
+        if self.credentials == Credentials::Caller {
+            return;
+        }
+        let left = headers.get("x-ratelimit-remaining");
+        if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
+            record.ratelimit_remaining(left);
+        }
     }
 }
 
@@ -205,18 +221,6 @@ fn held<T>(message: T, headers: HeaderMap, hold: Arc<Hold>) -> Response<T> {
     let mut response = response::with_headers(message, headers);
     response.extensions_mut().insert(hold);
     response
-}
-
-fn note_head(record: &Record, headers: &HeaderMap) {
-    record.upstream_status(200);
-    note_limit(record, headers);
-}
-
-fn note_limit(record: &Record, headers: &HeaderMap) {
-    let left = headers.get("x-ratelimit-remaining");
-    if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
-        record.ratelimit_remaining(left);
-    }
 }
 
 /// An error with its causes, for the log: the causes hold addresses, so callers never see them.

@@ -58,6 +58,12 @@ impl Method {
         Self::GetThread,
         Self::DeleteThread,
     ];
+    const OTHERS: [Self; 4] = [
+        Self::HealthCheck,
+        Self::HealthWatch,
+        Self::Reflection,
+        Self::Unknown,
+    ];
 
     /// The method that an HTTP/2 path names.
     pub fn of(path: &str) -> Self {
@@ -210,6 +216,7 @@ impl Record {
 
     /// Notes the caller's message, of so many bytes once it is decompressed.
     pub fn message_received(&self, bytes: usize) {
+        self.0.metrics.message_received(self.0.method);
         self.0.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
