@@ -185,10 +185,25 @@ impl<'a> Reader<'a> {
         name: &str,
         read: impl Fn(&mut Self, &str) -> T,
     ) -> Option<T> {
-        match self.strings.get(name) {
-            Some("off") | None => None,
-            Some(_) => Some(read(self, name)),
-        }
+        self.unless("off", name, read)
+    }
+
+    pub(super) fn unless_auto<T>(
+        &mut self,
+        name: &str,
+        read: impl Fn(&mut Self, &str) -> T,
+    ) -> Option<T> {
+        self.unless("auto", name, read)
+    }
+
+    fn unless<T>(
+        &mut self,
+        word: &str,
+        name: &str,
+        read: impl Fn(&mut Self, &str) -> T,
+    ) -> Option<T> {
+        let value = self.strings.get(name).filter(|value| *value != word);
+        value.is_some().then(|| read(self, name))
     }
 
     /// Parses a setting that has a default; the value itself is never repeated, for it may be a key

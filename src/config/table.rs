@@ -155,12 +155,12 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "UPSTREAM_HEALTH_URL",
         "",
-        "A GET that must answer 200; without it a TCP connection is opened",
+        "A GET that must answer 200; below UPSTREAM_URL it is asked with the bridge's key. Without it a connection is opened",
     ),
     row(
         "UPSTREAM_HEALTH_INTERVAL",
-        "5s",
-        "Between probes of ALİM; three failures in a row flip its health",
+        "auto",
+        "Between probes of ALİM; three failures in a row flip its health. auto is 5s, and 60s with the key, since ALİM counts those calls",
     ),
     row(
         "DRAIN_DELAY",

@@ -14,12 +14,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::places::Places;
-use crate::{admission::Admission, telemetry::metrics::Metrics};
+use crate::{admission::Admission, telemetry::metrics::Metrics, upstream::Health};
 
 /// What the admin port tells.
 #[derive(Clone, Debug)]
 pub(super) struct Admin {
     pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Health,
     pub(super) admission: Admission,
     pub(super) places: Places,
     pub(super) drain: CancellationToken,
@@ -54,7 +55,10 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         true => StatusCode::SERVICE_UNAVAILABLE,
         false => StatusCode::OK,
     };
-    let report =
-        json!({"draining": is_draining, "upstreamReachable": admin.metrics.is_upstream_up()});
+    let report = json!({
+        "draining": is_draining,
+        "upstreamReachable": admin.metrics.is_upstream_up(),
+        "upstreamFault": admin.health.fault().map(|fault| fault.to_string()),
+    });
     (status, Json(report)).into_response()
 }

@@ -196,6 +196,7 @@ async fn start(
     if let Some(listener) = admin {
         let admin = admin::Admin {
             metrics: Arc::clone(&metrics),
+            health: upstream.health().clone(),
             admission: admission.clone(),
             places: places.clone(),
             drain: drain.clone(),

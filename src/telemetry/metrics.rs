@@ -134,7 +134,7 @@ impl Metrics {
             max_calls: new.gauge("alim_bridge_max_calls", "The setting MAX_CALLS.")?,
             upstream_up: new.gauge(
                 "alim_bridge_upstream_up",
-                "1 while the upstream answers its probe.",
+                "1 while the upstream is healthy, by its probes and by calls.",
             )?,
             dropped_lines: new.counter(
                 "alim_bridge_log_lines_dropped_total",
@@ -176,12 +176,12 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Notes whether the upstream answers its probe.
+    /// Notes whether the upstream is healthy.
     pub fn upstream_up(&self, is_up: bool) {
         self.upstream_up.set(is_up.into());
     }
 
-    /// Whether the upstream answered its last probes; false before the first.
+    /// Whether the upstream is healthy; false before that is known.
     pub fn is_upstream_up(&self) -> bool {
         self.upstream_up.get() == 1
     }

@@ -168,7 +168,7 @@ fn the_tokens_of_stream_json_are_the_response_of_invoke_json() {
 fn health_is_told_by_word_and_exit_code() {
     let (_emulator, url) = emulate();
     let (mut bridge, address) = serve(&format!("{url}/api/v1"), &[]);
-    bridge.logs("the upstream can be reached");
+    bridge.logs("the upstream is healthy");
     let service = ["--service", "alim.v1.GraphService"];
     for asked in [&[][..], &service] {
         let health = run(&[&["health", "--address", &address], asked].concat());
@@ -190,7 +190,7 @@ fn health_over_http_is_a_200_and_nothing_else() {
 #[test]
 fn health_of_the_service_follows_the_upstream_and_that_of_the_process_does_not() {
     let (mut bridge, address) = serve(&refused_url(), &[]);
-    bridge.logs("the upstream can't be reached");
+    bridge.logs("the upstream is not healthy");
     let health = ["health", "--address", &address];
     assert_eq!(run(&health).printed(), "SERVING\n");
     let service = run(&[&health[..], &["--service", "alim.v1.GraphService"]].concat());

@@ -44,7 +44,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("RETRIES", "2"),
     ("SSE_FRAMING", "recover"),
     ("UPSTREAM_HEALTH_URL", ""),
-    ("UPSTREAM_HEALTH_INTERVAL", "5s"),
+    ("UPSTREAM_HEALTH_INTERVAL", "auto"),
     ("DRAIN_DELAY", "0s"),
     ("DRAIN_TIMEOUT", "25s"),
     ("LOG_FORMAT", "auto"),
