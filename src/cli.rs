@@ -118,7 +118,7 @@ fn target(command: Command) -> Command {
             option(
                 "address",
                 "ADDRESS",
-                "The bridge: host:port, or a URL with http or https",
+                "The bridge: a host, host:port, or a URL with http or https",
             )
             .default_value("127.0.0.1:50051")
             .env("ALIM_ADDRESS"),
@@ -131,6 +131,7 @@ fn target(command: Command) -> Command {
             )
             .value_parser(value_parser!(PathBuf)),
         )
+        .args(identity())
         .arg(
             option(
                 "caller-key",
@@ -155,6 +156,24 @@ fn target(command: Command) -> Command {
         )
 }
 
+/// For TLS, beside --ca-file.
+fn identity() -> [Arg; 3] {
+    let pem = |name, help| option(name, "PATH", help).value_parser(value_parser!(PathBuf));
+    [
+        pem(
+            "cert-file",
+            "PEM certificate chain that is shown to the bridge",
+        )
+        .requires("key-file"),
+        pem("key-file", "PEM private key of that certificate").requires("cert-file"),
+        Arg::new("insecure")
+            .long("insecure")
+            .action(ArgAction::SetTrue)
+            .conflicts_with("ca-file")
+            .help("Take any certificate of the bridge's: keys may then go to anyone"),
+    ]
+}
+
 fn question(command: Command) -> Command {
     about(command)
         .arg(
@@ -167,7 +186,7 @@ fn question(command: Command) -> Command {
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
-                .help("Print JSON, one object a line"),
+                .help("Print JSON, one object a line; a failure too, on standard error"),
         )
         .after_help(EXIT_CODES)
 }
@@ -271,13 +290,21 @@ pub fn emulator(matches: &ArgMatches) -> (SocketAddr, emulator::Settings) {
 
 /// The bridge to call.
 pub fn called(matches: &ArgMatches) -> Target {
+    let path = |name| matches.get_one::<PathBuf>(name).cloned();
     Target {
         address: text(matches, "address").expect("it has a default"),
-        ca_file: matches.get_one::<PathBuf>("ca-file").cloned(),
+        ca_file: path("ca-file"),
+        identity: path("cert-file").zip(path("key-file")),
+        is_insecure: matches.get_flag("insecure"),
         caller_key: text(matches, "caller-key").map(SecretString::from),
         api_key: text(matches, "api-key").map(SecretString::from),
         timeout: matches.get_one::<Duration>("timeout").copied(),
     }
+}
+
+/// Whether failures are for a script.
+pub fn wants_json(matches: &ArgMatches) -> bool {
+    matches.try_get_one::<bool>("json").ok().flatten() == Some(&true)
 }
 
 /// The question to ask, and how to show the answer.

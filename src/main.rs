@@ -50,24 +50,33 @@ fn main() -> ExitCode {
 }
 
 async fn run(matches: &ArgMatches) -> ExitCode {
-    let called = match matches.subcommand() {
+    let (called, flags) = match matches.subcommand() {
         Some(("serve", flags)) => return serve(flags).await,
         Some(("emulate", flags)) => return emulate(flags).await,
         Some(("demo", flags)) => return demo(flags).await,
-        Some(("invoke", flags)) => invoke(flags).await,
-        Some(("stream", flags)) => stream(flags).await,
+        Some(("invoke", flags)) => (invoke(flags).await, flags),
+        Some(("stream", flags)) => (stream(flags).await, flags),
         Some(("chat", flags)) => match chat(flags).await {
             Ok(code) => return code.into(),
-            Err(error) => Err(error),
+            Err(error) => (Err(error), flags),
         },
-        Some(("health", flags)) => health(flags).await,
+        Some(("health", flags)) => (health(flags).await, flags),
         _ => unreachable!("clap knows only these"),
     };
-    match called {
-        Ok(()) => ExitCode::SUCCESS,
+    let error = match called {
+        Ok(()) => return ExitCode::SUCCESS,
         // As in `alim-bridge stream … | head`: who reads has seen enough.
-        Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => fail(&error, error.exit_code()),
+        Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => cli::called(flags).explain(error).await,
+    };
+    match cli::wants_json(flags) {
+        true => {
+            eprintln!("{}", error.to_json());
+            error.exit_code().into()
+        }
+        false => fail(&error, error.exit_code()),
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::future::Future;
 
-use tonic::{Request, transport::Channel};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
 
 use super::{
     Error, Target,
@@ -11,6 +15,7 @@ use super::{
 };
 use crate::pb::{InvokeRequest, StreamRequest, graph_service_client::GraphServiceClient};
 
+const REQUEST_ID: &str = "x-request-id";
 /// Answers are received whole whatever their size: the bridge has its own limit.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
@@ -59,8 +64,14 @@ pub(super) async fn answer(
 ) -> Result<(), Error> {
     let mut screen = Screen::new(output);
     let shown = async {
-        let mut events = client.stream(request).await?.into_inner();
-        while let Some(message) = events.message().await? {
+        let head = client.stream(request).await?;
+        let id = head.metadata().get(REQUEST_ID).cloned();
+        let mut events = head.into_inner();
+        while let Some(message) = events
+            .message()
+            .await
+            .map_err(|status| named(status, id.as_ref()))?
+        {
             if let Some(event) = message.event {
                 screen.show(event)?;
             }
@@ -70,6 +81,14 @@ pub(super) async fn answer(
     let shown = until_interrupted(shown).await;
     screen.end()?;
     shown?
+}
+
+/// The status with the call's id, which came with the head.
+fn named(mut status: Status, id: Option<&MetadataValue<Ascii>>) -> Status {
+    if let Some(id) = id {
+        status.metadata_mut().insert(REQUEST_ID, id.clone());
+    }
+    status
 }
 
 /// Ctrl-C ends the call, and dropping it tells the bridge.

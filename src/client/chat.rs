@@ -46,6 +46,7 @@ pub async fn run(target: &Target, asking: StreamRequest) -> Result<u8, Error> {
             Ok(()) => {}
             Err(Error::Interrupted) if prompt.is_a_persons() => aside("(stopped)")?,
             Err(error @ Error::Status(_)) => {
+                let error = target.explain(error).await;
                 aside(&format!("alim-bridge: {error}"))?;
                 code = error.exit_code();
             }

@@ -3,6 +3,7 @@
 
 mod chat;
 mod demo;
+mod tls;
 
 use std::net::TcpListener;
 
