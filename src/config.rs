@@ -4,6 +4,7 @@
 //! and of README's table. What was typed and what is meant are two types; the environment is handed
 //! in, so tests never touch the real one.
 
+mod names;
 mod reader;
 mod table;
 
@@ -88,9 +89,13 @@ impl Config {
         read.finish(config)
     }
 
-    /// Whether anyone who reaches the listener over the network may call: worth a warning.
+    /// Whether anyone who reaches the listener over the network may spend the bridge's key: worth a warning. TLS alone
+    /// authenticates nobody.
     pub fn is_open_to_the_network(&self) -> bool {
-        let is_guarded = self.server.tls.is_some() || self.server.callers.is_some();
+        let tls = self.server.tls.as_ref();
+        let is_guarded = tls.is_some_and(|tls| tls.load().verifies_callers)
+            || self.server.callers.is_some()
+            || self.server.credentials == Credentials::Caller;
         !self.listen.ip().is_loopback() && !is_guarded
     }
 

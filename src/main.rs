@@ -6,6 +6,7 @@
 use std::{
     io::{ErrorKind, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use alim_bridge::{
@@ -20,8 +21,14 @@ use alim_bridge::{
     telemetry::{logs, traces::Traces},
 };
 use clap::ArgMatches;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep_until},
+};
 use url::Url;
+
+/// What the last spans have where the drain has taken all of its time.
+const LAST_SPANS_TIMEOUT: Duration = Duration::from_millis(250);
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
@@ -109,7 +116,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
     if config.is_open_to_the_network() {
         tracing::warn!(
             listen = %config.listen,
-            "anyone who reaches this address may call: set TLS_CERT_FILE and TLS_KEY_FILE, or CALLER_KEYS_FILE"
+            "anyone who reaches this address may call, for TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLER_KEYS_FILE or CREDENTIALS=caller"
         );
     }
     if config.is_open_to_every_page() {
@@ -136,11 +143,22 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         "serving"
     );
     tell(&format!("alim-bridge listening on {address}"));
-    let impatience = shutdown.cut.clone();
+    let (drain, impatience) = (shutdown.drain.clone(), shutdown.cut.clone());
+    let drain_time = config.server.drain_delay + config.server.drain_timeout;
+    let until = tokio::spawn(async move {
+        drain.cancelled().await;
+        Instant::now() + drain_time
+    });
     let drained = server::run(config.server, config.upstream, listener, admin, shutdown).await;
     if let Some(traces) = traces {
+        let soon = Instant::now() + LAST_SPANS_TIMEOUT;
+        let until = match drained {
+            Ok(_) => until.await.map_or(soon, |until| until.max(soon)),
+            Err(_) => soon, // there was no drain
+        };
         tokio::select! {
             _ = tokio::task::spawn_blocking(move || traces.stop()) => {}
+            () = sleep_until(until) => {}
             () = impatience.cancelled() => {}
         }
     }

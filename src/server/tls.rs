@@ -27,6 +27,8 @@ pub struct Tls {
     pub(super) config: Arc<ServerConfig>,
     /// When the first certificate of the chain ends, in Unix time; none where that can't be read.
     pub(super) ends: Option<i64>,
+    /// Whether callers must show a certificate.
+    pub(crate) verifies_callers: bool,
 }
 
 impl fmt::Debug for Tls {
@@ -79,7 +81,11 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
         .map_err(|error| format!("certificate: {error}"))?;
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let config = Arc::new(config);
-    Ok(Tls { config, ends })
+    Ok(Tls {
+        config,
+        ends,
+        verifies_callers: !rest.is_empty(),
+    })
 }
 
 /// `notAfter` (RFC 5280, 4.1.2.5).

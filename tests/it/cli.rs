@@ -4,13 +4,14 @@
 mod chat;
 mod demo;
 mod tls;
+mod warnings;
 
 use std::net::TcpListener;
 
 use serde_json::Value;
 
 use crate::support::{
-    running::{Ended, Running, run, start, start_among},
+    running::{Ended, Running, run, start},
     upstream::refused_url,
 };
 
@@ -305,35 +306,6 @@ fn a_signal_is_heard_from_the_moment_the_port_is_told() {
 }
 
 #[test]
-fn a_bridge_that_anyone_may_call_says_so_and_serves() {
-    const WARNING: &str = "anyone who reaches this address may call";
-    let url = refused_url();
-    let (open, address) = serve(&url, &[("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")]);
-    let here = address.replace("0.0.0.0", "127.0.0.1");
-    run(&["health", "--address", &here]).printed();
-    let log = open.stopped().stderr;
-    let warning = log.lines().find(|line| line.contains(WARNING));
-    assert!(warning.is_some_and(|line| line.contains("WARN")), "{log}");
-    let (closed, _) = serve(&url, &[]);
-    assert!(!closed.stopped().stderr.contains(WARNING));
-}
-
-#[test]
-fn a_bridge_that_every_page_may_call_says_so_even_on_loopback() {
-    const WARNING: &str = "any page in a browser that reaches this address may call";
-    for (origins, is_warned) in [("*", true), ("https://app.example.az", false)] {
-        let (bridge, _) = serve(&refused_url(), &[("ALIM_BRIDGE_GRPC_WEB", origins)]);
-        let log = bridge.stopped().stderr;
-        let warning = log.lines().find(|line| line.contains(WARNING));
-        assert_eq!(
-            warning.is_some_and(|line| line.contains("WARN")),
-            is_warned,
-            "{log}"
-        );
-    }
-}
-
-#[test]
 fn serve_starts_while_the_upstream_is_down_and_says_so_to_callers() {
     let (_bridge, address) = serve(&refused_url(), &[]);
     let ended = run(&["invoke", "--address", &address, QUESTION]);
@@ -358,22 +330,4 @@ fn the_service_key_is_in_no_output_at_the_finest_level() {
         assert!(ended.stderr.contains(told), "{told} is not logged");
     }
     assert!(!(ended.stdout + &ended.stderr).contains(KEY));
-}
-
-#[test]
-fn a_limit_on_open_files_below_max_calls_is_told_at_the_start() {
-    const WARNING: &str = "the limit on open files is below";
-    let log = |files| {
-        let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
-        let settings = [
-            ("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY),
-            ("ALIM_BRIDGE_MAX_CALLS", "50"),
-            ("ALIM_BRIDGE_MAX_CONNECTIONS", "50"),
-        ];
-        let mut bridge = start_among(files, &args, &settings);
-        bridge.address();
-        bridge.stopped().stderr
-    };
-    assert!(log(163).contains(WARNING));
-    assert!(!log(164).contains(WARNING));
 }
