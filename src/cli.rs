@@ -52,9 +52,15 @@ pub fn command() -> Command {
         .subcommand(question(
             Command::new("invoke").about("Ask, and wait for the whole answer"),
         ))
-        .subcommand(question(
-            Command::new("stream").about("Ask, and see the answer being typed"),
-        ))
+        .subcommand(
+            question(Command::new("stream").about("Ask, and see the answer being typed")).arg(
+                Arg::new("start-thread")
+                    .long("start-thread")
+                    .action(ArgAction::SetTrue)
+                    .conflicts_with("thread-id")
+                    .help("Start a conversation that can be gone on with, and name it"),
+            ),
+        )
         .subcommand(
             about(Command::new("chat").about("Ask, read and ask on, in one thread"))
                 .after_help(CHAT),
@@ -346,6 +352,7 @@ pub fn said_with_each(matches: &ArgMatches) -> Result<StreamRequest, Error> {
         language: text(matches, "language"),
         system_prompt_override: text(matches, "system-prompt-override"),
         scenario_context: context,
+        start_thread: matches.try_get_one::<bool>("start-thread").ok().flatten() == Some(&true),
     })
 }
 

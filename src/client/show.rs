@@ -119,6 +119,9 @@ pub(super) fn event_json(event: Event) -> Json {
                     object[name] = duration.to_string().into();
                 }
             }
+            if !done.thread_id.is_empty() {
+                object["threadId"] = done.thread_id.into();
+            }
             json!({ "done": object })
         }
     }

@@ -133,12 +133,18 @@ impl Bridge {
         request: Request<pb::StreamRequest>,
         begun: &Begun,
     ) -> Result<Response<Events>, Failure> {
-        let mut call = request::parse(request, request::question, self.credentials)?;
+        let starts_thread = request.get_ref().start_thread;
+        let mut call = request::parse(request, request::streamed, self.credentials)?;
+        begun.record.thread(call.asked.thread_id());
         let permit = self.admission.enter()?;
         begun.record.upstream_asked(&mut call.headers);
+        if starts_thread {
+            self.start_thread(begun, &mut call).await?;
+        }
         let asked = pin!(self.upstream.stream(&call, begun.due.head.at));
-        let (events, headers) = self.within(begun, asked).await??;
+        let (events, mut headers) = self.within(begun, asked).await??;
         self.note_head(&begun.record, &headers);
+        response::name_thread(&mut headers, call.asked.thread_id());
         let record = begun.record.clone();
         let mut relay = Relay::new(events, self.idle, record, self.credentials);
         let first = self.within(begun, pin!(relay.first())).await??;

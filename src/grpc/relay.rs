@@ -60,9 +60,12 @@ impl Relay {
             slot: Arc::new(Slot::new(events)),
             idle,
             idle_check: Alarm::new(Instant::now() + idle),
+            tally: Tally {
+                thread_id: record.thread_id(),
+                ..Tally::default()
+            },
             record,
             credentials,
-            tally: Tally::default(),
             last_token: None,
             delivered: 0,
             is_over: false,

@@ -1,12 +1,35 @@
 //! ThreadService: each method as Invoke, with its own words for what is asked and what is answered.
 
+use std::pin::pin;
+
 use tonic::{Request, Response, Status};
 
-use super::{Bridge, received, request, response};
+use super::{Bridge, edge::Begun, failure::Failure, received, request, response};
 use crate::{
+    call::{Call, NewThread, Question, ThreadId},
     pb::{self, thread_service_server::ThreadService},
-    upstream::Upstream,
+    upstream::{Error, Upstream, error::Malformed},
 };
+
+impl Bridge {
+    /// Makes a thread for a stream's question, within the stream's own time for its head.
+    pub(super) async fn start_thread(
+        &self,
+        begun: &Begun,
+        call: &mut Call<Question>,
+    ) -> Result<(), Failure> {
+        let new = call.with(NewThread::default());
+        let made = pin!(self.upstream.create_thread(&new, begun.due.head.at));
+        let (made, headers) = self.within(begun, made).await??;
+        self.note_head(&begun.record, &headers);
+        let id = ThreadId::parse(&made.thread_id).ok_or(Error::Malformed {
+            why: Malformed::Json("a UUID as thread_id"),
+        })?;
+        call.asked.ask_in(id);
+        begun.record.thread(Some(id));
+        Ok(())
+    }
+}
 
 #[tonic::async_trait]
 impl ThreadService for Bridge {

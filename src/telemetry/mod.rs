@@ -24,7 +24,7 @@ use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use self::{codes::CANCELLED, metrics::Metrics, traces::Trace};
-use crate::reason::Reason;
+use crate::{call::ThreadId, reason::Reason};
 
 /// The methods that calls are counted under; a bounded set, whatever callers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,6 +135,7 @@ struct Inner {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     first_token: OnceLock<Duration>,
+    thread: OnceLock<ThreadId>,
     notes: Mutex<Notes>,
 }
 
@@ -161,6 +162,7 @@ impl Ongoing {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             first_token: OnceLock::new(),
+            thread: OnceLock::new(),
             notes: Mutex::default(),
         })))
     }
@@ -175,6 +177,18 @@ impl Record {
     /// When the call started; all its clocks count from here.
     pub fn started(&self) -> Instant {
         self.0.started
+    }
+
+    /// Names the conversation of a stream, where it is known.
+    pub fn thread(&self, id: Option<ThreadId>) {
+        if let Some(id) = id {
+            self.0.thread.get_or_init(|| id);
+        }
+    }
+
+    /// The conversation of a stream, where it is known.
+    pub fn thread_id(&self) -> Option<ThreadId> {
+        self.0.thread.get().copied()
     }
 
     /// Names the caller, by the name that stands beside its key.

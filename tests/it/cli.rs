@@ -167,6 +167,21 @@ fn the_tokens_of_stream_json_are_the_response_of_invoke_json() {
 }
 
 #[test]
+fn a_stream_starts_a_thread_and_another_goes_on_in_it() {
+    let (_emulator, _bridge, address) = deployed();
+    let stream = ["stream", "--address", &address, QUESTION];
+    let started = run(&[&stream[..], &["--start-thread"]].concat());
+    let thread = started.stderr.lines().next().expect("a line");
+    let thread = thread.strip_prefix("· thread ").expect("its id");
+    let next = run(&[&stream[..], &["--thread-id", thread, "--json"]].concat());
+    assert!(!next.stderr.contains("· thread"), "{}", next.stderr);
+    let events = objects(&next.printed());
+    assert_eq!(events.last().expect("events")["done"]["threadId"], thread);
+    let both = run(&[&stream[..], &["--start-thread", "--thread-id", thread]].concat());
+    assert_eq!(both.code, Some(64));
+}
+
+#[test]
 fn health_is_told_by_word_and_exit_code() {
     let (_emulator, url) = emulate();
     let (mut bridge, address) = serve(&format!("{url}/api/v1"), &[]);
