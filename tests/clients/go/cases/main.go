@@ -218,6 +218,14 @@ func thread() {
 	must(err)
 	_, err = threads.GetThread(background, &alimv1.GetThreadRequest{ThreadId: made.GetThreadId()})
 	mustFail(err, codes.NotFound, "UPSTREAM_NOT_FOUND")
+
+	started, err := alim.Stream(background, &alimv1.StreamRequest{Message: message, StartThread: true})
+	must(err)
+	events, err := readAll(started)
+	must(err)
+	named := events[len(events)-1].GetDone().GetThreadId()
+	_, err = threads.GetThread(background, &alimv1.GetThreadRequest{ThreadId: named})
+	must(err)
 }
 
 // What one bridge can't do, the policy's next attempt finds at the other.
