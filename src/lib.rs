@@ -34,6 +34,9 @@
 //! [record](telemetry::Ongoing) and its `grpc::hold::Hold`: the permit, and the watchdog that ends the
 //! call of a caller who has stopped reading.
 //!
+//! What a call's head was, [`upstream::Health`] takes into account as it does the probes; `server::health` publishes
+//! and logs each change. A record becomes a line of the [access log](telemetry::access).
+//!
 //! # What is promised
 //!
 //! - A stream ends with exactly one `Done` and OK, or with a status that says why: never both, never

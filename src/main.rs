@@ -23,7 +23,7 @@ use alim_bridge::{
 use clap::ArgMatches;
 use tokio::{
     net::TcpListener,
-    time::{Instant, sleep_until},
+    time::{Instant, timeout_at},
 };
 use url::Url;
 
@@ -107,24 +107,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         None => None,
     };
     config.server.traces.clone_from(&traces);
-    if let Some(variable) = config.passed_over {
-        tracing::warn!(
-            variable,
-            "no traces are sent: this variable asks for a protocol other than grpc, the only one that the bridge speaks; set it to grpc and the endpoint to the collector's gRPC port (mostly 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
-        );
-    }
-    if config.is_open_to_the_network() {
-        tracing::warn!(
-            listen = %config.listen,
-            "anyone who reaches this address may call, for TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLER_KEYS_FILE or CREDENTIALS=caller"
-        );
-    }
-    if config.is_open_to_every_page() {
-        tracing::warn!(
-            listen = %config.listen,
-            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
-        );
-    }
+    warn_of(&config);
     tell_shortage(&config.server);
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
@@ -152,19 +135,46 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
     let drained = server::run(config.server, config.upstream, listener, admin, shutdown).await;
     if let Some(traces) = traces {
         let soon = Instant::now() + LAST_SPANS_TIMEOUT;
-        let until = match drained {
-            Ok(_) => until.await.map_or(soon, |until| until.max(soon)),
-            Err(_) => soon, // there was no drain
+        let until = match timeout_at(soon, until).await {
+            Ok(Ok(until)) => until.max(soon),
+            _ => soon, // there was no drain
         };
         tokio::select! {
-            _ = tokio::task::spawn_blocking(move || traces.stop()) => {}
-            () = sleep_until(until) => {}
+            () = send_last_spans(traces, until) => {}
             () = impatience.cancelled() => {}
         }
     }
     let drained = drained?;
     tracing::info!(?drained, "stopped");
     Ok(drained)
+}
+
+/// Warns of settings that can be used and may not be meant.
+fn warn_of(config: &Config) {
+    if let Some(variable) = config.passed_over {
+        tracing::warn!(
+            variable,
+            "no traces are sent: this variable asks for a protocol other than grpc, the only one that the bridge speaks; set it to grpc and the endpoint to the collector's gRPC port (mostly 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
+        );
+    }
+    if config.is_open_to_the_network() {
+        tracing::warn!(
+            listen = %config.listen,
+            "anyone who reaches this address may call, for TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLER_KEYS_FILE or CREDENTIALS=caller"
+        );
+    }
+    if config.is_open_to_every_page() {
+        tracing::warn!(
+            listen = %config.listen,
+            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
+        );
+    }
+}
+
+/// A collector that does not answer must not hold the exit.
+async fn send_last_spans(traces: Traces, until: Instant) {
+    let sent = tokio::task::spawn_blocking(move || traces.stop());
+    let _ = timeout_at(until, sent).await;
 }
 
 fn tell_shortage(settings: &server::Settings) {
