@@ -35,12 +35,17 @@ async fn fault(bridge: &Bridge) -> Option<String> {
     report["upstreamFault"].as_str().map(Into::into)
 }
 
+/// A bridge that learns of a change by its calls alone.
+async fn probed_once(upstream: &Upstream) -> Bridge {
+    Bridge::with(&upstream.url(), &[("UPSTREAM_HEALTH_INTERVAL", "1h")]).await
+}
+
 #[tokio::test]
 async fn five_calls_in_a_row_that_fail_take_the_service_out_though_probes_succeed() {
     let failing = std::iter::repeat_n(Reply::json(503, "{}"), 5);
     let answers = failing.chain([Reply::json(200, reply_json())]);
     let upstream = Upstream::scripted(answers); // whatever stands behind it, it accepts connections
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = probed_once(&upstream).await;
     let mut watch = bridge.watch(SERVICE).await;
     while next_health(&mut watch).await != Serving {}
     for _ in 0..4 {
@@ -79,7 +84,7 @@ async fn a_base_url_that_answers_404_to_everything_is_named_at_the_first_call() 
         Reply::json(404, "<html>"),
     ] {
         let upstream = Upstream::answering(answer);
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = probed_once(&upstream).await;
         let mut watch = bridge.watch(SERVICE).await;
         while next_health(&mut watch).await != Serving {}
         bridge.invoke("Salam").await.expect_err("404");
