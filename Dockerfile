@@ -28,7 +28,9 @@ ENV ALIM_BRIDGE_LISTEN=0.0.0.0:50051 \
     ALIM_BRIDGE_ADMIN_LISTEN=0.0.0.0:9464
 EXPOSE 50051 9464
 USER 65532:65532
+# Over HTTP, and so whether callers need TLS and certificates or not. Where ADMIN_LISTEN is changed, give a check of your own:
+# `alim-bridge health` asks over gRPC, with --ca-file or --insecure, and --cert-file and --key-file.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["/usr/local/bin/alim-bridge", "health"]
+    CMD ["/usr/local/bin/alim-bridge", "health", "--http", "http://127.0.0.1:9464/readyz"]
 ENTRYPOINT ["/usr/local/bin/alim-bridge"]
 CMD ["serve"]

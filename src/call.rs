@@ -56,7 +56,7 @@ pub struct ThreadId(Uuid);
 
 /// A conversation to be made, in the upstream's own terms. Metadata that is not set is sent as an empty
 /// object: that is good for an upstream that requires the field, and for one that does not.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct NewThread {
     /// What the upstream keeps with it.
     pub metadata: Map<String, Value>,
@@ -72,6 +72,17 @@ pub struct Call<T> {
     pub headers: HeaderMap,
     /// The key to show to the upstream in place of the bridge's own.
     pub caller_key: Option<SecretString>,
+}
+
+impl<T> Call<T> {
+    /// Another question of the same caller's, within the same call.
+    pub fn with<U>(&self, asked: U) -> Call<U> {
+        Call {
+            asked,
+            headers: self.headers.clone(),
+            caller_key: self.caller_key.clone(),
+        }
+    }
 }
 
 /// One field that is not as it must be.
@@ -103,6 +114,16 @@ impl Question {
     /// Whether it goes on in a thread that the upstream may not know.
     pub fn names_thread(&self) -> bool {
         self.thread_id.is_some()
+    }
+
+    /// The conversation to go on with.
+    pub fn thread_id(&self) -> Option<ThreadId> {
+        self.thread_id
+    }
+
+    /// Asks in this conversation.
+    pub fn ask_in(&mut self, thread: ThreadId) {
+        self.thread_id = Some(thread);
     }
 
     /// Checks all fields at once.

@@ -28,6 +28,7 @@ pub const DEMO: &[(&str, &str)] = &[
     ("ADMIN_LISTEN", "127.0.0.1:9464"),
     ("LOG", "warn"),
     ("LOG_FORMAT", "auto"),
+    ("ACCESS_LOG", "off"),
 ];
 
 /// Settings of `emulate`, and their defaults there.
@@ -51,9 +52,15 @@ pub fn command() -> Command {
         .subcommand(question(
             Command::new("invoke").about("Ask, and wait for the whole answer"),
         ))
-        .subcommand(question(
-            Command::new("stream").about("Ask, and see the answer being typed"),
-        ))
+        .subcommand(
+            question(Command::new("stream").about("Ask, and see the answer being typed")).arg(
+                Arg::new("start-thread")
+                    .long("start-thread")
+                    .action(ArgAction::SetTrue)
+                    .conflicts_with("thread-id")
+                    .help("Start a conversation that can be gone on with, and name it"),
+            ),
+        )
         .subcommand(
             about(Command::new("chat").about("Ask, read and ask on, in one thread"))
                 .after_help(CHAT),
@@ -125,7 +132,7 @@ fn target(command: Command) -> Command {
             option(
                 "address",
                 "ADDRESS",
-                "The bridge: host:port, or a URL with http or https",
+                "The bridge: a host, host:port, or a URL with http or https",
             )
             .default_value("127.0.0.1:50051")
             .env("ALIM_ADDRESS"),
@@ -138,6 +145,7 @@ fn target(command: Command) -> Command {
             )
             .value_parser(value_parser!(PathBuf)),
         )
+        .args(identity())
         .arg(
             option(
                 "caller-key-file",
@@ -160,6 +168,24 @@ fn target(command: Command) -> Command {
         )
 }
 
+/// For TLS, beside --ca-file.
+fn identity() -> [Arg; 3] {
+    let pem = |name, help| option(name, "PATH", help).value_parser(value_parser!(PathBuf));
+    [
+        pem(
+            "cert-file",
+            "PEM certificate chain that is shown to the bridge",
+        )
+        .requires("key-file"),
+        pem("key-file", "PEM private key of that certificate").requires("cert-file"),
+        Arg::new("insecure")
+            .long("insecure")
+            .action(ArgAction::SetTrue)
+            .conflicts_with("ca-file")
+            .help("Take any certificate of the bridge's: keys may then go to anyone"),
+    ]
+}
+
 fn question(command: Command) -> Command {
     about(command)
         .arg(
@@ -172,7 +198,7 @@ fn question(command: Command) -> Command {
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
-                .help("Print JSON, one object a line"),
+                .help("Print JSON, one object a line; a failure too, on standard error"),
         )
         .after_help(EXIT_CODES)
 }
@@ -289,9 +315,12 @@ pub fn called(
     vars: impl Iterator<Item = (String, String)>,
 ) -> Result<Target, Error> {
     let vars = vars.collect();
+    let path = |name| matches.get_one::<PathBuf>(name).cloned();
     Ok(Target {
         address: text(matches, "address").expect("it has a default"),
-        ca_file: matches.get_one::<PathBuf>("ca-file").cloned(),
+        ca_file: path("ca-file"),
+        identity: path("cert-file").zip(path("key-file")),
+        is_insecure: matches.get_flag("insecure"),
         caller_key: secret(matches, "caller-key-file", "ALIM_CALLER_KEY", &vars)?,
         api_key: secret(matches, "api-key-file", "ALIM_API_KEY", &vars)?,
         timeout: matches.get_one::<Duration>("timeout").copied(),
@@ -329,6 +358,11 @@ fn secret(
         "" => Ok(None),
         key => Ok(Some(key.into())),
     }
+}
+
+/// Whether failures are for a script.
+pub fn wants_json(matches: &ArgMatches) -> bool {
+    matches.try_get_one::<bool>("json").ok().flatten() == Some(&true)
 }
 
 /// The question to ask, and how to show the answer.
@@ -370,6 +404,7 @@ pub fn said_with_each(matches: &ArgMatches) -> Result<StreamRequest, Error> {
         language: text(matches, "language"),
         system_prompt_override: text(matches, "system-prompt-override"),
         scenario_context: context,
+        start_thread: matches.try_get_one::<bool>("start-thread").ok().flatten() == Some(&true),
     })
 }
 

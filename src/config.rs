@@ -4,6 +4,7 @@
 //! and of README's table. What was typed and what is meant are two types; the environment is handed
 //! in, so tests never touch the real one.
 
+mod names;
 mod reader;
 mod table;
 
@@ -22,7 +23,7 @@ use crate::{
     grpc::{clocks::Clocks, failure::Credentials, origins::Origins},
     reload::Reload,
     server::{self, tls},
-    telemetry::logs,
+    telemetry::{access::AccessLog, logs},
     upstream::{
         self,
         sse::{self, framing::Framing},
@@ -75,11 +76,12 @@ impl Config {
             ],
         );
         let max_reply_bytes = read.bytes("MAX_REPLY_BYTES");
+        let upstream = upstream_settings(&mut read, credentials, max_reply_bytes);
         let config = Self {
             listen: read.address("LISTEN"),
             admin_listen: read.unless_off("ADMIN_LISTEN", Reader::address),
-            upstream: upstream_settings(&mut read, credentials, max_reply_bytes),
-            server: server_settings(&mut read, credentials, max_reply_bytes),
+            server: server_settings(&mut read, credentials, &upstream),
+            upstream,
             logs: log_settings(&mut read),
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
             passed_over: strings.passed_over(),
@@ -87,9 +89,13 @@ impl Config {
         read.finish(config)
     }
 
-    /// Whether anyone who reaches the listener over the network may call: worth a warning.
+    /// Whether anyone who reaches the listener over the network may spend the bridge's key: worth a warning. TLS alone
+    /// authenticates nobody.
     pub fn is_open_to_the_network(&self) -> bool {
-        let is_guarded = self.server.tls.is_some() || self.server.callers.is_some();
+        let tls = self.server.tls.as_ref();
+        let is_guarded = tls.is_some_and(|tls| tls.load().client_ca.is_some())
+            || self.server.callers.is_some()
+            || self.server.credentials == Credentials::Caller;
         !self.listen.ip().is_loopback() && !is_guarded
     }
 
@@ -128,6 +134,15 @@ fn log_settings(read: &mut Reader<'_>) -> logs::Settings {
             ],
         ),
         filter: read.log_filter("LOG"),
+        access_log: read.choice(
+            "ACCESS_LOG",
+            &[
+                ("on", AccessLog::On),
+                ("all", AccessLog::All),
+                ("errors", AccessLog::Errors),
+                ("off", AccessLog::Off),
+            ],
+        ),
     }
 }
 
@@ -158,7 +173,7 @@ fn upstream_settings(
 fn server_settings(
     read: &mut Reader<'_>,
     credentials: Credentials,
-    max_reply_bytes: usize,
+    upstream: &upstream::Settings,
 ) -> server::Settings {
     let web = read.unless_off("GRPC_WEB", Reader::origins).flatten();
     server::Settings {
@@ -179,14 +194,19 @@ fn server_settings(
         },
         max_calls: read.count("MAX_CALLS"),
         max_request_bytes: read.bytes("MAX_REQUEST_BYTES"),
-        max_reply_bytes,
+        max_reply_bytes: upstream.max_reply_bytes,
         message_timeout: read.duration("MESSAGE_TIMEOUT"),
         max_connections: read.count("MAX_CONNECTIONS"),
         max_connection_age: read.unless_off("MAX_CONNECTION_AGE", Reader::duration),
         max_connection_idle: read.duration("MAX_CONNECTION_IDLE"),
         keepalive_interval: read.duration("KEEPALIVE_INTERVAL"),
         keepalive_timeout: read.duration("KEEPALIVE_TIMEOUT"),
-        health_interval: read.duration("UPSTREAM_HEALTH_INTERVAL"),
+        health_interval: read
+            .unless_auto("UPSTREAM_HEALTH_INTERVAL", Reader::duration)
+            .unwrap_or(match upstream.health_key() {
+                Some(_) => KEYED_PROBE_INTERVAL,
+                None => PROBE_INTERVAL,
+            }),
         drain_delay: read.duration_or_zero("DRAIN_DELAY"),
         drain_timeout: read.duration_or_zero("DRAIN_TIMEOUT"),
     }
@@ -291,6 +311,11 @@ fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<tls::T
         }
     }
 }
+
+/// Between probes that cost nothing.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Between probes that ALİM counts among the 30 calls a minute of the bridge's key.
+const KEYED_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The longest duration that makes sense anywhere: a year.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);

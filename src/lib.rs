@@ -38,6 +38,9 @@
 //! is due ([`grpc::clocks`]). Its answer's body keeps, to the end, the call's one [record](telemetry::Ongoing) and its
 //! permit. All open calls are in [`grpc::open_calls`], whose watchdog aborts the call of a caller who has stopped reading.
 //!
+//! What a call's head was, [`upstream::Health`] takes into account as it does the probes; `server::health` publishes
+//! and logs each change. A record becomes a line of the [access log](telemetry::access).
+//!
 //! # What is promised
 //!
 //! - A stream ends with exactly one `Done` and OK, or with a status that says why: never both, never

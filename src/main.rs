@@ -6,6 +6,7 @@
 use std::{
     io::{ErrorKind, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use alim_bridge::{
@@ -20,7 +21,13 @@ use alim_bridge::{
     telemetry::{logs, traces::Traces},
 };
 use clap::ArgMatches;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout_at},
+};
+
+/// What the last spans have where the drain has taken all of its time.
+const LAST_SPANS_TIMEOUT: Duration = Duration::from_millis(250);
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
@@ -49,24 +56,36 @@ fn main() -> ExitCode {
 }
 
 async fn run(matches: &ArgMatches) -> ExitCode {
-    let called = match matches.subcommand() {
+    let (called, flags) = match matches.subcommand() {
         Some(("serve", flags)) => return serve(flags).await,
         Some(("emulate", flags)) => return emulate(flags).await,
         Some(("demo", flags)) => return demo(flags).await,
-        Some(("invoke", flags)) => invoke(flags).await,
-        Some(("stream", flags)) => stream(flags).await,
+        Some(("invoke", flags)) => (invoke(flags).await, flags),
+        Some(("stream", flags)) => (stream(flags).await, flags),
         Some(("chat", flags)) => match chat(flags).await {
             Ok(code) => return code.into(),
-            Err(error) => Err(error),
+            Err(error) => (Err(error), flags),
         },
-        Some(("health", flags)) => health(flags).await,
+        Some(("health", flags)) => (health(flags).await, flags),
         _ => unreachable!("clap knows only these"),
     };
-    match called {
-        Ok(()) => ExitCode::SUCCESS,
+    let error = match called {
+        Ok(()) => return ExitCode::SUCCESS,
         // As in `alim-bridge stream … | head`: who reads has seen enough.
-        Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => fail(&error, error.exit_code()),
+        Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => match cli::called(flags, environment()) {
+            Ok(target) => target.explain(error).await,
+            Err(_) => error, // which says the same
+        },
+    };
+    match cli::wants_json(flags) {
+        true => {
+            eprintln!("{}", error.to_json());
+            error.exit_code().into()
+        }
+        false => fail(&error, error.exit_code()),
     }
 }
 
@@ -90,30 +109,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         None => None,
     };
     config.server.traces.clone_from(&traces);
-    if let Some(variable) = config.passed_over {
-        tracing::warn!(
-            variable,
-            "no traces are sent: this variable asks for a protocol other than grpc, the only one that the bridge speaks; set it to grpc and the endpoint to the collector's gRPC port (mostly 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
-        );
-    }
-    if config.is_open_to_the_network() {
-        tracing::warn!(
-            listen = %config.listen,
-            "anyone who reaches this address may call: set TLS_CERT_FILE and TLS_KEY_FILE, or CALLER_KEYS_FILE"
-        );
-    }
-    if config.is_open_to_every_page() {
-        tracing::warn!(
-            listen = %config.listen,
-            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
-        );
-    }
-    if config.sends_keys_in_clear() {
-        tracing::warn!(
-            upstream = %config.upstream.url,
-            "keys for ALİM go over the network in clear: set UPSTREAM_URL to https, or leave TLS to a mesh"
-        );
-    }
+    warn_of(&config);
     tell_shortage(&config.server);
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
@@ -132,17 +128,61 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         "serving"
     );
     tell(&format!("alim-bridge listening on {address}"));
-    let impatience = shutdown.cut.clone();
+    let (drain, impatience) = (shutdown.drain.clone(), shutdown.cut.clone());
+    let drain_time = config.server.drain_delay + config.server.drain_timeout;
+    let until = tokio::spawn(async move {
+        drain.cancelled().await;
+        Instant::now() + drain_time
+    });
     let drained = server::run(config.server, config.upstream, listener, admin, shutdown).await;
     if let Some(traces) = traces {
+        let soon = Instant::now() + LAST_SPANS_TIMEOUT;
+        let until = match timeout_at(soon, until).await {
+            Ok(Ok(until)) => until.max(soon),
+            _ => soon, // there was no drain
+        };
         tokio::select! {
-            _ = tokio::task::spawn_blocking(move || traces.stop()) => {}
+            () = send_last_spans(traces, until) => {}
             () = impatience.cancelled() => {}
         }
     }
     let drained = drained?;
     tracing::info!(?drained, "stopped");
     Ok(drained)
+}
+
+/// Warns of settings that can be used and may not be meant.
+fn warn_of(config: &Config) {
+    if let Some(variable) = config.passed_over {
+        tracing::warn!(
+            variable,
+            "no traces are sent: this variable asks for a protocol other than grpc, the only one that the bridge speaks; set it to grpc and the endpoint to the collector's gRPC port (mostly 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
+        );
+    }
+    if config.is_open_to_the_network() {
+        tracing::warn!(
+            listen = %config.listen,
+            "anyone who reaches this address may call, for TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLER_KEYS_FILE or CREDENTIALS=caller"
+        );
+    }
+    if config.is_open_to_every_page() {
+        tracing::warn!(
+            listen = %config.listen,
+            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
+        );
+    }
+    if config.sends_keys_in_clear() {
+        tracing::warn!(
+            upstream = %config.upstream.url,
+            "keys for ALİM go over the network in clear: set UPSTREAM_URL to https, or leave TLS to a mesh"
+        );
+    }
+}
+
+/// A collector that does not answer must not hold the exit.
+async fn send_last_spans(traces: Traces, until: Instant) {
+    let sent = tokio::task::spawn_blocking(move || traces.stop());
+    let _ = timeout_at(until, sent).await;
 }
 
 fn tell_shortage(settings: &server::Settings) {

@@ -11,7 +11,7 @@ tonic::include_proto!("alim.v1");
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
 
-/// The two requests have the same fields, and buf's lint wants two messages.
+/// The question is the same in both; who streams may start a thread for it.
 impl From<StreamRequest> for InvokeRequest {
     fn from(request: StreamRequest) -> Self {
         let StreamRequest {
@@ -22,6 +22,7 @@ impl From<StreamRequest> for InvokeRequest {
             language,
             system_prompt_override,
             scenario_context,
+            start_thread: _,
         } = request;
         Self {
             message,

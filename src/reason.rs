@@ -158,11 +158,6 @@ impl Reason {
             Self::BridgeFailed => "BRIDGE_FAILED",
         }
     }
-
-    /// Whether it tells of the upstream's own answer, or of its want.
-    pub fn is_upstreams(self) -> bool {
-        self.name().starts_with("UPSTREAM_")
-    }
 }
 
 #[cfg(test)]

@@ -10,42 +10,37 @@ use super::{
     prompt::Prompt,
     screen::{Output, aside},
 };
-use crate::pb::{CreateThreadRequest, StreamRequest, thread_service_client::ThreadServiceClient};
+use crate::pb::{StreamRequest, graph_service_client::GraphServiceClient};
 
 const FORGETFUL: &str =
     "alim-bridge: this ALİM keeps no threads, so each question is answered without the ones before";
 
 /// Asks what is typed, and goes on until the input ends; `asking` is all of each question but its
-/// message. Without a thread in it, one is made first.
+/// message. Without a thread in it, the first question starts one.
 ///
 /// Gives the code to exit with: for a script that of the last answer that failed, else 0.
 ///
 /// # Errors
 ///
-/// - [`Error::Status`] when no thread could be made, those of [`Target::connect`] and
-///   [`Target::request`], [`Error::Io`], and for a script [`Error::Interrupted`].
+/// - Those of [`Target::connect`] and [`Target::request`], [`Error::Io`], and for a script
+///   [`Error::Interrupted`].
 pub async fn run(target: &Target, asking: StreamRequest) -> Result<u8, Error> {
-    let channel = target.connect().await?;
-    let thread_id = match asking.thread_id.clone() {
-        Some(id) => Some(id),
-        None => new_thread(target, channel.clone()).await?,
-    };
-    let asking = StreamRequest {
-        thread_id,
-        ..asking
-    };
-    let mut client = ask::client(channel);
+    let client = ask::client(target.connect().await?);
     let mut prompt = Prompt::open()?;
+    let mut conversation = Conversation {
+        target,
+        client,
+        thread: asking.thread_id.clone(),
+        has_threads: true,
+        asking,
+    };
     let mut code = 0;
     while let Some(message) = prompt.next().await? {
-        let question = target.request(StreamRequest {
-            message,
-            ..asking.clone()
-        })?;
-        match ask::answer(&mut client, question, Output::Chat).await {
+        match conversation.ask(message).await {
             Ok(()) => {}
             Err(Error::Interrupted) if prompt.is_a_persons() => aside("(stopped)")?,
             Err(error @ Error::Status(_)) => {
+                let error = target.explain(error).await;
                 aside(&format!("alim-bridge: {error}"))?;
                 code = error.exit_code();
             }
@@ -55,22 +50,35 @@ pub async fn run(target: &Target, asking: StreamRequest) -> Result<u8, Error> {
     Ok(if prompt.is_a_persons() { 0 } else { code })
 }
 
-/// A thread for this conversation; none, and a word on it, where the upstream has no threads.
-async fn new_thread(target: &Target, channel: Channel) -> Result<Option<String>, Error> {
-    let request = target.request(CreateThreadRequest::default())?;
-    match ThreadServiceClient::new(channel)
-        .create_thread(request)
-        .await
-    {
-        Ok(thread) => {
-            let id = thread.into_inner().thread_id;
-            aside(&format!("· thread {id}"))?;
-            Ok(Some(id))
+struct Conversation<'a> {
+    target: &'a Target,
+    client: GraphServiceClient<Channel>,
+    asking: StreamRequest,
+    thread: Option<String>,
+    has_threads: bool,
+}
+
+impl Conversation<'_> {
+    /// Asks in the thread; where the upstream has none, without one, and says so once.
+    async fn ask(&mut self, message: String) -> Result<(), Error> {
+        let starts_thread = self.has_threads && self.thread.is_none();
+        match self.ask_once(message.clone(), starts_thread).await {
+            Err(Error::Status(status)) if starts_thread && status.code() == Code::Unimplemented => {
+                aside(FORGETFUL)?;
+                self.has_threads = false;
+                self.ask_once(message, false).await
+            }
+            answered => answered,
         }
-        Err(status) if status.code() == Code::Unimplemented => {
-            aside(FORGETFUL)?;
-            Ok(None)
-        }
-        Err(status) => Err(status.into()),
+    }
+
+    async fn ask_once(&mut self, message: String, start_thread: bool) -> Result<(), Error> {
+        let question = self.target.request(StreamRequest {
+            message,
+            thread_id: self.thread.clone(),
+            start_thread,
+            ..self.asking.clone()
+        })?;
+        ask::answer(&mut self.client, question, Output::Chat, &mut self.thread).await
     }
 }

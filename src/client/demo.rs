@@ -106,10 +106,8 @@ async fn bind(usual: SocketAddr) -> std::io::Result<TcpListener> {
 async fn show(address: SocketAddr, metrics: Option<&str>) -> Result<(), Error> {
     let target = Target {
         address: address.to_string(),
-        ca_file: None,
-        caller_key: None,
-        api_key: None,
         timeout: Some(Duration::from_secs(60)),
+        ..Target::default()
     };
     print(&format!("\n── Invoke: {QUESTION}\n\n"))?;
     let question = InvokeRequest {

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod chat;
+mod connect;
 pub mod demo;
 pub mod health;
 mod prompt;
@@ -17,19 +18,20 @@ use secrecy::{ExposeSecret, SecretString};
 use tonic::{
     Code, Request, Status, TimeoutExpired,
     metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
-use url::Url;
-
-use crate::config::is_clear;
 
 /// Where the bridge is, and how to get in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Target {
-    /// `host:port`, or a URL with http or https.
+    /// `host`, `host:port`, or a URL with http or https. A host alone has the port 50051; without a scheme it is
+    /// https where one of the three after it is set.
     pub address: String,
     /// PEM authorities that may vouch for the bridge, in place of the system's.
     pub ca_file: Option<PathBuf>,
+    /// PEM certificate chain and private key that are shown to the bridge, for mutual TLS.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Takes any certificate of the bridge's.
+    pub is_insecure: bool,
     /// Shown to the bridge as `authorization: Bearer`.
     pub caller_key: Option<SecretString>,
     /// Passed on to ALİM as `x-api-key`, where the bridge wants the caller's.
@@ -56,6 +58,9 @@ pub enum Error {
     /// The call ended with a status other than OK.
     #[error("{}", show::status_text(.0))]
     Status(Box<Status>),
+    /// A failure, and what to change.
+    #[error("{0}\n  {1}")]
+    Explained(#[source] Box<Error>, &'static str),
     /// Ctrl-C came before the answer was complete.
     #[error("interrupted")]
     Interrupted,
@@ -84,11 +89,17 @@ impl From<Status> for Error {
 }
 
 impl Error {
+    /// One JSON object on a line, for scripts.
+    pub fn to_json(&self) -> String {
+        show::error_json(self).to_string()
+    }
+
     /// What the process exits with: 64 for bad usage, 64 + the status code, else 1.
     pub fn exit_code(&self) -> u8 {
         const USAGE: u8 = 64;
         match self {
             Self::Usage(_) => USAGE,
+            Self::Explained(error, _) => error.exit_code(),
             Self::Status(status) => USAGE + u8::try_from(i32::from(status.code())).unwrap_or(0),
             Self::Connect { .. } => USAGE + u8::try_from(i32::from(Code::Unavailable)).unwrap_or(0),
             Self::Interrupted => USAGE + u8::try_from(i32::from(Code::Cancelled)).unwrap_or(0),
@@ -98,50 +109,6 @@ impl Error {
 }
 
 impl Target {
-    /// Opens a connection.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Usage`] when the address or a file can't be used, [`Error::Connect`] when nothing
-    ///   answers there.
-    pub async fn connect(&self) -> Result<Channel, Error> {
-        if has_user(&self.address) {
-            let why = "--address must hold no user and no password".into();
-            return Err(Error::Usage(why));
-        }
-        let address = match self.address.contains("://") {
-            true => self.address.clone(),
-            false => format!("http://{}", self.address),
-        };
-        let has_key = self.caller_key.is_some() || self.api_key.is_some();
-        if has_key && Url::parse(&address).is_ok_and(|url| is_clear(&url)) {
-            screen::aside(&format!(
-                "alim-bridge: warning: the key goes to {address} in clear: give --address a URL with https"
-            ))?;
-        }
-        let usage = |why: String| Error::Usage(format!("{address}: {why}"));
-        let mut endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|error| usage(error.to_string()))?
-            .connect_timeout(Duration::from_secs(5));
-        if address.starts_with("https://") {
-            let tls = self.tls().map_err(Error::Usage)?;
-            endpoint = endpoint
-                .tls_config(tls)
-                .map_err(|error| usage(error.to_string()))?;
-        }
-        let connected = endpoint.connect().await;
-        connected.map_err(|source| Error::Connect { address, source })
-    }
-
-    fn tls(&self) -> Result<ClientTlsConfig, String> {
-        let tls = ClientTlsConfig::new();
-        let Some(path) = &self.ca_file else {
-            return Ok(tls.with_native_roots());
-        };
-        let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(tls.ca_certificate(Certificate::from_pem(pem)))
-    }
-
     /// A request with the credentials and the deadline.
     ///
     /// # Errors

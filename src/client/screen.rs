@@ -44,6 +44,14 @@ impl Screen {
         }
     }
 
+    /// Names the conversation that was started; a script finds it in `done`.
+    pub(super) fn thread(&mut self, id: &str) -> Result<(), Error> {
+        match self.output {
+            Output::Json => Ok(()),
+            _ => aside(&format!("· thread {id}")),
+        }
+    }
+
     /// The text as it comes; steps and figures apart from it.
     pub(super) fn show(&mut self, event: Event) -> Result<(), Error> {
         if self.output == Output::Json {

@@ -6,6 +6,7 @@ use serde_json::{Value as Json, json};
 use tonic::Status;
 use tonic_types::StatusExt;
 
+use super::Error;
 use crate::{
     json,
     pb::{self, stream_response::Event},
@@ -31,7 +32,63 @@ pub(super) fn status_text(status: &Status) -> String {
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         text += &format!("\n  try again in {} s", delay.as_secs_f64());
     }
+    if let Some(id) = request_id(status) {
+        text += &format!("\n  request id {id}");
+    }
     plain::text(&text)
+}
+
+fn request_id(status: &Status) -> Option<&str> {
+    status.metadata().get("x-request-id")?.to_str().ok()
+}
+
+/// A failure for a script; a status with all that it says.
+pub(super) fn error_json(error: &Error) -> Json {
+    match error {
+        Error::Status(status) => json!({ "error": status_json(status) }),
+        Error::Explained(error, hint) => {
+            let mut object = error_json(error);
+            object["error"]["hint"] = (*hint).into();
+            object
+        }
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                text += &format!(": {error}");
+                cause = error.source();
+            }
+            json!({ "error": { "message": text } })
+        }
+    }
+}
+
+fn status_json(status: &Status) -> Json {
+    let details = status.get_error_details();
+    let mut object = json!({
+        "code": format!("{:?}", status.code()),
+        "message": status.message(),
+    });
+    if let Some(info) = details.error_info() {
+        object["reason"] = info.reason.clone().into();
+        object["metadata"] = json!(info.metadata);
+    }
+    let violations = details.bad_request().map(|bad| {
+        let violations = bad.field_violations.iter();
+        let violations =
+            violations.map(|it| json!({"field": it.field, "description": it.description}));
+        violations.collect::<Vec<_>>()
+    });
+    if let Some(violations) = violations {
+        object["fieldViolations"] = violations.into();
+    }
+    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
+        object["retryDelay"] = format!("{}s", delay.as_secs_f64()).into();
+    }
+    if let Some(id) = request_id(status) {
+        object["requestId"] = id.into();
+    }
+    object
 }
 
 pub(super) fn reply_json(reply: pb::InvokeResponse) -> Json {
@@ -62,6 +119,9 @@ pub(super) fn event_json(event: Event) -> Json {
                 if let Some(duration) = duration {
                     object[name] = duration.to_string().into();
                 }
+            }
+            if !done.thread_id.is_empty() {
+                object["threadId"] = done.thread_id.into();
             }
             json!({ "done": object })
         }

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{MAX_DURATION, PREFIX, SETTINGS};
+use super::{MAX_DURATION, PREFIX, SETTINGS, names};
 use crate::{grpc::origins::Origins, reload::Reload, server::tls};
 
 /// What was typed: the flags, and the environment's variables that begin with [`PREFIX`]. Keys are among
@@ -35,7 +35,7 @@ impl Strings {
             match SETTINGS.iter().find(|setting| setting.name == rest) {
                 Some(_) if value.is_empty() => {}
                 Some(setting) => drop(self.values.entry(setting.name).or_insert(value)),
-                None if is_injected(rest) => {}
+                None if names::is_injected(rest, &value) => {}
                 None => self.unknown.push(name),
             }
         }
@@ -101,11 +101,6 @@ impl Strings {
     }
 }
 
-/// Kubernetes puts these beside every pod when a Service bears this name.
-fn is_injected(rest: &str) -> bool {
-    rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
-}
-
 /// One setting that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -142,7 +137,12 @@ impl<'a> Reader<'a> {
         let unknown = strings.unknown.iter();
         let faults = unknown.map(|name| Fault {
             name: name.clone(),
-            text: "is no setting of alim-bridge".into(),
+            text: match name.strip_prefix(PREFIX).and_then(names::closest) {
+                Some(closest) => {
+                    format!("is no setting of alim-bridge: did you mean {PREFIX}{closest}?")
+                }
+                None => "is no setting of alim-bridge".into(),
+            },
         });
         let faults = faults.collect();
         Self { strings, faults }
@@ -185,10 +185,25 @@ impl<'a> Reader<'a> {
         name: &str,
         read: impl Fn(&mut Self, &str) -> T,
     ) -> Option<T> {
-        match self.strings.get(name) {
-            Some("off") | None => None,
-            Some(_) => Some(read(self, name)),
-        }
+        self.unless("off", name, read)
+    }
+
+    pub(super) fn unless_auto<T>(
+        &mut self,
+        name: &str,
+        read: impl Fn(&mut Self, &str) -> T,
+    ) -> Option<T> {
+        self.unless("auto", name, read)
+    }
+
+    fn unless<T>(
+        &mut self,
+        word: &str,
+        name: &str,
+        read: impl Fn(&mut Self, &str) -> T,
+    ) -> Option<T> {
+        let value = self.strings.get(name).filter(|value| *value != word);
+        value.is_some().then(|| read(self, name))
     }
 
     /// Parses a setting that has a default; the value itself is never repeated, for it may be a key

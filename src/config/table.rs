@@ -171,12 +171,12 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "UPSTREAM_HEALTH_URL",
         "",
-        "A GET that must answer 200; without it a TCP connection is opened",
+        "A GET that must answer 200; below UPSTREAM_URL it is asked with the bridge's key. Without it a connection is opened",
     ),
     row(
         "UPSTREAM_HEALTH_INTERVAL",
-        "5s",
-        "Between probes of ALİM; three failures in a row flip its health",
+        "auto",
+        "Between probes of ALİM; three failures in a row flip its health. auto is 5s, and 60s with the key, since ALİM counts those calls",
     ),
     row(
         "DRAIN_DELAY",
@@ -194,6 +194,11 @@ pub const SETTINGS: &[Setting] = &[
         "text, json, or auto: text on a terminal",
     ),
     row("LOG", "info", "A filter such as info or alim_bridge=debug"),
+    row(
+        "ACCESS_LOG",
+        "on",
+        "Which calls are recorded, apart from LOG: on, all for health's and reflection's too, errors for those that fail, off",
+    ),
     row(
         "OTLP_ENDPOINT",
         "",

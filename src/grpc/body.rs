@@ -130,10 +130,14 @@ impl HttpBody for EdgeBody {
                 this.ongoing.record(),
             ))))
         });
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            note_status(this.ongoing.record(), trailers);
+        if let Some(Ok(frame)) = &frame {
+            let record = this.ongoing.record();
+            if let Some(data) = frame.data_ref() {
+                record.bytes_sent(data.len());
+            }
+            if let Some(trailers) = frame.trailers_ref() {
+                note_status(record, trailers);
+            }
         }
         Poll::Ready(frame.map(|frame| {
             frame.map(|frame| match frame.into_data() {

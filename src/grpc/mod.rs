@@ -73,7 +73,7 @@ impl GraphService for Bridge {
         &self,
         request: Request<pb::InvokeRequest>,
     ) -> Result<Response<pb::InvokeResponse>, Status> {
-        let context = CallContext::of(request.extensions());
+        let context = received(&request);
         let answer = async {
             let call = request::parse(request, request::question, self.credentials)?;
             self.unary(&context, call, Upstream::invoke, response::invoke)
@@ -86,7 +86,7 @@ impl GraphService for Bridge {
         &self,
         request: Request<pb::StreamRequest>,
     ) -> Result<Response<Events>, Status> {
-        let context = CallContext::of(request.extensions());
+        let context = received(&request);
         let events = self.relay(request, &context).await;
         self.told(events, &context)
     }
@@ -107,7 +107,7 @@ impl Bridge {
         record.upstream_asked(&mut call.headers);
         let (reply, head) = ask(&self.upstream, &call, context.due.head.at).await?;
         record.upstream_status(200);
-        note_head(record, &head);
+        self.note_head(record, &head);
         record.upstream_over();
         let message = response::bounded(into_message(reply), self.max_reply_bytes)?;
         record.message_sent();
@@ -119,13 +119,20 @@ impl Bridge {
         request: Request<pb::StreamRequest>,
         context: &CallContext,
     ) -> Result<Response<Events>, Failure> {
-        let mut call = request::parse(request, request::question, self.credentials)?;
+        let starts_thread = request.get_ref().start_thread;
+        let mut call = request::parse(request, request::streamed, self.credentials)?;
+        let record = context.record();
+        record.thread(call.asked.thread_id());
         context.due.head.check()?;
-        context.record().upstream_asked(&mut call.headers);
+        record.upstream_asked(&mut call.headers);
+        if starts_thread {
+            self.start_thread(context, &mut call).await?;
+        }
         let asked = self.upstream.stream(&call, context.due.head.at);
-        let (events, head) = asked.await?;
-        context.record().upstream_status(200);
-        note_head(context.record(), &head);
+        let (events, mut head) = asked.await?;
+        record.upstream_status(200);
+        self.note_head(record, &head);
+        response::name_thread(&mut head.headers, call.asked.thread_id());
         let mut relay = Relay::new(events, self.idle, context, self.credentials);
         let first = relay.first().await?;
         let events = Packed::new(Ok(first), Woken::new(relay));
@@ -145,7 +152,7 @@ impl Bridge {
                 record.upstream_status(status.as_u16());
             }
             if let Error::Rejected(rejection) = error {
-                note_head(record, &rejection.head);
+                self.note_head(record, &rejection.head);
             }
             tracing::debug!(
                 request_id = record.request_id(),
@@ -156,16 +163,28 @@ impl Bridge {
         }
         failure.tell(record, self.credentials, None)
     }
+
+    /// Callers' own keys have a limit each, so one figure would mislead.
+    fn note_head(&self, record: &Record, head: &ReplyHead) {
+        if let Some(id) = &head.request_id {
+            record.upstream_request_id(id);
+        }
+        if self.credentials == Credentials::Caller {
+            return;
+        }
+        let left = head.headers.get("x-ratelimit-remaining");
+        if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
+            record.ratelimit_remaining(left);
+        }
+    }
 }
 
-fn note_head(record: &Record, head: &ReplyHead) {
-    if let Some(id) = &head.request_id {
-        record.upstream_request_id(id);
-    }
-    let left = head.headers.get("x-ratelimit-remaining");
-    if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
-        record.ratelimit_remaining(left);
-    }
+/// What the edge attached to a request whose message is here.
+fn received<M: Message>(request: &Request<M>) -> CallContext {
+    let context = CallContext::of(request.extensions());
+    let bytes = request.get_ref().encoded_len();
+    context.record().message_received(bytes);
+    context
 }
 
 /// An error with its causes, for the log: the causes hold addresses, so callers never see them.

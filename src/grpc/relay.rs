@@ -64,8 +64,11 @@ impl Relay {
             idle,
             end: context.due.end,
             timer: Alarm::new(context.due.end.at),
+            tally: Tally {
+                thread_id: context.record().thread_id(),
+                ..Tally::default()
+            },
             credentials,
-            tally: Tally::default(),
             last_token: None,
             delivered: 0,
         }

@@ -70,8 +70,23 @@ fn invalid(field: &str, description: impl Into<String>) -> Invalid {
 /// # Errors
 ///
 /// - [`Invalid`] with every field at fault.
-pub(super) fn question(message: impl Into<pb::InvokeRequest>) -> Result<Question, Invalid> {
-    let message = message.into();
+pub(super) fn question(message: pb::InvokeRequest) -> Result<Question, Invalid> {
+    checked(message, None)
+}
+
+/// Checks all fields at once, as [`question`] does.
+///
+/// # Errors
+///
+/// - [`Invalid`] with every field at fault; a thread can't be both started and gone on with.
+pub(super) fn streamed(message: pb::StreamRequest) -> Result<Question, Invalid> {
+    let is_named = !message.thread_id().is_empty();
+    let both = (message.start_thread && is_named)
+        .then(|| Violation::new("start_thread", "must not be set beside thread_id"));
+    checked(message.into(), both)
+}
+
+fn checked(message: pb::InvokeRequest, first: Option<Violation>) -> Result<Question, Invalid> {
     let context = message.scenario_context.map(json::to_json).transpose();
     let (scenario_context, not_finite) = match context {
         Ok(context) => (context, None),
@@ -89,13 +104,14 @@ pub(super) fn question(message: impl Into<pb::InvokeRequest>) -> Result<Question
         system_prompt_override: message.system_prompt_override,
         scenario_context,
     });
-    let Some(not_finite) = not_finite else {
+    let others: Vec<_> = first.into_iter().chain(not_finite).collect();
+    if others.is_empty() {
         return parsed;
-    };
+    }
     let mut violations = parsed
         .err()
         .map_or_else(Vec::new, |invalid| invalid.violations);
-    violations.push(not_finite);
+    violations.extend(others);
     Err(Invalid { violations })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Once, time::Duration};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use prost_types::Struct;
 use serde_json::{Map, Value};
@@ -10,11 +10,15 @@ use tokio::time::Instant;
 use tonic::{Response, metadata::MetadataMap};
 
 use crate::{
+    call::ThreadId,
     json,
     pb::{self, stream_response},
     reply::{Event, Reply, Thread, report_left_out},
     upstream::{Error, error::Part},
 };
+
+/// Initial metadata of a stream whose conversation is known.
+pub(super) const THREAD_ID: HeaderName = HeaderName::from_static("x-thread-id");
 
 /// The whole answer.
 pub(super) fn invoke(reply: Reply) -> pb::InvokeResponse {
@@ -69,12 +73,21 @@ pub(super) fn with_headers<T>(message: T, headers: HeaderMap) -> Response<T> {
     response
 }
 
+/// Names the conversation that a stream belongs to in its head.
+pub(super) fn name_thread(headers: &mut HeaderMap, id: Option<ThreadId>) {
+    if let Some(id) = id {
+        let id = HeaderValue::from_str(&id.to_string()).expect("a UUID's text is visible ASCII");
+        headers.insert(THREAD_ID, id);
+    }
+}
+
 /// What a stream has sent so far, for its `Done`.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) tokens: u64,
     pub(super) characters: u64,
     pub(super) first_token: Option<Duration>,
+    pub(super) thread_id: Option<ThreadId>,
 }
 
 /// One event; `tally` and the call's start make the `Done`.
@@ -89,6 +102,7 @@ pub(super) fn event(event: Event, tally: &Tally, started: Instant) -> pb::Stream
             character_count: tally.characters,
             time_to_first_token: tally.first_token.map(duration),
             duration: Some(duration(started.elapsed())),
+            thread_id: tally.thread_id.map(|id| id.to_string()).unwrap_or_default(),
         }),
     };
     pb::StreamResponse { event: Some(event) }

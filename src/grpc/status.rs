@@ -59,6 +59,9 @@ impl Failure {
         if let Some(delivered) = events_delivered {
             info.insert("eventsDelivered".to_owned(), delivered.to_string());
         }
+        if let Some(thread) = record.thread_id() {
+            info.insert("threadId".to_owned(), thread.to_string());
+        }
         if let Some(status) = self.http_status() {
             info.insert("httpStatus".to_owned(), status.as_u16().to_string());
         }

@@ -4,11 +4,34 @@ use std::convert::identity;
 
 use tonic::{Request, Response, Status};
 
-use super::{Bridge, context::CallContext, request, response};
+use super::{Bridge, context::CallContext, failure::Failure, received, request, response};
 use crate::{
+    call::{Call, NewThread, Question, ThreadId},
     pb::{self, thread_service_server::ThreadService},
-    upstream::Upstream,
+    upstream::{Error, Upstream, error::Malformed},
 };
+
+impl Bridge {
+    /// Makes a thread for a stream's question, within the stream's own time for its head.
+    pub(super) async fn start_thread(
+        &self,
+        context: &CallContext,
+        call: &mut Call<Question>,
+    ) -> Result<(), Failure> {
+        let new = call.with(NewThread::default());
+        let (made, head) = self
+            .upstream
+            .create_thread(&new, context.due.head.at)
+            .await?;
+        self.note_head(context.record(), &head);
+        let id = ThreadId::parse(&made.thread_id).ok_or(Error::Malformed {
+            why: Malformed::Json("a UUID as thread_id"),
+        })?;
+        call.asked.ask_in(id);
+        context.record().thread(Some(id));
+        Ok(())
+    }
+}
 
 #[tonic::async_trait]
 impl ThreadService for Bridge {
@@ -16,7 +39,7 @@ impl ThreadService for Bridge {
         &self,
         request: Request<pb::CreateThreadRequest>,
     ) -> Result<Response<pb::Thread>, Status> {
-        let context = CallContext::of(request.extensions());
+        let context = received(&request);
         let answer = async {
             let call = request::parse(request, request::new_thread, self.credentials)?;
             self.unary(&context, call, Upstream::create_thread, response::thread)
@@ -29,7 +52,7 @@ impl ThreadService for Bridge {
         &self,
         request: Request<pb::GetThreadRequest>,
     ) -> Result<Response<pb::Thread>, Status> {
-        let context = CallContext::of(request.extensions());
+        let context = received(&request);
         let answer = async {
             let thread_id = |message: pb::GetThreadRequest| request::thread_id(&message.thread_id);
             let call = request::parse(request, thread_id, self.credentials)?;
@@ -43,7 +66,7 @@ impl ThreadService for Bridge {
         &self,
         request: Request<pb::DeleteThreadRequest>,
     ) -> Result<Response<()>, Status> {
-        let context = CallContext::of(request.extensions());
+        let context = received(&request);
         let answer = async {
             let thread_id =
                 |message: pb::DeleteThreadRequest| request::thread_id(&message.thread_id);

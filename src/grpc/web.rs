@@ -34,7 +34,7 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 /// What a page may read of a head, beside the rate limits that are there.
 const ANSWER_HEADERS: &str = "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, \
-                              retry-after, grpc-retry-pushback-ms";
+                              x-thread-id, retry-after, grpc-retry-pushback-ms";
 /// Seconds for which a browser need not ask again; Chromium takes no more.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 

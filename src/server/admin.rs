@@ -21,7 +21,7 @@ use super::{
     connection::{Protocols, Settings},
     connections::Connections,
 };
-use crate::{admission::Admission, telemetry::metrics::Metrics};
+use crate::{admission::Admission, telemetry::metrics::Metrics, upstream::Health};
 
 /// Connections to the admin port: a few scrapers, probes and people.
 const MAX_CONNECTIONS: usize = 64;
@@ -34,6 +34,7 @@ const MAX_IDLE: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub(super) struct Admin {
     pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Health,
     pub(super) admission: Admission,
     pub(super) connections: Connections,
     pub(super) drain: CancellationToken,
@@ -86,7 +87,10 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         true => StatusCode::SERVICE_UNAVAILABLE,
         false => StatusCode::OK,
     };
-    let report =
-        json!({"draining": is_draining, "upstreamReachable": admin.metrics.is_upstream_up()});
+    let report = json!({
+        "draining": is_draining,
+        "upstreamReachable": admin.metrics.is_upstream_up(),
+        "upstreamFault": admin.health.fault().map(|fault| fault.to_string()),
+    });
     (status, Json(report)).into_response()
 }

@@ -1,18 +1,18 @@
-//! `grpc.health.v1`: "" is the process, the services of `alim.v1` are whether the upstream is reachable.
+//! `grpc.health.v1`: "" is the process, the services of `alim.v1` are the upstream's health.
 //!
-//! The first probe decides at once; after it, three failures in a row flip them to NOT_SERVING
-//! and one success flips them back. "" and `/readyz` never follow the upstream: taking every bridge out
-//! of a balancer would turn "the upstream is down", which callers can handle, into "no such host".
+//! What that is, [`Health`](crate::upstream::Health) says: this asks for its probes, publishes each change of its
+//! verdict, and logs it once, with the URL and the cause. "" and `/readyz` never follow the upstream: taking every
+//! bridge out of a balancer would turn "the upstream is down", which callers can handle, into "no such host".
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{telemetry::metrics::Metrics, upstream::Upstream};
 
 /// The upstream's services in health checks; they always agree.
 const SERVICES: [&str; 2] = ["alim.v1.GraphService", "alim.v1.ThreadService"];
-const FAILURES_TO_FLIP: u32 = 3;
 
 /// Probes until it is dropped.
 pub(super) async fn probe(
@@ -21,21 +21,37 @@ pub(super) async fn probe(
     metrics: Arc<Metrics>,
     interval: Duration,
 ) {
-    let mut verdict = Verdict::default();
+    let health = upstream.health();
+    let mut published = None;
+    let mut next = Instant::now();
     loop {
-        if let Some(is_up) = verdict.after(upstream.probe().await) {
-            let status = match is_up {
-                true => ServingStatus::Serving,
-                false => ServingStatus::NotServing,
-            };
-            set(&reporter, status).await;
-            metrics.upstream_up(is_up);
-            match is_up {
-                true => tracing::info!("the upstream can be reached"),
-                false => tracing::warn!("the upstream can't be reached"),
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {
+                upstream.probe().await;
+                next = Instant::now() + interval;
+            }
+            () = health.changed() => {}
+        }
+        let Some(is_up) = health.is_up().filter(|is_up| published != Some(*is_up)) else {
+            continue;
+        };
+        published = Some(is_up);
+        let status = match is_up {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        set(&reporter, status).await;
+        metrics.upstream_up(is_up);
+        match health.fault().filter(|_| !is_up) {
+            None => tracing::info!("the upstream is healthy"),
+            Some(fault) => {
+                tracing::warn!(
+                    url = fault.url,
+                    cause = fault.cause,
+                    "the upstream is not healthy"
+                );
             }
         }
-        tokio::time::sleep(interval).await;
     }
 }
 
@@ -54,50 +70,5 @@ pub(super) async fn stop_serving(reporter: &HealthReporter) {
 async fn set(reporter: &HealthReporter, status: ServingStatus) {
     for service in SERVICES {
         reporter.set_service_status(service, status).await;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Verdict {
-    is_up: Option<bool>,
-    failures: u32,
-}
-
-impl Verdict {
-    /// The new verdict, when this probe changes it.
-    fn after(&mut self, reached: bool) -> Option<bool> {
-        self.failures = if reached { 0 } else { self.failures + 1 };
-        let is_up = match self.is_up {
-            None => reached,
-            Some(_) if reached => true,
-            Some(was_up) => was_up && self.failures < FAILURES_TO_FLIP,
-        };
-        let changed = self.is_up.replace(is_up) != Some(is_up);
-        changed.then_some(is_up)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_probe_decides_and_then_three_failures_or_one_success() {
-        let mut verdict = Verdict::default();
-        let probes = [true, false, false, true, false, false, false, false, true];
-        let told: Vec<_> = probes.map(|reached| verdict.after(reached)).into();
-        let flips = [
-            Some(true),
-            None,
-            None,
-            None,
-            None,
-            None,
-            Some(false),
-            None,
-            Some(true),
-        ];
-        assert_eq!(told, flips);
-        assert_eq!(Verdict::default().after(false), Some(false));
     }
 }

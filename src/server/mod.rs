@@ -194,6 +194,7 @@ async fn start(
     if let Some(tcp) = admin {
         let admin = admin::Admin {
             metrics: Arc::clone(&metrics),
+            health: upstream.health().clone(),
             admission: admission.clone(),
             connections: connections.clone(),
             drain: drain.clone(),

@@ -28,7 +28,7 @@ pub struct Tls {
     /// When the first certificate of the chain ends, in Unix time; none where that can't be read.
     pub(super) ends: Option<i64>,
     /// The PEM file of callers' authorities, where TLS is mutual.
-    pub(super) client_ca: Option<Vec<u8>>,
+    pub(crate) client_ca: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Tls {

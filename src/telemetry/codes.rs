@@ -1,4 +1,6 @@
-//! gRPC's status codes by number, as two worlds spell them.
+//! gRPC's status codes by number: as two worlds spell them, and which a method can end with.
+
+use super::Method;
 
 /// Canceled: what a call ends with when its caller leaves before any status.
 pub(super) const CANCELLED: i32 = 1;
@@ -25,6 +27,25 @@ const NAMES: [(&str, &str); 17] = [
     ("DataLoss", "DATA_LOSS"),
     ("Unauthenticated", "UNAUTHENTICATED"),
 ];
+
+/// Codes that the bridge or tonic gives by itself, whatever the method. `grpc::rows` maps no failure to UNKNOWN,
+/// ALREADY_EXISTS, OUT_OF_RANGE or DATA_LOSS, and replaces tonic's own.
+const OF_ANY: [i32; 11] = [0, 1, 3, 4, 5, 7, 8, 12, 13, 14, 16];
+/// FAILED_PRECONDITION and ABORTED come of an answer of the upstream's alone.
+const OF_THE_UPSTREAM: [i32; 2] = [9, 10];
+
+/// The codes that a call of this method can end with: a series for each is there from the first scrape.
+pub(super) fn of(method: Method) -> impl Iterator<Item = i32> {
+    let can_end_with = move |code: &i32| match method {
+        Method::HealthCheck | Method::HealthWatch => *code != 16, // probes need no key
+        Method::Unknown => !matches!(*code, 0 | 5),               // nobody answers
+        _ => true,
+    };
+    let upstreams = OF_THE_UPSTREAM
+        .into_iter()
+        .filter(move |_| method.is_ours());
+    OF_ANY.into_iter().filter(can_end_with).chain(upstreams)
+}
 
 fn names(code: i32) -> (&'static str, &'static str) {
     let index = usize::try_from(code).unwrap_or(usize::MAX);

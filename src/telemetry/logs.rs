@@ -1,22 +1,22 @@
-//! Logs: set up once, and the record of a call.
+//! The application log, and the queue that it shares with the [access log](super::access).
 //!
-//! Text for a terminal, JSON for a collector, on standard error. A record bears names and figures
-//! only: never a message, an answer or a key. Lines are written by a thread of their own, so a reader
+//! Text for a terminal, JSON for a collector, on standard error. Lines are written by a thread of their own, so a reader
 //! who is slow or gone never stalls a call; what its queue can't hold is dropped, and counted.
 
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
-    net::SocketAddr,
     sync::OnceLock,
     thread,
     time::Duration,
 };
 
-use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::{Method, fields};
+use super::{
+    access::{self, AccessLog},
+    fields,
+};
 
 /// How log lines look: the setting `LOG_FORMAT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,10 @@ pub enum Format {
 pub struct Settings {
     /// How lines look.
     pub format: Format,
-    /// Which are written.
+    /// Which lines of the application log are written.
     pub filter: EnvFilter,
+    /// Which calls are recorded, whatever the filter.
+    pub access_log: AccessLog,
 }
 
 /// How long lines gather after others were written: to wake the thread costs more than to write a line, so a call
@@ -110,6 +112,7 @@ pub fn init(settings: Settings) -> Written {
     let queue = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES);
     let (writer, guard) = queue.finish(Gathered::to(io::stderr()));
     let _ = DROPPED.set(writer.error_counter());
+    access::init(writer.clone(), is_json, settings.access_log);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(settings.filter);
     let _ = if is_json {
@@ -129,59 +132,6 @@ pub fn init(settings: Settings) -> Written {
         |panic| tracing::error!(%panic, "a defect of the bridge"),
     ));
     Written(Some(guard))
-}
-
-/// The fields of a call's record.
-pub(super) struct Call<'a> {
-    pub(super) method: Method,
-    pub(super) is_identified: bool,
-    pub(super) code: &'static str,
-    pub(super) reason: Option<&'static str>,
-    pub(super) upstream_status: Option<u16>,
-    pub(super) upstream_request_id: Option<&'a str>,
-    pub(super) duration: Duration,
-    pub(super) first_token: Option<Duration>,
-    pub(super) tokens: u64,
-    pub(super) request_id: &'a str,
-    pub(super) trace_id: Option<&'a str>,
-    pub(super) caller: Option<&'a str>,
-    pub(super) peer: Option<SocketAddr>,
-}
-
-/// Writes the record: at debug for probes and tools, which come every few seconds, and for callers who are not
-/// known, else at info.
-pub(super) fn call(call: &Call<'_>) {
-    macro_rules! record_at {
-        ($level:expr) => {
-            tracing::event!(
-                target: "alim_bridge::call",
-                $level,
-                rpc.method = call.method.labels()[2],
-                grpc.code = call.code,
-                reason = call.reason,
-                upstream.status = call.upstream_status,
-                upstream.request_id = call.upstream_request_id,
-                duration_ms = millis(call.duration),
-                ttft_ms = call.first_token.map(millis),
-                tokens = (call.method == Method::Stream).then_some(call.tokens),
-                request_id = call.request_id,
-                trace_id = call.trace_id,
-                caller = call.caller,
-                peer = call.peer.map(tracing::field::display),
-                "call ended"
-            )
-        };
-    }
-    if call.method.is_ours() && call.is_identified {
-        record_at!(Level::INFO);
-    } else {
-        record_at!(Level::DEBUG);
-    }
-}
-
-/// Milliseconds, to the microsecond.
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]

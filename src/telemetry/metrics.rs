@@ -5,7 +5,10 @@
 //! closed sets. Buckets suit language models: answers take seconds to minutes, tokens milliseconds.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,9 +17,13 @@ use prometheus::{
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
-use super::{Method, logs, state::State};
+use tokio::time::Instant;
+
+use super::{Method, codes, logs, state::State};
 use crate::{admission::Admission, reason::Reason};
 
+/// How long the upstream's word on its rate limit holds: it counts the last 60 s.
+const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(60);
 const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 const HANDLED: [&str; 4] = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
 /// Seconds of a whole call.
@@ -41,14 +48,15 @@ pub struct Metrics {
     started: IntCounterVec,
     handled: IntCounterVec,
     handling: HistogramVec,
+    received: [IntCounter; Method::OURS.len()],
     sent: [IntCounter; Method::OURS.len()],
     first_token: Histogram,
     inter_token: Histogram,
     tokens: IntCounter,
     failures: [IntCounter; Reason::ALL.len()],
-    upstream_errors: IntCounterVec,
     caller_cancelled: IntCounter,
     ratelimit_remaining: IntGaugeVec,
+    ratelimit_told: Mutex<Option<Instant>>,
     open_calls: IntGauge,
     max_calls: IntGauge,
     upstream_up: IntGauge,
@@ -72,6 +80,12 @@ impl Metrics {
         );
         let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
         new.add(IntGauge::with_opts(build))?.set(1);
+        let received = new.counters(
+            "grpc_server_msg_received_total",
+            "Messages received from callers.",
+            &METHOD,
+        )?;
+        let received = |method: Method| received.with_label_values(&method.labels());
         let sent = new.counters(
             "grpc_server_msg_sent_total",
             "Messages sent to callers.",
@@ -83,15 +97,7 @@ impl Metrics {
             "Calls, health's and reflection's not among them, that failed, by the reason in the log; each is there from the start.",
             &["reason"],
         )?;
-        let upstream_errors = new.counters(
-            "alim_bridge_upstream_errors_total",
-            "Those of alim_bridge_failures_total whose reason begins with UPSTREAM_.",
-            &["reason"],
-        )?;
-        for reason in Reason::ALL.into_iter().filter(|it| it.is_upstreams()) {
-            upstream_errors.with_label_values(&[reason.name()]);
-        }
-        Ok(Self {
+        let metrics = Self {
             state: State::new(&new)?,
             started: new.counters("grpc_server_started_total", "Calls begun.", &METHOD)?,
             handled: new.counters(
@@ -100,6 +106,7 @@ impl Metrics {
                 &HANDLED,
             )?,
             handling: new.handling()?,
+            received: Method::OURS.map(received),
             sent: Method::OURS.map(sent),
             first_token: new.seconds(
                 "alim_bridge_time_to_first_token_seconds",
@@ -113,21 +120,21 @@ impl Metrics {
             )?,
             tokens: new.counter("alim_bridge_tokens_total", "Tokens sent to callers.")?,
             failures: Reason::ALL.map(|reason| failures.with_label_values(&[reason.name()])),
-            upstream_errors,
             caller_cancelled: new.counter(
                 "alim_bridge_caller_cancelled_total",
                 "Calls, health's and reflection's not among them, whose caller left before the end.",
             )?,
             ratelimit_remaining: new.gauges(
                 "alim_bridge_upstream_ratelimit_remaining",
-                "What the upstream last said the key may still do; absent while it has said nothing.",
+                "What the upstream last said the bridge's own key may still do; absent where it has said nothing for 60 s.",
                 &[],
             )?,
+            ratelimit_told: Mutex::default(),
             open_calls: new.gauge("alim_bridge_open_calls", "Calls that hold a permit.")?,
             max_calls: new.gauge("alim_bridge_max_calls", "The setting MAX_CALLS.")?,
             upstream_up: new.gauge(
                 "alim_bridge_upstream_up",
-                "1 while the upstream answers its probe.",
+                "1 while the upstream is healthy, by its probes and by calls.",
             )?,
             dropped_lines: new.counter(
                 "alim_bridge_log_lines_dropped_total",
@@ -135,7 +142,22 @@ impl Metrics {
             )?,
             dropped_told: AtomicU64::new(0),
             registry,
-        })
+        };
+        metrics.begin_at_zero();
+        Ok(metrics)
+    }
+
+    /// Makes the series of all calls that there can be: `rate()` does not see a first error that comes with its series.
+    fn begin_at_zero(&self) {
+        for method in Method::OURS.into_iter().chain(Method::OTHERS) {
+            let [kind, service, name] = method.labels();
+            self.started.with_label_values(&method.labels());
+            self.handling.with_label_values(&method.labels());
+            for code in codes::of(method) {
+                let labels = [kind, service, name, codes::in_go(code)];
+                self.handled.with_label_values(&labels);
+            }
+        }
     }
 
     /// Everything in Prometheus' text form, now.
@@ -147,18 +169,19 @@ impl Metrics {
         let set = |gauge: &IntGauge, calls| gauge.set(i64::try_from(calls).unwrap_or(i64::MAX));
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
+        self.expire_ratelimit();
         let dropped = logs::dropped_lines();
         let told = self.dropped_told.fetch_max(dropped, Ordering::Relaxed);
         self.dropped_lines.inc_by(dropped.saturating_sub(told));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Notes whether the upstream answers its probe.
+    /// Notes whether the upstream is healthy.
     pub fn upstream_up(&self, is_up: bool) {
         self.upstream_up.set(is_up.into());
     }
 
-    /// Whether the upstream answered its last probes; false before the first.
+    /// Whether the upstream is healthy; false before that is known.
     pub fn is_upstream_up(&self) -> bool {
         self.upstream_up.get() == 1
     }
@@ -174,6 +197,12 @@ impl Metrics {
             .inc();
         let handling = self.handling.with_label_values(&method.labels());
         handling.observe(duration.as_secs_f64());
+    }
+
+    pub(super) fn message_received(&self, method: Method) {
+        if let Some(received) = self.received.get(method as usize) {
+            received.inc();
+        }
     }
 
     pub(super) fn message_sent(&self, method: Method) {
@@ -195,10 +224,6 @@ impl Metrics {
 
     pub(super) fn failed(&self, reason: Reason) {
         self.failures[reason as usize].inc();
-        if reason.is_upstreams() {
-            let errors = &self.upstream_errors;
-            errors.with_label_values(&[reason.name()]).inc();
-        }
     }
 
     pub(super) fn caller_cancelled(&self) {
@@ -208,6 +233,20 @@ impl Metrics {
     pub(super) fn ratelimit_remaining(&self, left: u32) {
         let gauge = self.ratelimit_remaining.with_label_values::<&str>(&[]);
         gauge.set(left.into());
+        *self.ratelimit_told() = Some(Instant::now());
+    }
+
+    fn expire_ratelimit(&self) {
+        let mut told = self.ratelimit_told();
+        if told.is_some_and(|told| told.elapsed() >= RATE_LIMIT_WINDOW) {
+            *told = None;
+            self.ratelimit_remaining.reset();
+        }
+    }
+
+    fn ratelimit_told(&self) -> MutexGuard<'_, Option<Instant>> {
+        let told = self.ratelimit_told.lock();
+        told.unwrap_or_else(|held| held.into_inner())
     }
 }
 

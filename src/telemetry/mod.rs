@@ -4,6 +4,7 @@
 //! record then, so a caller who leaves is recorded too (as Canceled), and so is one who does not read. It holds no text of a
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
+pub mod access;
 mod codes;
 mod fields;
 pub mod logs;
@@ -31,7 +32,7 @@ use self::{
     throttle::Throttle,
     traces::Trace,
 };
-use crate::reason::Reason;
+use crate::{call::ThreadId, reason::Reason};
 
 /// Records a second of calls that were rejected before anybody was known: whoever reaches the port makes them.
 static UNIDENTIFIED: Throttle<10> = Throttle::new();
@@ -67,6 +68,12 @@ impl Method {
         Self::CreateThread,
         Self::GetThread,
         Self::DeleteThread,
+    ];
+    const OTHERS: [Self; 4] = [
+        Self::HealthCheck,
+        Self::HealthWatch,
+        Self::Reflection,
+        Self::Unknown,
     ];
 
     /// The method that an HTTP/2 path names.
@@ -139,9 +146,12 @@ struct Inner {
     started: Instant,
     metrics: Arc<Metrics>,
     tokens: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
     first_token: OnceLock<Duration>,
     was_upstream_asked: AtomicBool,
     caller_deadline: OnceLock<Instant>,
+    thread: OnceLock<ThreadId>,
     notes: Mutex<Notes>,
 }
 
@@ -167,9 +177,12 @@ impl Ongoing {
             started: Instant::now(),
             metrics,
             tokens: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
             first_token: OnceLock::new(),
             was_upstream_asked: AtomicBool::new(false),
             caller_deadline: OnceLock::new(),
+            thread: OnceLock::new(),
             notes: Mutex::default(),
         })))
     }
@@ -202,6 +215,18 @@ impl Record {
     pub fn identified(&self) {
         self.notes().is_identified = true;
         self.0.trace.start();
+    }
+
+    /// Names the conversation of a stream, where it is known.
+    pub fn thread(&self, id: Option<ThreadId>) {
+        if let Some(id) = id {
+            self.0.thread.get_or_init(|| id);
+        }
+    }
+
+    /// The conversation of a stream, where it is known.
+    pub fn thread_id(&self) -> Option<ThreadId> {
+        self.0.thread.get().copied()
     }
 
     /// Names the caller, by the name that stands beside its key.
@@ -255,6 +280,17 @@ impl Record {
     /// Notes what the upstream lets the key do yet, where it tells.
     pub fn ratelimit_remaining(&self, left: u32) {
         self.0.metrics.ratelimit_remaining(left);
+    }
+
+    /// Notes the caller's message, of so many bytes once it is decompressed.
+    pub fn message_received(&self, bytes: usize) {
+        self.0.metrics.message_received(self.0.method);
+        self.0.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes bytes of messages on their way to the caller, as they are framed and compressed.
+    pub fn bytes_sent(&self, bytes: usize) {
+        self.0.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Notes a message sent to the caller.
@@ -323,12 +359,16 @@ impl Record {
         if call.method.is_ours() && notes.code.is_none() && notes.reason.is_none() {
             call.metrics.caller_cancelled();
         }
-        if !notes.is_identified && !UNIDENTIFIED.admit(std::time::Instant::now()) {
+        if !notes.is_identified {
+            if UNIDENTIFIED.admit(std::time::Instant::now()) {
+                let peer = notes.peer.map(tracing::field::display);
+                let id = call.request_id.as_str();
+                tracing::debug!(target: "alim_bridge::call", reason, peer, request_id = id, "call ended");
+            }
             return;
         }
-        logs::call(&logs::Call {
+        access::record(&access::Call {
             method: call.method,
-            is_identified: notes.is_identified,
             code,
             reason,
             upstream_status: notes.upstream_status,
@@ -336,6 +376,8 @@ impl Record {
             duration,
             first_token,
             tokens,
+            bytes_in: call.bytes_in.load(Ordering::Relaxed),
+            bytes_out: call.bytes_out.load(Ordering::Relaxed),
             request_id: &call.request_id,
             trace_id: call.trace.id(),
             caller: notes.caller.as_deref(),

@@ -7,20 +7,22 @@
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod health;
+mod probe;
 mod request;
 mod response;
 mod retry;
 pub mod sse;
 mod threads;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{Certificate, Client, Request, Url, redirect};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
-pub use self::error::Error;
+pub use self::{error::Error, health::Health};
 use self::{
     request::{Ask, Expected, JSON, SSE},
     response::Head,
@@ -54,7 +56,7 @@ pub struct Settings {
     /// How many times a call that found no connection is tried again, while the budget of all calls
     /// lasts.
     pub retries: u32,
-    /// What [`Upstream::probe`] asks with GET; without it, it opens a TCP connection.
+    /// What [`Upstream::probe`] asks with GET; without it, it opens a connection.
     pub health_url: Option<Url>,
 }
 
@@ -66,6 +68,9 @@ pub struct Upstream {
     stream_url: Url,
     threads_url: Url,
     retries: Retries,
+    health: Health,
+    /// For probes that only connect.
+    tls: Option<Arc<rustls::ClientConfig>>,
     settings: Settings,
 }
 
@@ -114,6 +119,8 @@ impl Upstream {
             stream_url: join("/graph/stream"),
             threads_url: join("/threads"),
             retries: Retries::new(settings.retries),
+            health: Health::unknown(),
+            tls: probe::tls(&settings),
             settings,
         })
     }
@@ -150,27 +157,9 @@ impl Upstream {
         Ok((head.into_events(self.settings.sse), fields))
     }
 
-    /// Whether the upstream can be reached now: GET of the health URL answers 200, or, without one,
-    /// a TCP connection is accepted. Within the connect timeout.
-    pub async fn probe(&self) -> bool {
-        let reached = async {
-            match &self.settings.health_url {
-                Some(url) => {
-                    let answer = self.client.get(url.clone()).send().await;
-                    answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK)
-                }
-                None => self.accepts_tcp().await,
-            }
-        };
-        let bound = tokio::time::timeout(self.settings.connect_timeout, reached);
-        bound.await.unwrap_or(false)
-    }
-
-    async fn accepts_tcp(&self) -> bool {
-        let host = self.settings.url.host_str().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = self.settings.url.port_or_known_default().unwrap_or(80);
-        TcpStream::connect((host, port)).await.is_ok()
+    /// What is known of the upstream's health.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Asks for a whole answer with the `required` fields.
@@ -190,8 +179,18 @@ impl Upstream {
     async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {
         let key = self.key(call);
         let request = || request::build(&ask, call, key.as_ref());
-        let response = self.send(request, until).await?;
-        response::judge(response, ask.expected, key).await
+        let judged = match self.send(request, until).await {
+            Ok(response) => response::judge(response, ask.expected, key).await,
+            Err(error) => Err(error),
+        };
+        let is_graphs = [&self.invoke_url, &self.stream_url].contains(&&ask.url);
+        let url = if is_graphs {
+            &ask.url
+        } else {
+            &self.threads_url
+        };
+        self.health.note_call(url, is_graphs, judged.as_ref().err());
+        judged
     }
 
     /// The key that the upstream is shown: the caller's own, else the bridge's as it is now.

@@ -14,12 +14,12 @@ use crate::call::Call;
 pub(super) const JSON: &str = "application/json";
 pub(super) const SSE: &str = "text/event-stream";
 
-const USER_AGENT: &str = concat!("alim-bridge/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("alim-bridge/", env!("CARGO_PKG_VERSION"));
 
 /// What the upstream is asked to do.
 pub(super) struct Ask {
     method: Method,
-    url: Url,
+    pub(super) url: Url,
     body: Option<Bytes>,
     pub(super) expected: Expected,
 }
@@ -80,7 +80,7 @@ pub(super) fn build<T>(ask: &Ask, call: &Call<T>, key: Option<&SecretString>) ->
 }
 
 /// Keys are checked where they enter (settings, metadata): they are fit for a header.
-fn key_header(key: &SecretString) -> HeaderValue {
+pub(super) fn key_header(key: &SecretString) -> HeaderValue {
     let mut value = HeaderValue::from_str(key.expose_secret()).expect("a checked key");
     value.set_sensitive(true);
     value

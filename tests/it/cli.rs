@@ -5,13 +5,15 @@ mod chat;
 mod demo;
 mod secrets;
 mod terminal;
+mod tls;
+mod warnings;
 
 use std::net::TcpListener;
 
 use serde_json::Value;
 
 use crate::support::{
-    running::{Ended, Running, run, start, start_among},
+    running::{Ended, Running, run, start},
     upstream::refused_url,
 };
 
@@ -167,10 +169,25 @@ fn the_tokens_of_stream_json_are_the_response_of_invoke_json() {
 }
 
 #[test]
+fn a_stream_starts_a_thread_and_another_goes_on_in_it() {
+    let (_emulator, _bridge, address) = deployed();
+    let stream = ["stream", "--address", &address, QUESTION];
+    let started = run(&[&stream[..], &["--start-thread"]].concat());
+    let thread = started.stderr.lines().next().expect("a line");
+    let thread = thread.strip_prefix("· thread ").expect("its id");
+    let next = run(&[&stream[..], &["--thread-id", thread, "--json"]].concat());
+    assert!(!next.stderr.contains("· thread"), "{}", next.stderr);
+    let events = objects(&next.printed());
+    assert_eq!(events.last().expect("events")["done"]["threadId"], thread);
+    let both = run(&[&stream[..], &["--start-thread", "--thread-id", thread]].concat());
+    assert_eq!(both.code, Some(64));
+}
+
+#[test]
 fn health_is_told_by_word_and_exit_code() {
     let (_emulator, url) = emulate();
     let (mut bridge, address) = serve(&format!("{url}/api/v1"), &[]);
-    bridge.logs("the upstream can be reached");
+    bridge.logs("the upstream is healthy");
     let service = ["--service", "alim.v1.GraphService"];
     for asked in [&[][..], &service] {
         let health = run(&[&["health", "--address", &address], asked].concat());
@@ -192,7 +209,7 @@ fn health_over_http_is_a_200_and_nothing_else() {
 #[test]
 fn health_of_the_service_follows_the_upstream_and_that_of_the_process_does_not() {
     let (mut bridge, address) = serve(&refused_url(), &[]);
-    bridge.logs("the upstream can't be reached");
+    bridge.logs("the upstream is not healthy");
     let health = ["health", "--address", &address];
     assert_eq!(run(&health).printed(), "SERVING\n");
     let service = run(&[&health[..], &["--service", "alim.v1.GraphService"]].concat());
@@ -306,35 +323,6 @@ fn a_signal_is_heard_from_the_moment_the_port_is_told() {
 }
 
 #[test]
-fn a_bridge_that_anyone_may_call_says_so_and_serves() {
-    const WARNING: &str = "anyone who reaches this address may call";
-    let url = refused_url();
-    let (open, address) = serve(&url, &[("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")]);
-    let here = address.replace("0.0.0.0", "127.0.0.1");
-    run(&["health", "--address", &here]).printed();
-    let log = open.stopped().stderr;
-    let warning = log.lines().find(|line| line.contains(WARNING));
-    assert!(warning.is_some_and(|line| line.contains("WARN")), "{log}");
-    let (closed, _) = serve(&url, &[]);
-    assert!(!closed.stopped().stderr.contains(WARNING));
-}
-
-#[test]
-fn a_bridge_that_every_page_may_call_says_so_even_on_loopback() {
-    const WARNING: &str = "any page in a browser that reaches this address may call";
-    for (origins, is_warned) in [("*", true), ("https://app.example.az", false)] {
-        let (bridge, _) = serve(&refused_url(), &[("ALIM_BRIDGE_GRPC_WEB", origins)]);
-        let log = bridge.stopped().stderr;
-        let warning = log.lines().find(|line| line.contains(WARNING));
-        assert_eq!(
-            warning.is_some_and(|line| line.contains("WARN")),
-            is_warned,
-            "{log}"
-        );
-    }
-}
-
-#[test]
 fn serve_starts_while_the_upstream_is_down_and_says_so_to_callers() {
     let (_bridge, address) = serve(&refused_url(), &[]);
     let ended = run(&["invoke", "--address", &address, QUESTION]);
@@ -359,22 +347,4 @@ fn the_service_key_is_in_no_output_at_the_finest_level() {
         assert!(ended.stderr.contains(told), "{told} is not logged");
     }
     assert!(!(ended.stdout + &ended.stderr).contains(KEY));
-}
-
-#[test]
-fn a_limit_on_open_files_below_max_calls_is_told_at_the_start() {
-    const WARNING: &str = "the limit on open files is below";
-    let log = |files| {
-        let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
-        let settings = [
-            ("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY),
-            ("ALIM_BRIDGE_MAX_CALLS", "50"),
-            ("ALIM_BRIDGE_MAX_CONNECTIONS", "50"),
-        ];
-        let mut bridge = start_among(files, &args, &settings);
-        bridge.address();
-        bridge.stopped().stderr
-    };
-    assert!(log(163).contains(WARNING));
-    assert!(!log(164).contains(WARNING));
 }

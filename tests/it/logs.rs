@@ -1,4 +1,5 @@
-//! Log lines and whoever reads them: a reader that is slow or gone must not stall a call.
+//! Log lines and whoever reads them: a reader that is slow or gone must not stall a call. Two things are
+//! written: the application log, and a record of each call.
 
 use std::{
     io::Read,
@@ -6,10 +7,12 @@ use std::{
 };
 
 use alim_bridge::pb::graph_service_client::GraphServiceClient;
+use serde_json::Value;
 
 use crate::support::{
     SERVICE_KEY, ask, ask_stream,
     bare::Connection,
+    deployed::Deployed,
     extra::{channel_to, get, with_metadata},
     reply_json,
     running::{self, Running},
@@ -201,4 +204,65 @@ async fn callers_who_are_not_known_fill_no_log_and_are_counted() {
 fn field(line: &str, name: &str) -> String {
     let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
     line[name].as_str().expect("a text").to_owned()
+}
+
+/// What two calls, one of which fails, and a health check leave on standard error.
+async fn written(settings: &[(&str, &str)]) -> String {
+    let upstream = Upstream::scripted([Reply::json(200, reply_json()), Reply::json(500, "{}")]);
+    let bridge = Deployed::with_log(&upstream.url(), settings);
+    let mut client = bridge.client();
+    client.invoke(ask("Salam")).await.expect("a reply");
+    client.invoke(ask("Salam")).await.expect_err("500");
+    let address = bridge.address.to_string();
+    let health = move || running::run(&["health", "--address", &address]).code;
+    let health = tokio::task::spawn_blocking(health).await;
+    assert_eq!(health.expect("no panic"), Some(0));
+    bridge.running.stopped().stderr
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_access_log_does_not_follow_the_filter_of_the_application_log() {
+    for log in ["warn", "off"] {
+        let written = written(&[("LOG", log)]).await;
+        assert_eq!(written.lines().count(), 2, "{written}");
+        assert_eq!(written.matches("call ended").count(), 2, "{written}");
+    }
+    let written = written(&[("ACCESS_LOG", "off")]).await;
+    assert_eq!(written.matches("call ended").count(), 0, "{written}");
+    assert!(written.contains("\"serving\""), "{written}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_access_log_can_hold_failures_alone_or_health_checks_too() {
+    let errors = written(&[("LOG", "off"), ("ACCESS_LOG", "errors")]).await;
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("\"UPSTREAM_FAILED\""), "{errors}");
+    let all = written(&[("LOG", "off"), ("ACCESS_LOG", "all")]).await;
+    assert_eq!(all.lines().count(), 3, "{all}");
+    assert!(all.contains("\"rpc.method\":\"Check\""), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_has_the_bytes_of_both_messages_as_json_and_as_text() {
+    let json = written(&[("LOG", "off")]).await;
+    let record = json.lines().next().expect("a record");
+    let record: Value = serde_json::from_str(record).expect("JSON");
+    let expected = |name: &str| record[name].as_u64().expect("a count");
+    // Fields of two bytes and their text, and gRPC's prefix of five before the answer.
+    let (asked, answered) = (ask("Salam"), "Suvarın.".len() + 36 + 1);
+    let asked = asked.message.len() + asked.user_id.len() + 2 * 2;
+    assert_eq!(expected("bytes_in"), asked as u64, "{record}");
+    assert_eq!(
+        expected("bytes_out"),
+        (answered + 3 * 2 + 5) as u64,
+        "{record}"
+    );
+    let text = written(&[("LOG", "off"), ("LOG_FORMAT", "text")]).await;
+    let told = format!("bytes_in={asked} bytes_out=");
+    let record = text.lines().next().expect("a record");
+    assert!(
+        record.contains("  INFO alim_bridge::call: call ended rpc.method=\"Invoke\"")
+            && record.contains(&told),
+        "{record}"
+    );
 }

@@ -17,6 +17,7 @@ mod emulator;
 mod failures;
 mod floods;
 mod headers;
+mod health;
 mod house;
 mod leaks;
 mod logs;

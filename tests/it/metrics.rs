@@ -2,13 +2,15 @@
 
 mod itself;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use alim_bridge::reason::Reason;
 
 use crate::support::{
-    Bridge, ask_stream, reply_json, sse_answer, sse_tokens,
-    upstream::{Reply, Upstream},
+    Bridge, ask, ask_stream,
+    extra::{time_passes, with_metadata},
+    reply_json, sse_answer, sse_tokens,
+    upstream::{Reply, Upstream, refused_url},
 };
 
 const INVOKE: &str =
@@ -75,15 +77,13 @@ async fn calls_and_tokens_are_counted_under_the_names_that_public_dashboards_kno
     is(&with_code(STREAM, "OK"), 1.0);
     is(&format!("grpc_server_started_total{INVOKE}"), 2.0);
     is(&format!("grpc_server_handling_seconds_count{STREAM}"), 1.0);
+    is(&format!("grpc_server_msg_received_total{INVOKE}"), 2.0);
+    is(&format!("grpc_server_msg_received_total{STREAM}"), 1.0);
     is(&format!("grpc_server_msg_sent_total{INVOKE}"), 1.0);
     is(&format!("grpc_server_msg_sent_total{STREAM}"), 4.0);
     is("alim_bridge_tokens_total", 3.0);
     is("alim_bridge_time_to_first_token_seconds_count", 1.0);
     is("alim_bridge_inter_token_seconds_count", 2.0);
-    is(
-        r#"alim_bridge_upstream_errors_total{reason="UPSTREAM_FAILED"}"#,
-        1.0,
-    );
     is(&failures("UPSTREAM_FAILED"), 1.0);
     is("alim_bridge_upstream_ratelimit_remaining", 7.0);
     is("alim_bridge_open_calls", 0.0);
@@ -129,4 +129,86 @@ async fn an_open_call_is_seen_and_a_caller_who_leaves_is_counted_as_cancelled() 
     let samples = scraped(&bridge, "alim_bridge_caller_cancelled_total", 1.0).await;
     assert_eq!(samples[&with_code(STREAM, "Canceled")], 1.0);
     assert_eq!(samples["alim_bridge_open_calls"], 0.0);
+}
+
+/// The names of the series of calls.
+fn series(samples: &BTreeMap<String, f64>) -> Vec<&String> {
+    let names = samples.keys();
+    names
+        .filter(|name| name.starts_with("grpc_server_"))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_first_scrape_has_a_zero_for_each_method_and_code_that_can_occur() {
+    let first = samples(&Bridge::before(&refused_url()).await).await;
+    let zeros = first
+        .iter()
+        .filter(|(name, _)| name.starts_with("grpc_server_"));
+    assert!(zeros.clone().all(|(_, value)| *value == 0.0), "{first:#?}");
+    let count = |part: &str| {
+        zeros
+            .clone()
+            .filter(|(name, _)| name.contains(part))
+            .count()
+    };
+    assert_eq!(count("handled_total"), 5 * 13 + 2 * 10 + 11 + 9);
+    assert_eq!(count("started_total"), 9);
+    assert_eq!(count("handling_seconds_count"), 9);
+    assert_eq!(count("msg_received_total"), 5);
+    for (labels, code) in [(INVOKE, "Aborted"), (STREAM, "Unavailable"), (STREAM, "OK")] {
+        assert!(
+            first.contains_key(&with_code(labels, code)),
+            "{labels} {code}"
+        );
+    }
+    for code in ["Unknown", "AlreadyExists", "OutOfRange", "DataLoss"] {
+        assert_eq!(count(&format!("\"{code}\"")), 0, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_of_the_upstreams_adds_a_series() {
+    let answers: Vec<_> = (400..=599)
+        .map(|status| Reply::json(status, "{}"))
+        .collect();
+    let upstream = Upstream::scripted(answers.iter().chain(&answers).cloned());
+    let bridge = Bridge::before(&upstream.url()).await;
+    let before = samples(&bridge).await;
+    for _ in &answers {
+        bridge.invoke("Salam").await.expect_err("no success");
+        bridge.stream("Salam").await.expect_err("no success");
+    }
+    bridge.health("alim.v1.Other").await.expect_err("unknown");
+    let last = format!("grpc_server_started_total{STREAM}");
+    let after = scraped(&bridge, &last, answers.len() as f64).await;
+    assert_eq!(series(&after), series(&before));
+}
+
+#[tokio::test]
+async fn what_the_service_key_may_still_do_is_told_for_a_minute() {
+    const LEFT: &str = "alim_bridge_upstream_ratelimit_remaining";
+    let reply = Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7");
+    let upstream = Upstream::answering(reply);
+    let bridge = Bridge::before(&upstream.url()).await;
+    bridge.invoke("Salam").await.expect("a reply");
+    time_passes(Duration::from_secs(59)).await;
+    assert_eq!(samples(&bridge).await.get(LEFT), Some(&7.0));
+    time_passes(Duration::from_secs(1)).await;
+    assert_eq!(samples(&bridge).await.get(LEFT), None);
+    bridge.invoke("Salam").await.expect("a reply");
+    assert_eq!(samples(&bridge).await.get(LEFT), Some(&7.0));
+}
+
+#[tokio::test]
+async fn what_a_callers_own_key_may_still_do_is_not_told() {
+    let reply = Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7");
+    let upstream = Upstream::answering(reply);
+    let bridge = Bridge::with(&upstream.url(), &[("CREDENTIALS", "caller")]).await;
+    let request = with_metadata(ask("Salam"), &[("x-api-key", b"k")]);
+    let answer = bridge.client.clone().invoke(request).await;
+    let answer = answer.expect("a reply");
+    assert!(answer.metadata().contains_key("x-ratelimit-remaining"));
+    let samples = samples(&bridge).await;
+    assert!(!samples.contains_key("alim_bridge_upstream_ratelimit_remaining"));
 }

@@ -46,11 +46,12 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("RETRIES", "2"),
     ("SSE_FRAMING", "recover"),
     ("UPSTREAM_HEALTH_URL", ""),
-    ("UPSTREAM_HEALTH_INTERVAL", "5s"),
+    ("UPSTREAM_HEALTH_INTERVAL", "auto"),
     ("DRAIN_DELAY", "0s"),
     ("DRAIN_TIMEOUT", "25s"),
     ("LOG_FORMAT", "auto"),
     ("LOG", "info"),
+    ("ACCESS_LOG", "on"),
     ("OTLP_ENDPOINT", ""),
 ];
 
@@ -166,6 +167,40 @@ fn an_unknown_name_is_a_fault_unless_kubernetes_put_it_there() {
     assert_taken("PORT_50051_TCP_ADDR", &["10.0.0.1"]);
     assert_taken("SERVICE_HOST", &["10.0.0.1"]);
     assert_taken("SERVICE_PORT_GRPC", &["50051"]);
+}
+
+#[test]
+fn the_links_of_a_service_whose_name_begins_as_ours_are_passed_over() {
+    assert_taken("ADMIN_SERVICE_HOST", &["10.0.0.1"]);
+    assert_taken("ADMIN_SERVICE_PORT", &["9464"]);
+    assert_taken("ADMIN_SERVICE_PORT_METRICS", &["9464"]);
+    assert_taken("ADMIN_PORT", &["tcp://10.0.0.1:9464"]);
+    assert_taken("ADMIN_PORT_9464_UDP", &["udp://10.0.0.1:9464"]);
+    assert_taken("ADMIN_PORT_9464_TCP_PROTO", &["tcp"]);
+    assert_taken("OF_TWO_WORDS_PORT_9464_TCP_PORT", &["9464"]);
+    assert_refused("ADMIN_PORT", &["9464", "0.0.0.0:9464"]);
+    assert_refused("ADMIN_PORT_X_TCP", &["tcp://10.0.0.1:9464"]);
+    assert_refused("ADMINSERVICE_HOST", &["10.0.0.1"]);
+}
+
+#[test]
+fn a_typing_error_gets_the_setting_that_was_meant() {
+    for (name, meant) in [
+        ("UPSTREAM_APIKEY", Some("UPSTREAM_API_KEY")),
+        ("LISTN", Some("LISTEN")),
+        ("log_format", Some("LOG_FORMAT")),
+        ("MAX_CONECTIONS", Some("MAX_CONNECTIONS")),
+        ("COLOUR", None),
+    ] {
+        let text = told(&[KEY, (name, "1")]);
+        let expected = match meant {
+            Some(meant) => format!(
+                "ALIM_BRIDGE_{name} is no setting of alim-bridge: did you mean ALIM_BRIDGE_{meant}?"
+            ),
+            None => format!("ALIM_BRIDGE_{name} is no setting of alim-bridge"),
+        };
+        assert_eq!(text, expected);
+    }
 }
 
 #[test]

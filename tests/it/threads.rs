@@ -1,6 +1,7 @@
 //! ThreadService: what it asks of the upstream, what it answers, and conversations that go on.
 
 mod failures;
+mod started;
 
 use std::collections::BTreeSet;
 

@@ -281,7 +281,10 @@ async fn a_handshake_that_is_never_finished_gives_its_place_back() {
 }
 
 /// TLS in front of a plain upstream: its base URL, and what keeps it running.
-async fn tls_before(upstream: &Upstream, identity: &Identity) -> (String, AbortOnDropHandle<()>) {
+pub(crate) async fn tls_before(
+    upstream: &Upstream,
+    identity: &Identity,
+) -> (String, AbortOnDropHandle<()>) {
     let plain = Url::parse(&upstream.url()).expect("a URL");
     let plain = plain.socket_addrs(|| None).expect("an address")[0];
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

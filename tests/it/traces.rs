@@ -2,6 +2,8 @@
 
 mod collector;
 
+use std::time::{Duration, Instant};
+
 use alim_bridge::telemetry::traces::Traces;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use tonic::Code;
@@ -9,6 +11,7 @@ use tonic::Code;
 use self::collector::{Collector, attribute, events, named};
 use crate::support::{
     Bridge, SERVICE_KEY, Told, ask, config,
+    deployed::Deployed,
     extra::with_metadata,
     reply_json, running, sse_answer,
     upstream::{Reply, Upstream, refused_url},
@@ -278,4 +281,18 @@ async fn a_caller_who_is_not_known_makes_no_span() {
     }
     flushed(traces).await;
     assert_eq!(collector.spans(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_does_not_answer_holds_the_exit_no_longer_than_the_drain() {
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mute = format!("http://{}", mute.local_addr().expect("bound"));
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let settings = [("OTLP_ENDPOINT", mute.as_str()), ("DRAIN_TIMEOUT", "0s")];
+    let bridge = Deployed::with(&upstream.url(), &settings);
+    bridge.client().invoke(ask("Salam")).await.expect("a reply"); // and so a span
+    let start = Instant::now();
+    assert_eq!(bridge.running.stopped().code, Some(0));
+    let took = start.elapsed(); // the SDK itself would wait for five seconds
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }

@@ -97,6 +97,7 @@ async fn what_fails_before_the_first_event_is_told_to_the_page_in_the_head() {
             assert!(answer.head.headers.contains_key(name), "{name} is there");
             assert!(exposed.contains(&name), "{name} can be read");
         }
+        assert!(exposed.contains(&"x-thread-id"), "{exposed:?}");
     }
 }
 

@@ -74,9 +74,10 @@ def test_every_setting_that_it_names_is_one() -> None:
 
 def test_every_field_and_message_of_the_log_that_it_names_is_written() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
-    fields = {"rpc.method", "grpc.code", "reason", "upstream.status", "duration_ms", "ttft_ms", "tokens", "request_id", "trace_id", "caller"}
+    fields = {"rpc.method", "grpc.code", "reason", "upstream.status", "duration_ms", "ttft_ms", "tokens"}
+    fields |= {"bytes_in", "bytes_out", "request_id", "trace_id", "caller"}
     assert fields <= SPANS
-    calls = (ROOT / "src/telemetry/logs.rs").read_text()
-    assert all(f"{field} = call." in calls or f"{field} = millis(" in calls or f"{field} = (call." in calls for field in fields)
-    for message in ("draining", "stopped", "serving", "call ended", "changed files taken over", "a connection over the limit was closed"):
+    record = (ROOT / "src/telemetry/access.rs").read_text()
+    assert all(f'"{field}",' in record for field in fields)
+    for message in ("draining", "stopped", "serving", "call ended", "the upstream is not healthy", "changed files taken over", "a connection over the limit was closed"):
         assert message in RUNBOOK and f'"{message}"' in sources, message

@@ -1,4 +1,4 @@
-// Package caller is what a Go program needs to ask ALİM, beside the stubs in alim/v1.
+// Package caller is what a Go program needs to ask ALİM, beside the stubs.
 package caller
 
 import (
@@ -15,7 +15,7 @@ import (
 
 // Published beside the .proto: balancing, health checks, timeouts, and retries of what can't have run.
 //
-//go:embed alim/v1/service_config.json
+//go:embed service_config.json
 var serviceConfig string
 
 // Connect opens a channel; in production to a name such as "dns:///alim-bridge:50051".

@@ -3,6 +3,7 @@ module caller
 go 1.26.0
 
 require (
+	buf.build/gen/go/alim/bridge/protocolbuffers/go v0.0.0
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261026165753-2ffab32bce7e
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
@@ -19,3 +20,6 @@ tool (
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc
 	google.golang.org/protobuf/cmd/protoc-gen-go
 )
+
+// The stubs, made from the contract by `prepare`.
+replace buf.build/gen/go/alim/bridge/protocolbuffers/go => ./gen

@@ -130,6 +130,8 @@ def thread():
     assert found["metadata"]["farm"] == "ferma-1"  # ALİM may add words of its own
     assert grpcurl(f"{threads}/DeleteThread", fields=name).returncode == 0
     assert "UPSTREAM_NOT_FOUND" in grpcurl(f"{threads}/GetThread", fields=name).stderr
+    *_, last = objects(grpcurl(STREAM, fields={"message": "Salam", "start_thread": True}).stdout)
+    assert grpcurl(f"{threads}/GetThread", fields={"thread_id": last["done"]["threadId"]}).returncode == 0
 
 
 run("thread", thread)

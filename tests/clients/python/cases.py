@@ -179,6 +179,10 @@ def thread():
     threads.DeleteThread(DeleteThreadRequest(thread_id=made.thread_id))
     with fails(StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"):
         threads.GetThread(GetThreadRequest(thread_id=made.thread_id))
+    answer = alim.Stream(StreamRequest(message=MESSAGE, start_thread=True))
+    named = dict(answer.initial_metadata())["x-thread-id"]
+    *_, last = answer
+    assert last.done.thread_id == named == threads.GetThread(GetThreadRequest(thread_id=named)).thread_id
 
 
 for case in (invoke, stream, deadline, cancel, details, retry_info, health, retry, no_retry, no_retry_after_event):

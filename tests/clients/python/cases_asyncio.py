@@ -140,6 +140,9 @@ async def thread(caller: Caller):
     await threads.DeleteThread(DeleteThreadRequest(thread_id=made.thread_id))
     failure = await failure_of(threads.GetThread(GetThreadRequest(thread_id=made.thread_id)))
     assert (failure.code, failure.reason) == (StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND")
+    answer = caller.alim.Stream(StreamRequest(message=MESSAGE, start_thread=True))
+    last = [event async for event in answer][-1].done
+    assert (await threads.GetThread(GetThreadRequest(thread_id=last.thread_id))).thread_id == last.thread_id
 
 
 async def on(target, case):

@@ -33,7 +33,10 @@ fn demo_shows_an_answer_its_making_and_what_to_try_and_stops_when_asked() {
 
 #[test]
 fn demo_serves_metrics_and_writes_a_log_where_it_is_told_to() {
-    let logged = [("ALIM_BRIDGE_LOG", "info"), ("ALIM_BRIDGE_RETRIES", "x")]; // that one is serve's
+    let logged = [
+        ("ALIM_BRIDGE_ACCESS_LOG", "on"),
+        ("ALIM_BRIDGE_RETRIES", "x"), // that one is serve's
+    ];
     let mut demo = start(&["demo", "--admin-listen", "127.0.0.1:0"], &logged);
     let metrics = demo.says("Its metrics are on ");
     let metrics = metrics.rsplit(' ').next().expect("a last word").to_owned();

@@ -38,6 +38,26 @@ fn each_duration_reaches_its_own_clock() {
 }
 
 #[test]
+fn probes_that_alim_counts_against_the_key_are_rare_unless_told_otherwise() {
+    let base = ("UPSTREAM_URL", "http://alim:8000/api/v1");
+    let interval = |url: &str, more: &[(&str, &str)]| {
+        let settings = [&[base, ("UPSTREAM_HEALTH_URL", url)], more].concat();
+        parsed(&settings).server.health_interval
+    };
+    let (often, rarely) = (Duration::from_secs(5), Duration::from_secs(60));
+    let counted = "http://alim:8000/api/v1/graph/health";
+    assert_eq!(interval("", &[]), often);
+    assert_eq!(interval("http://alim:8000/live", &[]), often);
+    assert_eq!(
+        interval("https://alim:8000/api/v1/graph/health", &[]),
+        often
+    );
+    assert_eq!(interval(counted, &[]), rarely);
+    let told = ("UPSTREAM_HEALTH_INTERVAL", "10s");
+    assert_eq!(interval(counted, &[told]), Duration::from_secs(10));
+}
+
+#[test]
 fn durations_need_a_unit_and_only_drains_may_be_zero() {
     for (name, clock) in CLOCKS {
         assert_refused(name, &["3", "0", "-3s", "3 parsecs", "s", "1000y"]);
@@ -84,6 +104,7 @@ fn counts_and_choices_have_bounds() {
     assert_refused("SSE_FRAMING", &["Recover", "none"]);
     assert_refused("LOG_FORMAT", &["xml"]);
     assert_refused("LOG", &["alim_bridge=loud"]);
+    assert_refused("ACCESS_LOG", &["info", "true"]);
     let config = parsed(&[
         ("MAX_CALLS", "1000000"),
         ("MAX_CONNECTIONS", "1"),

@@ -29,29 +29,25 @@ pub(crate) struct Deployed {
 impl Deployed {
     /// A bridge with some settings, named as in the environment without the prefix.
     pub(crate) fn with(upstream_url: &str, settings: &[(&str, &str)]) -> Self {
-        let usual = [
-            ("ADMIN_LISTEN", "127.0.0.1:0"),
-            ("LISTEN", "127.0.0.1:0"),
-            ("UPSTREAM_URL", upstream_url),
-            ("UPSTREAM_API_KEY", SERVICE_KEY),
-        ];
-        let own = |name: &str| settings.iter().any(|(own, _)| *own == name);
-        let usual = usual.iter().filter(|(name, _)| !own(name));
-        let named = usual.chain(settings);
-        let named: Vec<_> = named
-            .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), *value))
-            .collect();
-        let variables: Vec<_> = named
-            .iter()
-            .map(|(name, value)| (&**name, *value))
-            .collect();
-        let mut running = start(&["serve"], &variables);
+        let mut running = serve(upstream_url, settings);
         let serving = running.logs("serving"); // as text or as JSON
         let bound = |name: &str| address_after(&serving, name);
         Self {
             running,
             address: bound("address"),
             admin: bound("admin"),
+        }
+    }
+
+    /// A bridge without an admin port, whose log may be off.
+    pub(crate) fn with_log(upstream_url: &str, settings: &[(&str, &str)]) -> Self {
+        let settings = [settings, &[("ADMIN_LISTEN", "off")]].concat();
+        let mut running = serve(upstream_url, &settings);
+        let address = running.address().parse().expect("an address");
+        Self {
+            running,
+            address,
+            admin: SocketAddr::from(([0; 4], 0)),
         }
     }
 
@@ -109,6 +105,27 @@ impl Deployed {
             panic!("{open} calls are open, {count} were expected");
         }
     }
+}
+
+/// The command with these settings, and the usual ones for those that are not among them.
+fn serve(upstream_url: &str, settings: &[(&str, &str)]) -> Running {
+    let usual = [
+        ("ADMIN_LISTEN", "127.0.0.1:0"),
+        ("LISTEN", "127.0.0.1:0"),
+        ("UPSTREAM_URL", upstream_url),
+        ("UPSTREAM_API_KEY", SERVICE_KEY),
+    ];
+    let own = |name: &str| settings.iter().any(|(own, _)| *own == name);
+    let usual = usual.iter().filter(|(name, _)| !own(name));
+    let named = usual.chain(settings);
+    let named: Vec<_> = named
+        .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), *value))
+        .collect();
+    let variables: Vec<_> = named
+        .iter()
+        .map(|(name, value)| (&**name, *value))
+        .collect();
+    start(&["serve"], &variables)
 }
 
 /// The first address that stands in `line` after `name`.

@@ -9,8 +9,8 @@ import (
 	"os"
 	"time"
 
+	alimv1 "buf.build/gen/go/alim/bridge/protocolbuffers/go/alim/v1"
 	"caller"
-	alimv1 "caller/alim/v1"
 )
 
 func main() {

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
+	alimv1 "buf.build/gen/go/alim/bridge/protocolbuffers/go/alim/v1"
 	"caller"
-	alimv1 "caller/alim/v1"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -222,6 +222,14 @@ func thread() {
 	must(err)
 	_, err = threads.GetThread(background, &alimv1.GetThreadRequest{ThreadId: made.GetThreadId()})
 	mustFail(err, codes.NotFound, "UPSTREAM_NOT_FOUND")
+
+	started, err := alim.Stream(background, &alimv1.StreamRequest{Message: message, StartThread: true})
+	must(err)
+	events, err := readAll(started)
+	must(err)
+	named := events[len(events)-1].GetDone().GetThreadId()
+	_, err = threads.GetThread(background, &alimv1.GetThreadRequest{ThreadId: named})
+	must(err)
 }
 
 // Begins calls of both kinds that are to be repeated after 30 s; the service config's own deadlines leave room for it.

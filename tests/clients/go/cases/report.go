@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	alimv1 "buf.build/gen/go/alim/bridge/protocolbuffers/go/alim/v1"
 	"caller"
-	alimv1 "caller/alim/v1"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"

@@ -152,6 +152,12 @@ await run("thread", async () => {
   assert.deepEqual(found.metadata?.witness, call.context.witness); // ALİM may add words of its own
   await unary((done) => threads.deleteThread({ threadId }, done));
   await mustFail(unary((done) => threads.getThread({ threadId }, done)), "NOT_FOUND", "UPSTREAM_NOT_FOUND");
+
+  const started = StreamRequest.fromPartial({ message: "Salam!", startThread: true });
+  const last = ((await alim.stream(started).toArray()) as StreamResponse[]).at(-1)?.event;
+  assert(last?.$case === "done");
+  const named = await unary<Thread>((done) => threads.getThread({ threadId: last.value.threadId }, done));
+  assert.equal(named.threadId, last.value.threadId);
   threads.close();
 });
 

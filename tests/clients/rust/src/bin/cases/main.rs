@@ -194,6 +194,21 @@ async fn thread(channel: Channel) {
         Code::NotFound,
         "UPSTREAM_NOT_FOUND",
     );
+
+    let starting = StreamRequest {
+        message: "Salam!".to_owned(),
+        start_thread: true,
+        ..Default::default()
+    };
+    let mut events = alim.stream(starting).await.expect("a head").into_inner();
+    let mut thread_id = String::new();
+    while let Some(event) = events.message().await.expect("a whole stream") {
+        if let Some(Event::Done(done)) = event.event {
+            thread_id = done.thread_id;
+        }
+    }
+    let found = threads.get_thread(GetThreadRequest { thread_id }).await;
+    found.expect("the thread that the stream named");
 }
 
 async fn no_retry(mut alim: Alim) {

@@ -170,6 +170,12 @@ final class Cases {
     check(found.getFieldsOrThrow("witness").equals(call.context().getFieldsOrThrow("witness")), "%s", found);
     threads.deleteThread(DeleteThreadRequest.newBuilder().setThreadId(made.getThreadId()).build());
     mustFail(() -> threads.getThread(lookUp), Code.NOT_FOUND, "UPSTREAM_NOT_FOUND");
+
+    var starting = StreamRequest.newBuilder().setMessage("Salam!").setStartThread(true).build();
+    var started = new ArrayList<StreamResponse>();
+    ALIM.stream(starting).forEachRemaining(started::add);
+    var named = started.get(started.size() - 1).getDone().getThreadId();
+    threads.getThread(GetThreadRequest.newBuilder().setThreadId(named).build());
   }
 
   private static void mustAllBeSentOnce(String scheme, String... addresses) {

@@ -1,0 +1,268 @@
+//! The connection to a bridge: plain, TLS or mutual TLS, and what to change where the two sides do not agree.
+
+use std::{error::Error as StdError, net::Ipv6Addr, path::Path, sync::Arc, time::Duration};
+
+use http::{Uri, uri::Authority};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use url::Url;
+
+use super::{Error, Target, has_user, screen};
+use crate::config::is_clear;
+
+/// From the start of a connection to its end, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The port of a bridge where none is named.
+const PORT: u16 = 50051;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+impl Target {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Usage`] when the address or a file can't be used, [`Error::Connect`] when nothing
+    ///   answers there.
+    pub async fn connect(&self) -> Result<Channel, Error> {
+        if has_user(&self.address) {
+            let why = "--address must hold no user and no password".into();
+            return Err(Error::Usage(why));
+        }
+        let address = self.url();
+        let has_key = self.caller_key.is_some() || self.api_key.is_some();
+        if has_key && Url::parse(&address).is_ok_and(|url| is_clear(&url)) {
+            screen::aside(&format!(
+                "alim-bridge: warning: the key goes to {address} in clear: give --address a URL with https"
+            ))?;
+        }
+        let usage = |why: String| Error::Usage(format!("{address}: {why}"));
+        let endpoint = Endpoint::from_shared(address.clone());
+        let mut endpoint = endpoint
+            .map_err(|error| usage(error.to_string()))?
+            .connect_timeout(CONNECT_TIMEOUT);
+        let is_tls = address.starts_with("https://");
+        if is_tls && !self.is_insecure {
+            let tls = self.tls().map_err(Error::Usage)?;
+            endpoint = endpoint
+                .tls_config(tls)
+                .map_err(|error| usage(error.to_string()))?;
+        }
+        let connected = match is_tls && self.is_insecure {
+            true => self.connect_unverified(endpoint).await?,
+            false => endpoint.connect().await,
+        };
+        connected.map_err(|source| Error::Connect { address, source })
+    }
+
+    /// The bridge's URL: without a scheme, the one that the other flags call for.
+    fn url(&self) -> String {
+        if self.address.contains("://") {
+            return self.address.clone();
+        }
+        let scheme = match self.ca_file.is_some() || self.identity.is_some() || self.is_insecure {
+            true => "https",
+            false => "http",
+        };
+        let host = match self.address.parse::<Ipv6Addr>() {
+            Ok(ip) => format!("[{ip}]"),
+            Err(_) => self.address.clone(),
+        };
+        let has_port = host
+            .parse::<Authority>()
+            .is_ok_and(|it| it.port().is_some());
+        match has_port {
+            true => format!("{scheme}://{host}"),
+            false => format!("{scheme}://{host}:{PORT}"),
+        }
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, String> {
+        let tls = match &self.ca_file {
+            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        Ok(match &self.identity {
+            Some((cert, key)) => tls.identity(Identity::from_pem(read(cert)?, read(key)?)),
+            None => tls,
+        })
+    }
+
+    /// Connects whoever answers: tonic itself always verifies.
+    async fn connect_unverified(
+        &self,
+        endpoint: Endpoint,
+    ) -> Result<Result<Channel, tonic::transport::Error>, Error> {
+        let tls = self.unverified().map_err(Error::Usage)?;
+        let origin = endpoint.uri().clone();
+        let connector = tower::service_fn(move |uri: Uri| {
+            let tls = Arc::clone(&tls);
+            async move {
+                let host = uri.host().unwrap_or_default();
+                let tls = handshake(tls, host, uri.port_u16().unwrap_or(443));
+                Ok::<_, BoxError>(TokioIo::new(tls.await?))
+            }
+        });
+        // tonic would want a configuration of its own for a URL with https.
+        let plain = origin.to_string().replacen("https://", "http://", 1);
+        let endpoint = Endpoint::from_shared(plain)
+            .map_err(|error| Error::Usage(error.to_string()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .origin(origin);
+        Ok(endpoint.connect_with_connector(connector).await)
+    }
+
+    fn unverified(&self) -> Result<Arc<ClientConfig>, String> {
+        let builder = ClientConfig::builder();
+        let provider = Arc::clone(builder.crypto_provider());
+        let builder = builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+        let mut config = match &self.identity {
+            Some((cert, key)) => {
+                let chain = CertificateDer::pem_slice_iter(&read(cert)?).collect::<Result<_, _>>();
+                let chain = chain.map_err(|error| format!("{}: {error}", cert.display()))?;
+                let key = PrivateKeyDer::from_pem_slice(&read(key)?)
+                    .map_err(|error| format!("{}: {error}", key.display()))?;
+                builder.with_client_auth_cert(chain, key)
+            }
+            None => Ok(builder.with_no_client_auth()),
+        }
+        .map_err(|error| format!("client certificate: {error}"))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// Adds what to change to an error that comes of TLS on one side alone.
+    pub async fn explain(&self, error: Error) -> Error {
+        let is_the_bridges = match &error {
+            Error::Connect { .. } => false,
+            Error::Status(status) => status.source().is_none(),
+            _ => true,
+        };
+        if is_the_bridges {
+            return error;
+        }
+        let hint = tokio::time::timeout(CONNECT_TIMEOUT, self.hint()).await;
+        match hint.ok().flatten() {
+            Some(hint) => Error::Explained(Box::new(error), hint),
+            None => error,
+        }
+    }
+
+    /// tonic's errors do not tell what the bridge speaks, so it is tried: with TLS, the server is the first to speak.
+    async fn hint(&self) -> Option<&'static str> {
+        let (uri, tls) = (self.url().parse::<Uri>().ok()?, self.unverified().ok()?);
+        let is_tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let shaken = handshake(tls, uri.host()?, port).await;
+        let failure = match shaken {
+            Ok(_) if !is_tls => {
+                return Some(
+                    "the bridge may speak TLS: give --ca-file with its authority, or an address with https://",
+                );
+            }
+            Ok(mut stream) => stream.read(&mut [0]).await.err()?.to_string(),
+            Err(error) => error.to_string(),
+        };
+        if failure.contains("CertificateRequired") {
+            return Some("the bridge wants a client certificate: give --cert-file and --key-file");
+        }
+        let is_plain = is_tls && failure.contains("InvalidContentType");
+        is_plain.then_some("the bridge may not speak TLS: give an address with http://")
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+async fn handshake(
+    tls: Arc<ClientConfig>,
+    host: &str,
+    port: u16,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, BoxError> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let socket = TcpStream::connect((host, port)).await?;
+    let name = ServerName::try_from(host.to_owned())?;
+    Ok(TlsConnector::from(tls).connect(name, socket).await?)
+}
+
+/// Takes any certificate, from whomever.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_port_and_scheme_are_guessed() {
+        let url = |address: &str, is_insecure| {
+            let target = Target {
+                address: address.into(),
+                is_insecure,
+                ..Target::default()
+            };
+            target.url()
+        };
+        for (address, expected) in [
+            ("bridge", "http://bridge:50051"),
+            ("bridge:1", "http://bridge:1"),
+            ("10.0.0.1", "http://10.0.0.1:50051"),
+            ("::1", "http://[::1]:50051"),
+            ("[::1]", "http://[::1]:50051"),
+            ("[::1]:1", "http://[::1]:1"),
+            ("https://bridge", "https://bridge"),
+        ] {
+            assert_eq!(url(address, false), expected);
+        }
+        assert_eq!(url("bridge", true), "https://bridge:50051");
+        assert_eq!(url("http://bridge", true), "http://bridge");
+    }
+}

@@ -1,0 +1,124 @@
+//! Probes: whether the upstream would take a call now.
+//!
+//! Without a health URL, a connection is opened as for a call, TLS included, and closed again. With one, a GET must
+//! answer 200; below the base URL, where ALİM wants a key, it is asked with the bridge's own, which goes nowhere else.
+
+use std::sync::Arc;
+
+use http::{StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use reqwest::Url;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use rustls_platform_verifier::BuilderVerifierExt;
+use secrecy::SecretString;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{
+    Settings, Upstream,
+    health::root_cause,
+    request::{JSON, USER_AGENT, key_header},
+};
+
+/// Bytes of a health page; of a larger one only the status counts.
+const MAX_PAGE_BYTES: usize = 16 * 1024;
+
+impl Settings {
+    /// The key that the health URL is asked with: the bridge's own, and only below the base URL. ALİM counts such
+    /// a probe against the key's rate limit.
+    pub fn health_key(&self) -> Option<SecretString> {
+        let health = self.health_url.as_ref()?;
+        let base = format!("{}/", self.url.path().trim_end_matches('/'));
+        let is_below = health.origin() == self.url.origin() && health.path().starts_with(&base);
+        let key = self.key.as_ref().filter(|_| is_below)?;
+        Some(key.load().as_ref().clone())
+    }
+}
+
+impl Upstream {
+    /// Notes in [`Upstream::health`] whether the upstream can be reached now: the health URL answers 200, and
+    /// not `{"healthy": false}`, or, without one, a connection is accepted. Within the connect timeout.
+    pub async fn probe(&self) {
+        let (url, failed) = match &self.settings.health_url {
+            Some(url) => (url, self.bounded(self.ask_page(url)).await),
+            None => (
+                &self.settings.url,
+                self.bounded(self.connect(&self.settings.url)).await,
+            ),
+        };
+        self.health.note_probe(url, failed.err());
+    }
+
+    async fn bounded(&self, work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+        let limit = self.settings.connect_timeout;
+        let bounded = tokio::time::timeout(limit, work).await;
+        bounded.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+    }
+
+    async fn ask_page(&self, url: &Url) -> Result<(), String> {
+        let mut request = self.client.get(url.clone());
+        request = request.header(header::USER_AGENT, USER_AGENT);
+        if let Some(key) = self.settings.health_key() {
+            request = request.header("x-api-key", key_header(&key));
+        }
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| root_cause(&error))?;
+        if answer.status() != StatusCode::OK {
+            return Err(format!("answered {}", answer.status().as_u16()));
+        }
+        let is_json = answer
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(JSON.as_bytes()));
+        match is_json && says_unhealthy(answer).await {
+            true => Err("answered that it is not healthy".into()),
+            false => Ok(()),
+        }
+    }
+
+    async fn connect(&self, url: &Url) -> Result<(), String> {
+        let host = url.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = url.port_or_known_default().unwrap_or(80);
+        let socket = TcpStream::connect((host, port)).await;
+        let socket = socket.map_err(|error| error.to_string())?;
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+        let tls = TlsConnector::from(Arc::clone(tls));
+        let shaken = tls.connect(name, socket).await;
+        shaken.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+async fn says_unhealthy(answer: reqwest::Response) -> bool {
+    let body = http::Response::from(answer).into_body();
+    let Ok(page) = Limited::new(body, MAX_PAGE_BYTES).collect().await else {
+        return false;
+    };
+    let page = serde_json::from_slice::<serde_json::Value>(&page.to_bytes());
+    page.is_ok_and(|page| page.get("healthy") == Some(&false.into()))
+}
+
+/// TLS as calls speak it, for a probe that only connects; none where the base URL is plain, or the roots can't be used,
+/// which the client for calls reports.
+pub(super) fn tls(settings: &Settings) -> Option<Arc<ClientConfig>> {
+    if settings.url.scheme() != "https" {
+        return None;
+    }
+    let builder = ClientConfig::builder();
+    let builder = match &settings.ca_pem {
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            let authorities = CertificateDer::pem_slice_iter(pem).flatten();
+            roots.add_parsable_certificates(authorities);
+            builder.with_root_certificates(roots)
+        }
+        None => builder.with_platform_verifier().ok()?,
+    };
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Some(Arc::new(config))
+}

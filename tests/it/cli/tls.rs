@@ -1,0 +1,178 @@
+//! The client's side of TLS, and what a failure says to a person and to a script.
+
+use serde_json::Value;
+
+use super::{deployed, objects, serve};
+use crate::{
+    support::{
+        running::{Ended, run},
+        upstream::refused_url,
+    },
+    tls::authority::{Authority, Files},
+};
+
+const DOCKERFILE: &str = include_str!("../../../Dockerfile");
+
+/// PEM files of a bridge, `tls.*`, of its callers, `client.*`, and of the authority of both, `ca.crt`.
+fn files() -> Files {
+    let authority = Authority::new();
+    let files = Files::with(&authority.vouch_for("127.0.0.1"));
+    files.put("ca.crt", &authority.pem);
+    let caller = authority.vouch_for("orders");
+    files.put("client.crt", &caller.cert);
+    files.put("client.key", &caller.key);
+    files
+}
+
+/// Asks a bridge with TLS of these kinds, and without an admin port, for its health with these flags.
+fn health(files: &Files, is_mutual: bool, flags: &[&str]) -> Ended {
+    let path = |name: &str| files.path(name);
+    let client_ca = if is_mutual {
+        path("ca.crt")
+    } else {
+        String::new()
+    };
+    let (cert, key) = (path("tls.crt"), path("tls.key"));
+    let settings = [
+        ("ALIM_BRIDGE_ADMIN_LISTEN", "off"),
+        ("ALIM_BRIDGE_TLS_CERT_FILE", cert.as_str()),
+        ("ALIM_BRIDGE_TLS_KEY_FILE", &key),
+        ("ALIM_BRIDGE_TLS_CLIENT_CA_FILE", &client_ca),
+    ];
+    let (_bridge, address) = serve(&refused_url(), &settings);
+    run(&[&["health", "--address", &address], flags].concat())
+}
+
+#[test]
+fn health_is_asked_of_a_bridge_with_tls() {
+    let files = files();
+    let ca = files.path("ca.crt");
+    for flags in [&["--ca-file", &ca][..], &["--insecure"]] {
+        assert_eq!(health(&files, false, flags).printed(), "SERVING\n");
+    }
+}
+
+#[test]
+fn health_is_asked_of_a_bridge_with_mutual_tls() {
+    let files = files();
+    let [ca, cert, key] = ["ca.crt", "client.crt", "client.key"].map(|name| files.path(name));
+    let shown = ["--cert-file", &cert, "--key-file", &key];
+    for verifies in [&["--ca-file", &ca][..], &["--insecure"]] {
+        let ended = health(&files, true, &[verifies, &shown].concat());
+        assert_eq!(ended.printed(), "SERVING\n");
+    }
+}
+
+#[test]
+fn a_client_that_speaks_otherwise_than_the_bridge_hears_what_to_change() {
+    let files = files();
+    let told = |ended: &Ended, hint: &str| {
+        assert!(ended.code.is_some_and(|code| code > 64), "{}", ended.stderr);
+        assert!(ended.stderr.contains(hint), "{}", ended.stderr);
+    };
+    told(&health(&files, false, &[]), "the bridge may speak TLS");
+    told(&health(&files, true, &["--insecure"]), "--cert-file");
+    let (_bridge, address) = serve(&refused_url(), &[]);
+    let plain = run(&["health", "--insecure", "--address", &address]);
+    told(&plain, "the bridge may not speak TLS");
+    let gone = refused_url();
+    let gone = gone
+        .trim_start_matches("http://")
+        .trim_end_matches("/api/v1");
+    let gone = run(&["health", "--address", gone]);
+    assert!(!gone.stderr.contains("TLS"), "{}", gone.stderr);
+}
+
+#[test]
+fn files_of_a_client_that_cannot_be_used_exit_with_64() {
+    let files = files();
+    let cert = files.path("client.crt");
+    for flags in [
+        &["--cert-file", &cert][..],
+        &["--insecure", "--ca-file", &cert],
+        &["--ca-file", "/nowhere"],
+        &[
+            "--insecure",
+            "--cert-file",
+            "/nowhere",
+            "--key-file",
+            "/nowhere",
+        ],
+    ] {
+        let ended = run(&[&["health", "--address", "127.0.0.1:9"], flags].concat());
+        assert_eq!(ended.code, Some(64), "{flags:?}: {}", ended.stderr);
+    }
+}
+
+/// What HEALTHCHECK says, with the admin port of a bridge in a test.
+#[test]
+fn the_images_health_check_works_with_tls() {
+    let line = DOCKERFILE.lines().find(|line| line.contains("\"health\""));
+    let words = line.expect("a check").split('"').skip(1).step_by(2).skip(1);
+    let words: Vec<_> = words.collect();
+    let files = files();
+    let (cert, key, ca) = (
+        files.path("tls.crt"),
+        files.path("tls.key"),
+        files.path("ca.crt"),
+    );
+    let settings = [
+        ("ALIM_BRIDGE_TLS_CERT_FILE", cert.as_str()),
+        ("ALIM_BRIDGE_TLS_KEY_FILE", &key),
+        ("ALIM_BRIDGE_TLS_CLIENT_CA_FILE", &ca),
+    ];
+    let (mut bridge, _) = serve(&refused_url(), &settings);
+    let serving: Value = serde_json::from_str(&bridge.logs("\"serving\"")).expect("JSON");
+    let admin = serving["admin"].as_str().expect("an address");
+    let check: Vec<_> = words
+        .iter()
+        .map(|word| word.replace("127.0.0.1:9464", admin))
+        .collect();
+    let check: Vec<_> = check.iter().map(String::as_str).collect();
+    assert!(
+        check.last().is_some_and(|url| url.contains(admin)),
+        "{check:?}"
+    );
+    assert_eq!(run(&check).printed(), "ok\n");
+}
+
+#[test]
+fn a_failure_says_its_request_id_and_is_json_where_that_is_asked_for() {
+    let (_emulator, _bridge, address) = deployed();
+    let cut = r#"{"emulator_fault": "truncated"}"#;
+    for (command, context, reason) in [
+        ("invoke", "{}", "INVALID_REQUEST"),
+        ("stream", cut, "UPSTREAM_STREAM_TRUNCATED"),
+    ] {
+        let message = if reason == "INVALID_REQUEST" {
+            ""
+        } else {
+            "Salam"
+        };
+        let args = [
+            command,
+            message,
+            "--address",
+            &address,
+            "--scenario-context",
+            context,
+        ];
+        let text = run(&args).stderr;
+        assert!(text.contains("\nalim-bridge:   request id "), "{text}");
+        let ended = run(&[&args[..], &["--json"]].concat());
+        let error = &objects(&ended.stderr)[0]["error"];
+        assert_eq!(error["reason"], reason, "{error}");
+        assert_eq!(
+            error["requestId"].as_str().map(str::len),
+            Some(36),
+            "{error}"
+        );
+        assert!(error["metadata"]["sent"].is_string(), "{error}");
+    }
+    let invalid = run(&["invoke", "", "--json", "--address", &address]).stderr;
+    let violation = &objects(&invalid)[0]["error"]["fieldViolations"][0];
+    assert_eq!(violation["field"], "message", "{invalid}");
+    let gone = run(&["invoke", "a", "--json", "--address", "127.0.0.1:9"]).stderr;
+    let text = objects(&gone)[0]["error"]["message"].to_string();
+    assert!(text.contains("127.0.0.1:9"), "{gone}");
+}
