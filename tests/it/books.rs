@@ -1,11 +1,12 @@
 //! The books: each call has one record and one count, under the code and the reason that its caller was told.
 
-use alim_bridge::reason::Reason;
+use alim_bridge::{pb::graph_service_client::GraphServiceClient, reason::Reason};
 use serde_json::Value;
 use tonic::Request;
 
 use crate::support::{
     ask, ask_stream,
+    bare::Connection,
     deployed::Deployed,
     read_all, reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream},
@@ -110,19 +111,20 @@ async fn a_caller_who_leaves_is_recorded_as_canceled_and_counted_apart() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // one sends the cancel while the other reads the log
 async fn a_caller_whose_own_timer_wins_is_recorded_as_caller_deadline() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let mut bridge = Deployed::with(&upstream.url(), &[]);
     let mut request = Request::new(ask("Salam"));
     let timeout = "90m".parse().expect("ASCII"); // so it leaves within 100 ms of it, whenever that is
     request.metadata_mut().insert("grpc-timeout", timeout);
-    let mut client = bridge.client();
+    let connection = Connection::open(bridge.address).await;
+    let origin = format!("http://{}", bridge.address).parse().expect("a URL");
+    let mut client = GraphServiceClient::with_origin(connection, origin);
     tokio::select! {
         _ = client.invoke(request) => {}
         _ = async { upstream.received(1).await } => {}
     }
-    upstream.connection_closed().await; // so the runtime has sent the cancel
     let met = entry("Invoke", "DeadlineExceeded", Some("CALLER_DEADLINE"));
     assert_eq!(next_entry(&mut bridge), met);
     let left = "alim_bridge_caller_cancelled_total";
