@@ -6,6 +6,7 @@
 //! - [`grpc`] is the callers' bank: with [`pb`], [`server`] and [`client`] it alone names tonic.
 //! - Between them stand plain words that know neither: [`call`], [`reply`], [`deadline`], [`headers`],
 //!   [`reason`], [`admission`].
+//! - [`plain`] cleans all text from outside before a terminal, a text log or a status shows it.
 //!
 //! # The life of a call
 //!
