@@ -6,6 +6,7 @@
 //! - [`server`] and [`grpc`] are the server side, towards callers: with [`pb`] and [`client`] they alone name tonic.
 //! - Between them stand plain words that know neither: [`call`], [`reply`], [`deadline`], [`headers`],
 //!   [`reason`], [`admission`], [`inbound`].
+//! - [`plain`] cleans all text from outside before a terminal, a text log or a status shows it.
 //!
 //! # The life of a call
 //!

@@ -1,4 +1,4 @@
-//! The fields of a line in the text log, each made [`plain`]: some hold text that a peer chose, such as the
+//! The fields of a line in the text log, each made [`plain`](mod@crate::plain): some hold text that a peer chose, such as the
 //! names in a certificate. JSON needs none of this, for it escapes.
 
 use tracing_subscriber::{

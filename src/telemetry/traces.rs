@@ -116,7 +116,8 @@ struct Spans {
 
 impl Trace {
     /// The caller's trace, or a new one where there is somewhere to send its spans; calls that do not
-    /// ask ALİM have no spans. None begins before [`Trace::start`].
+    /// ask ALİM have no spans. None begins before the
+    /// [call's caller is known](super::Record::identified).
     pub fn begin(traces: Option<&Traces>, method: Method, metadata: &HeaderMap) -> Self {
         let parent = metadata.get("traceparent");
         let planned = traces.filter(|_| method.is_ours()).map(|traces| Planned {
