@@ -105,6 +105,7 @@ impl HttpBody for EdgeBody {
         let this = self.project();
         if !this.rest.is_empty() {
             let piece = next_piece(this.rest, *this.is_unary, *this.is_copied);
+            this.ongoing.record().bytes_sent(piece.len());
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if *this.is_over {
@@ -130,23 +131,20 @@ impl HttpBody for EdgeBody {
                 this.ongoing.record(),
             ))))
         });
-        if let Some(Ok(frame)) = &frame {
-            let record = this.ongoing.record();
-            if let Some(data) = frame.data_ref() {
-                record.bytes_sent(data.len());
-            }
-            if let Some(trailers) = frame.trailers_ref() {
-                note_status(record, trailers);
-            }
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            note_status(this.ongoing.record(), trailers);
         }
         Poll::Ready(frame.map(|frame| {
             frame.map(|frame| match frame.into_data() {
-                Ok(data) if data.len() > MAX_UNREAD_BYTES => {
+                Ok(data) => {
                     *this.is_copied = data.len() > MAX_SHARED_BYTES;
                     *this.rest = data;
-                    Frame::data(next_piece(this.rest, *this.is_unary, *this.is_copied))
+                    let piece = next_piece(this.rest, *this.is_unary, *this.is_copied);
+                    this.ongoing.record().bytes_sent(piece.len());
+                    Frame::data(piece)
                 }
-                Ok(data) => Frame::data(data),
                 Err(trailers) => trailers,
             })
         }))

@@ -17,7 +17,7 @@ use std::{
 use futures_util::FutureExt;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
+    header::{ALLOW, AUTHORIZATION},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ use super::{
     message::{Bounds, Kind, MessageBody},
     open_calls::{CallGuard, OpenCalls},
     origins::Origins,
-    protocol::with_reason,
+    protocol::{field_bytes, is_grpc, with_reason},
 };
 use crate::{
     admission::{Admission, Rejected},
@@ -310,24 +310,6 @@ fn finish(
     answer.map(|inner| EdgeBody::new(inner, ends, ongoing, guard))
 }
 
-/// Anything else SHOULD be told with HTTP's 415 (gRPC over HTTP/2, Content-Type); a browser could
-/// send it across origins without asking.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
-    let suffix = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
-    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
-}
-
-/// RFC 9113, 6.5.2, `SETTINGS_MAX_HEADER_LIST_SIZE`.
-fn field_bytes(fields: &HeaderMap) -> usize {
-    let sizes = fields
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 32);
-    sizes.sum()
-}
-
 pub(super) fn reject(failure: Failure, record: &Record) -> Response<Body> {
     let status = match failure {
         Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -348,6 +330,7 @@ pub(super) fn reject(failure: Failure, record: &Record) -> Response<Body> {
 mod tests {
     use std::time::Duration;
 
+    use http::header::CONTENT_TYPE;
     use tonic::{Code, Status};
     use tonic_types::StatusExt;
 

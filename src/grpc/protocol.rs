@@ -1,6 +1,6 @@
-//! A reason for the statuses that tonic itself makes, of a request that breaks gRPC's own rules.
+//! gRPC's own rules: what is a call, and a reason for the statuses that tonic itself makes of a request that breaks them.
 
-use http::Response;
+use http::{HeaderMap, Response, header::CONTENT_TYPE};
 use tonic::{Code, Status, body::Body};
 
 use super::{
@@ -11,6 +11,24 @@ use super::{
 use crate::telemetry::Record;
 
 const GRPC_DETAILS: &str = "grpc-status-details-bin";
+
+/// Anything else SHOULD be told with HTTP's 415 (gRPC over HTTP/2, Content-Type); a browser could
+/// send it across origins without asking.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let suffix = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
+}
+
+/// RFC 9113, 6.5.2, `SETTINGS_MAX_HEADER_LIST_SIZE`.
+pub(super) fn field_bytes(fields: &HeaderMap) -> usize {
+    let sizes = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    sizes.sum()
+}
 
 /// Puts the table's row in place of a status that tonic made of the request itself.
 pub(super) fn with_reason(answer: Response<Body>, record: &Record) -> Response<Body> {

@@ -220,13 +220,13 @@ mod tests {
         assert_eq!(
             line(&call, true),
             format!(
-                r#"{{"timestamp":"1970-01-01T00:00:00.000001Z","level":"INFO","message":"call ended","rpc.method":"Stream","grpc.code":"OK","upstream.status":200,"duration_ms":5.0,"tokens":3,"bytes_in":7,"bytes_out":40,"request_id":{id},"caller":"orders","target":"alim_bridge::call"}}"#
+                r#"{{"timestamp":"1970-01-01T00:00:00.000001Z","level":"INFO","message":"call ended","rpc.method":"Stream","grpc.code":"OK","upstream.status":200,"duration_ms":5.0,"tokens":3,"bytes_in":7,"bytes_out":40,"request_id":{id},"caller":"orders","peer":"127.0.0.1:40000","target":"alim_bridge::call"}}"#
             ) + "\n"
         );
         assert_eq!(
             line(&call, false),
-            format!(
-                r#"1970-01-01T00:00:00.000001Z  INFO alim_bridge::call: call ended rpc.method="Stream" grpc.code="OK" upstream.status=200 duration_ms=5.0 tokens=3 bytes_in=7 bytes_out=40 request_id={id} caller="orders""#
+            String::from(
+                r#"1970-01-01T00:00:00.000001Z  INFO alim_bridge::call: call ended rpc.method="Stream" grpc.code="OK" upstream.status=200 duration_ms=5.0 tokens=3 bytes_in=7 bytes_out=40 request_id="a \"b\" [31m " caller="orders" peer="127.0.0.1:40000""#
             ) + "\n"
         );
     }
