@@ -8,6 +8,7 @@ pub mod access;
 mod codes;
 mod fields;
 pub mod logs;
+mod method;
 pub mod metrics;
 pub mod state;
 mod throttle;
@@ -26,6 +27,7 @@ use http::HeaderMap;
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
+pub use self::method::Method;
 use self::{
     codes::{CANCELLED, DEADLINE_EXCEEDED},
     metrics::Metrics,
@@ -36,96 +38,6 @@ use crate::{call::ThreadId, reason::Reason};
 
 /// Records a second of calls that were rejected before anybody was known: whoever reaches the port makes them.
 static UNIDENTIFIED: Throttle<10> = Throttle::new();
-
-/// The methods that calls are counted under; a bounded set, whatever callers send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// `alim.v1.GraphService/Invoke`
-    Invoke,
-    /// `alim.v1.GraphService/Stream`
-    Stream,
-    /// `alim.v1.ThreadService/CreateThread`
-    CreateThread,
-    /// `alim.v1.ThreadService/GetThread`
-    GetThread,
-    /// `alim.v1.ThreadService/DeleteThread`
-    DeleteThread,
-    /// `grpc.health.v1.Health/Check`
-    HealthCheck,
-    /// `grpc.health.v1.Health/Watch`
-    HealthWatch,
-    /// `ServerReflectionInfo` of either version
-    Reflection,
-    /// Anything else
-    Unknown,
-}
-
-impl Method {
-    /// The product's own, each at the index that it has as a number.
-    pub(crate) const OURS: [Self; 5] = [
-        Self::Invoke,
-        Self::Stream,
-        Self::CreateThread,
-        Self::GetThread,
-        Self::DeleteThread,
-    ];
-    const OTHERS: [Self; 4] = [
-        Self::HealthCheck,
-        Self::HealthWatch,
-        Self::Reflection,
-        Self::Unknown,
-    ];
-
-    /// The method that an HTTP/2 path names.
-    pub fn of(path: &str) -> Self {
-        match path {
-            "/alim.v1.GraphService/Invoke" => Self::Invoke,
-            "/alim.v1.GraphService/Stream" => Self::Stream,
-            "/alim.v1.ThreadService/CreateThread" => Self::CreateThread,
-            "/alim.v1.ThreadService/GetThread" => Self::GetThread,
-            "/alim.v1.ThreadService/DeleteThread" => Self::DeleteThread,
-            "/grpc.health.v1.Health/Check" => Self::HealthCheck,
-            "/grpc.health.v1.Health/Watch" => Self::HealthWatch,
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Reflection,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// The labels `grpc_type`, `grpc_service` and `grpc_method`.
-    pub fn labels(self) -> [&'static str; 3] {
-        match self {
-            Self::Invoke => ["unary", "alim.v1.GraphService", "Invoke"],
-            Self::Stream => ["server_stream", "alim.v1.GraphService", "Stream"],
-            Self::CreateThread => ["unary", "alim.v1.ThreadService", "CreateThread"],
-            Self::GetThread => ["unary", "alim.v1.ThreadService", "GetThread"],
-            Self::DeleteThread => ["unary", "alim.v1.ThreadService", "DeleteThread"],
-            Self::HealthCheck => ["unary", "grpc.health.v1.Health", "Check"],
-            Self::HealthWatch => ["server_stream", "grpc.health.v1.Health", "Watch"],
-            Self::Reflection => ["bidi_stream", "grpc.reflection", "ServerReflectionInfo"],
-            Self::Unknown => ["unknown", "unknown", "unknown"],
-        }
-    }
-
-    /// The HTTP verb and the route that it leads to under the upstream's base, for names.
-    fn route(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Invoke => ("POST", "/graph/invoke"),
-            Self::Stream => ("POST", "/graph/stream"),
-            Self::CreateThread => ("POST", "/threads"),
-            Self::GetThread => ("GET", "/threads/{thread_id}"),
-            Self::DeleteThread => ("DELETE", "/threads/{thread_id}"),
-            Self::HealthCheck | Self::HealthWatch | Self::Reflection | Self::Unknown => {
-                ("_OTHER", "")
-            }
-        }
-    }
-
-    /// Whether this is the product's own work, and not a probe's or a tool's.
-    pub fn is_ours(self) -> bool {
-        Self::OURS.contains(&self)
-    }
-}
 
 /// A caller that leaves this shortly before its deadline was ended by its own timer, which wins against the bridge's.
 const OWN_TIMER: Duration = Duration::from_millis(100);
