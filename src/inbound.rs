@@ -36,7 +36,7 @@ pub struct Connection {
     calls: AtomicUsize,
     was_called: AtomicBool,
     last_active: AtomicU64,
-    is_write_blocked: AtomicBool,
+    has_unwritten: AtomicBool,
     partial_messages: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     starting: Mutex<Option<Abort>>,
@@ -63,7 +63,7 @@ impl Connection {
             calls: AtomicUsize::new(0),
             was_called: AtomicBool::new(false),
             last_active: AtomicU64::new(0),
-            is_write_blocked: AtomicBool::new(false),
+            has_unwritten: AtomicBool::new(false),
             partial_messages: Arc::new(Semaphore::new(MAX_PARTIAL_MESSAGES)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             starting: Mutex::new(None),
@@ -124,14 +124,14 @@ impl Connection {
         Arc::clone(&self.watches).try_acquire_owned().ok()
     }
 
-    /// Notes whether the peer has no room for what is written.
-    pub fn set_write_blocked(&self, is_blocked: bool) {
-        self.is_write_blocked.store(is_blocked, Ordering::Relaxed);
+    /// Notes whether bytes wait to be written: the peer may have no room for them.
+    pub fn set_unwritten(&self, has_unwritten: bool) {
+        self.has_unwritten.store(has_unwritten, Ordering::Relaxed);
     }
 
-    /// Whether the peer has no room for what is written.
-    pub fn is_write_blocked(&self) -> bool {
-        self.is_write_blocked.load(Ordering::Relaxed)
+    /// Whether bytes wait to be written.
+    pub fn has_unwritten(&self) -> bool {
+        self.has_unwritten.load(Ordering::Relaxed)
     }
 
     /// Something to end the request that comes now with. What runs the request takes it by

@@ -49,6 +49,8 @@ const PROBES: [&str; 4] = [
     REFLECTION,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
+/// Asks reflection for the names of services, and so leaves it open.
+const LIST_SERVICES: [u8; 7] = [0, 0, 0, 0, 2, 7 << 3 | 2, 0];
 /// The largest message that a bridge takes, by default.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const UNFINISHED: usize = 60;
@@ -191,7 +193,7 @@ async fn unfinished_messages_to_health_and_reflection_are_rejected_by_their_size
         assert_eq!(answers.len(), UNFINISHED);
         let is_health = path.contains("Health"); // tonic ends reflection without a word
         assert!(!is_health || answers.iter().all(|status| status.code() != Code::Ok));
-        assert!(grown < 8 * 1024, "{path}: {grown} KiB");
+        assert!(grown < 16 * 1024, "{path}: {grown} KiB");
     }
 }
 
@@ -199,7 +201,7 @@ async fn unfinished_messages_to_health_and_reflection_are_rejected_by_their_size
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_messages_to_health_only_64_are_held_in_part_and_a_probe_gets_through() {
     let upstream = upstream();
-    let bridge = Deployed::with(&upstream.url(), &FOUR);
+    let bridge = Deployed::with(&upstream.url(), &[("MESSAGE_TIMEOUT", "1m")]); // it rejects none of them
     let mut attacker = Raw::open(bridge.address, &[]).await;
     for count in 0..100 {
         let head = frame(HEADERS, END_HEADERS, 2 * count + 1, &head_of(CHECK, &[]));

@@ -14,6 +14,7 @@ use crate::support::{
     bare::Connection,
     deployed::Deployed,
     extra::{channel_to, get, with_metadata},
+    frames::{Raw, call},
     reply_json,
     running::{self, Running},
     sse_tokens,
@@ -265,4 +266,16 @@ async fn a_record_has_the_bytes_of_both_messages_as_json_and_as_text() {
             && record.contains(&told),
         "{record}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calls_record_names_the_peer_that_it_came_from() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let mut bridge = Deployed::with(&upstream.url(), &[]);
+    let mut caller = Raw::open(bridge.address, &[]).await;
+    caller.send(&call("Invoke", 1, &[])).await.expect("open");
+    let record = bridge.running.logs("call ended");
+    let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+    let address = caller.0.local_addr().expect("bound");
+    assert_eq!(record["peer"], address.to_string());
 }

@@ -13,6 +13,7 @@ use crate::support::{
     Bridge, SERVICE_KEY, Told, ask, config,
     deployed::Deployed,
     extra::with_metadata,
+    frames::{HEADERS, Raw, call},
     reply_json, running, sse_answer,
     upstream::{Reply, Upstream, refused_url},
 };
@@ -94,6 +95,28 @@ async fn an_invoke_is_a_server_span_in_the_callers_trace_with_a_client_span_that
         format!("00-{TRACE}-{}-01", hex(&client.span_id))
     );
     assert_eq!(told["tracestate"], "a=b");
+}
+
+#[tokio::test]
+async fn a_server_span_names_the_peer_that_its_call_came_from() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let collector = Collector::start().await;
+    let (bridge, traces) = traced(&upstream, &collector.url).await;
+    let mut caller = Raw::open(bridge.address, &[]).await;
+    caller.send(&call("Invoke", 1, &[])).await.expect("open");
+    for part in ["a head", "trailers"] {
+        caller.next(HEADERS).await.expect(part);
+    }
+    flushed(traces).await;
+
+    let spans = collector.spans();
+    let (server, _) = both(&spans);
+    let address = caller.0.local_addr().expect("bound");
+    let named = |part| attribute(server, &format!("network.peer.{part}"));
+    assert_eq!(
+        (named("address"), named("port")),
+        (address.ip().to_string(), address.port().to_string())
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -132,13 +132,12 @@ fn unless_stalled<T>(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<T>> {
     if written.is_ready() {
-        if stalled.take().is_some() {
-            connection.set_write_blocked(false);
-        }
+        *stalled = None;
+        connection.set_unwritten(false);
         return written;
     }
     let due = stalled.get_or_insert_with(|| {
-        connection.set_write_blocked(true);
+        connection.set_unwritten(true);
         Box::pin(sleep(WRITE_TIMEOUT))
     });
     match due.as_mut().poll(cx) {
@@ -182,7 +181,10 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        ready!(this.turn.poll_write(cx));
+        if this.turn.poll_write(cx).is_pending() {
+            this.connection.set_unwritten(true);
+            return Poll::Pending;
+        }
         let written = this.socket.poll_write(cx, bytes);
         unless_stalled(written, this.stalled, this.connection, cx)
     }
@@ -205,7 +207,10 @@ impl AsyncWrite for Io {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        ready!(this.turn.poll_write(cx));
+        if this.turn.poll_write(cx).is_pending() {
+            this.connection.set_unwritten(true);
+            return Poll::Pending;
+        }
         let written = this.socket.poll_write_vectored(cx, slices);
         unless_stalled(written, this.stalled, this.connection, cx)
     }

@@ -176,7 +176,7 @@ impl<'a> End<'a> {
         let now = Instant::now();
         if self.is_going() {
             let is_idle = self.connection.last_active() + LINGER <= now;
-            let has_calls = self.connection.open_calls() > 0 || self.connection.is_write_blocked();
+            let has_calls = self.connection.open_calls() > 0 || self.connection.has_unwritten();
             self.timer.set(now + LINGER);
             return is_idle && !has_calls;
         }

@@ -4,14 +4,20 @@ use std::time::{Duration, Instant};
 
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{CALLS, PROBES, REFLECTION, SOON, WATCH, upstream};
+use super::{CALLS, LIST_SERVICES, PROBES, REFLECTION, SOON, WATCH, upstream};
 use crate::support::{
+    ask_stream,
     deployed::Deployed,
     frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, Raw, SETTINGS, frame, head_of},
+    read_all, sse_tokens,
+    upstream::{Gate, Reply, Upstream},
 };
 
 /// From SIGTERM to the exit, where no call is open at ALİM; a debug build under load takes longer than it promises.
 const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// Many times as long as a connection without calls lingers.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// Sends these bytes on a connection of their own, and ends the bridge.
 async fn exits_at_once_beside(name: &str, bytes: &[u8], log: &str) {
@@ -85,12 +91,31 @@ async fn a_probe_without_its_message_does_not_hold_up_the_drain() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_watches_reflection_and_pages_do_not_hold_up_the_drain() {
-    for path in [WATCH, REFLECTION] {
+    for (path, flags, message) in [
+        (WATCH, END_STREAM, &[0; 5][..]),
+        (REFLECTION, 0, &LIST_SERVICES),
+    ] {
         let head = frame(HEADERS, END_HEADERS, 1, &head_of(path, &[]));
-        let flags = if path == WATCH { END_STREAM } else { 0 };
-        let message = frame(DATA, flags, 1, &[0; 5]);
+        let message = frame(DATA, flags, 1, message);
         exits_at_once_beside(path, &http2(&[head, message].concat()), "").await;
     }
     let page = b"OPTIONS / HTTP/1.1\r\nhost: bridge\r\n\r\n";
     exits_at_once_beside("an idle page", &page[..], "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_drain_waits_for_a_call_that_is_at_alim() {
+    let gate = Gate::default();
+    let begun = Reply::sse(sse_tokens(&["a"]));
+    let upstream = Upstream::answering(begun.wait(&gate).chunk("event: done\ndata: [DONE]\n\n"));
+    let mut bridge = Deployed::with(&upstream.url(), &[]);
+    let events = bridge.client().stream(ask_stream("Salam")).await;
+    bridge.running.signal("TERM");
+    bridge.running.logs("draining");
+    tokio::time::sleep(A_WHILE).await; // what must go by itself has gone
+    gate.open();
+    let (events, ending) = read_all(events.expect("a token").into_inner()).await;
+    ending.expect("OK");
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!(bridge.running.ended().code, Some(0));
 }

@@ -8,15 +8,18 @@ use tokio::{
     time::timeout,
 };
 
-use super::SOON;
+use super::{LIST_SERVICES, REFLECTION, SOON};
 use crate::support::{
     Bridge, SERVICE_KEY, ask,
     extra::{get, time_passes},
-    frames::{GOAWAY, Raw},
+    frames::{DATA, END_HEADERS, GOAWAY, HEADERS, RESET, Raw, frame, head_of},
     reply_json,
     running::start_among,
     upstream::{Reply, Upstream},
 };
+
+/// Before silent connections are closed for their silence, which is after ten seconds.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn upstream() -> Upstream {
     Upstream::answering(Reply::json(200, reply_json()))
@@ -25,19 +28,38 @@ fn upstream() -> Upstream {
 #[tokio::test]
 async fn a_connection_without_requests_is_asked_to_go_and_one_with_a_watch_is_not() {
     let upstream = upstream();
-    let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTION_IDLE", "1h")]).await;
+    let settings = [("MAX_CONNECTION_IDLE", "10m"), ("KEEPALIVE_INTERVAL", "1h")]; // no PING ends it
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
     let mut idle = Raw::open(bridge.address, &[]).await;
     let mut watch = bridge.watch("").await;
     watch.message().await.expect("OK").expect("news");
     bridge.invoke("Salam").await.expect("a reply");
-    time_passes(Duration::from_secs(3599)).await;
+    time_passes(Duration::from_secs(599)).await;
+    let early = timeout(Duration::from_millis(200), idle.next(GOAWAY)).await;
+    assert!(early.is_err(), "not before its time");
     bridge.invoke("Salam").await.expect("the same connection");
     time_passes(Duration::from_secs(10)).await;
     assert!(idle.next(GOAWAY).await.is_some(), "GOAWAY before the end");
     assert!(idle.next(GOAWAY).await.is_none(), "closed");
-    time_passes(Duration::from_secs(7200)).await;
+    time_passes(Duration::from_secs(1200)).await;
     let more = timeout(Duration::from_millis(200), watch.message()).await;
     assert!(more.is_err(), "the watch goes on: {more:?}");
+}
+
+/// tonic reads the request of a reflection stream in a task of its own, which would outlive the answer.
+#[tokio::test]
+async fn a_reflection_stream_past_its_deadline_gives_back_its_request_though_that_goes_on() {
+    let upstream = upstream();
+    let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTION_IDLE", "2s")]).await;
+    let mut caller = Raw::open(bridge.address, &[]).await;
+    let head = head_of(REFLECTION, &[("grpc-timeout", b"300m")]);
+    let head = frame(HEADERS, END_HEADERS, 1, &head);
+    let whole = frame(DATA, 0, 1, &LIST_SERVICES);
+    caller.send(&[head, whole].concat()).await.expect("open");
+    let reset = timeout(SOON, caller.next(RESET)).await;
+    assert!(reset.expect("in time").is_some(), "a reset");
+    let goaway = timeout(SOON, caller.next(GOAWAY)).await;
+    assert!(goaway.expect("in time").is_some(), "idle from then on");
 }
 
 #[tokio::test]
@@ -100,16 +122,16 @@ async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
         silent.push(TcpStream::connect(admin).await.expect("a port"));
     }
     for path in ["/livez", "/metrics"] {
-        let answer = timeout(SOON, get(admin, path)).await;
+        let answer = timeout(AT_ONCE, get(admin, path)).await;
         assert_eq!(answer.expect("at once").0, 200, "{path}");
     }
     let mut client = alim_bridge::pb::graph_service_client::GraphServiceClient::new(
         crate::support::extra::channel_to(address),
     );
-    let answer = timeout(SOON, client.invoke(ask("Salam"))).await;
+    let answer = timeout(AT_ONCE, client.invoke(ask("Salam"))).await;
     answer.expect("at once").expect("a reply");
     let mut oldest = silent.swap_remove(0);
-    let closed = timeout(SOON, oldest.read(&mut [0])).await;
+    let closed = timeout(AT_ONCE, oldest.read(&mut [0])).await;
     assert!(closed.is_ok(), "the oldest is closed for newcomers");
 }
 

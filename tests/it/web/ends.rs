@@ -112,7 +112,7 @@ async fn a_page_that_leaves_closes_the_upstream_connection_and_is_counted() {
 async fn a_page_that_stops_reading_does_not_keep_the_upstream_call_past_its_lifetime() {
     let flood = vec![sse_tokens(&[&"x".repeat(60_000)]); 400];
     let upstream = Upstream::answering(Reply::sse_chunks(flood).then_hold());
-    let settings = [("STREAM_LIFETIME", "500ms"), ("MAX_CALLS", "1")];
+    let settings = [("STREAM_LIFETIME", "2s"), ("MAX_CALLS", "1")];
     let bridge = for_pages(&upstream, &settings).await;
     let mut unread = Page::at(bridge.address).await;
     unread.call("Stream", &[], ask_stream("Salam")).await;
