@@ -8,7 +8,9 @@ use super::{CALLS, LIST_SERVICES, PROBES, REFLECTION, SOON, WATCH, upstream};
 use crate::support::{
     ask_stream,
     deployed::Deployed,
-    frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, Raw, SETTINGS, frame, head_of},
+    frames::{
+        DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, Raw, SETTINGS, call, frame, head_of,
+    },
     read_all, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
@@ -117,5 +119,40 @@ async fn the_drain_waits_for_a_call_that_is_at_alim() {
     let (events, ending) = read_all(events.expect("a token").into_inner()).await;
     ending.expect("OK");
     assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!(bridge.running.ended().code, Some(0));
+}
+
+/// So many that no socket holds them all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_drain_waits_for_answers_whose_calls_are_over_and_whose_reader_is_slow() {
+    const ANSWERS: u32 = 400;
+    let json = format!(
+        r#"{{"response":"{}","thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b"}}"#,
+        "a".repeat(50_000)
+    );
+    let upstream = Upstream::answering(Reply::json(200, json));
+    let mut bridge = Deployed::with(&upstream.url(), &[]);
+    let windows = [0, 4, 0x7f, 0xff, 0xff, 0xff];
+    let mut reader = Raw::open(bridge.address, &windows).await;
+    let rest: u32 = (1 << 31) - 1 - 65_535;
+    let window = frame(8, 0, 0, &rest.to_be_bytes());
+    reader.send(&window).await.expect("open");
+    for count in 0..ANSWERS {
+        let call = call("Invoke", 2 * count + 1, &[]);
+        reader.send(&call).await.expect("open");
+    }
+    let over = async {
+        while bridge.metric("grpc_server_handled_total", "Invoke").await < u64::from(ANSWERS) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(6 * SOON, over).await.expect("answered");
+    bridge.running.signal("TERM");
+    bridge.running.logs("draining");
+    tokio::time::sleep(A_WHILE).await; // what must go by itself has gone
+    for count in 0..2 * ANSWERS {
+        let more = reader.next(HEADERS).await;
+        assert!(more.is_some(), "only {count} heads and trailers");
+    }
     assert_eq!(bridge.running.ended().code, Some(0));
 }
