@@ -55,7 +55,10 @@ pub(super) fn error_json(error: &Error) -> Json {
             let mut text = other.to_string();
             let mut cause = std::error::Error::source(other);
             while let Some(error) = cause {
-                text += &format!(": {error}");
+                let why = error.to_string();
+                if !text.ends_with(&why) {
+                    text += &format!(": {why}"); // many errors repeat their source themselves
+                }
                 cause = error.source();
             }
             json!({ "error": { "message": text } })

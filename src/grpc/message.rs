@@ -6,6 +6,7 @@
 //! may be held in part.
 
 use std::{
+    error::Error,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -133,6 +134,11 @@ impl HttpBody for MessageBody {
         let Poll::Ready(frame) = polled else {
             return Poll::Pending;
         };
+        if let Some(Err(error)) = &frame
+            && error.source().is_some()
+        {
+            self.call.record.caller_left(); // the transport's error, not one of the bytes that came
+        }
         let frame = frame.map(|frame| frame.and_then(|frame| self.receive(frame)));
         if frame.is_none() || self.inner.is_end_stream() {
             self.end_message();

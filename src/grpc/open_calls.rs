@@ -14,7 +14,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 use tokio::{
-    sync::OwnedSemaphorePermit,
+    sync::{Notify, OwnedSemaphorePermit},
     time::{Instant, interval},
 };
 
@@ -33,7 +33,14 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// All open calls of one server; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct OpenCalls(Arc<Mutex<Slab<Arc<OpenCall>>>>);
+pub struct OpenCalls(Arc<Calls>);
+
+#[derive(Debug, Default)]
+struct Calls {
+    open: Mutex<Slab<Arc<OpenCall>>>,
+    /// Notified when the last one has ended.
+    ended: Notify,
+}
 
 /// One call, from its head to the end of its answer's body.
 #[derive(Debug)]
@@ -80,6 +87,17 @@ impl OpenCalls {
         }
     }
 
+    /// Waits until no call is open: each has its record then.
+    pub async fn ended(&self) {
+        loop {
+            let ended = self.0.ended.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// Aborts each call that should have ended, until it is dropped.
     pub async fn watch(self) {
         let mut looks = interval(LOOK);
@@ -97,7 +115,8 @@ impl OpenCalls {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<OpenCall>>> {
-        self.0.lock().unwrap_or_else(|held| held.into_inner())
+        let open = self.0.open.lock();
+        open.unwrap_or_else(|held| held.into_inner())
     }
 }
 
@@ -175,6 +194,10 @@ impl CallGuard {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.calls.lock().remove(self.key);
+        let mut open = self.calls.lock();
+        open.remove(self.key);
+        if open.is_empty() {
+            self.calls.0.ended.notify_waiters();
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod tls;
 mod watch;
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -257,13 +258,17 @@ async fn start(
     })
 }
 
-/// Waits until every connection has closed, which is when every answer has been delivered; then ends
-/// the calls that are left.
+/// Waits until every connection has closed, which is when every answer has been delivered, and every call has its record;
+/// then ends the calls that are left.
 async fn drain(running: Running, patience: Duration, impatience: &CancellationToken) -> Drained {
-    let mut serving = running.serving;
+    let calls = running.open_calls.clone();
+    let mut serving = pin!(async move {
+        let _ = running.serving.await;
+        calls.ended().await;
+    });
     tokio::select! {
         biased;
-        _ = &mut serving => return Drained::Clean,
+        () = &mut serving => return Drained::Clean,
         () = sleep(patience) => {}
         () = impatience.cancelled() => {}
     }

@@ -73,6 +73,7 @@ struct Notes {
     reason: Option<Reason>,
     caller: Option<String>,
     peer: Option<SocketAddr>,
+    has_left: bool,
     is_identified: bool,
     upstream_status: Option<u16>,
     upstream_request_id: Option<String>,
@@ -235,6 +236,11 @@ impl Record {
         self.notes().code = Some(code);
     }
 
+    /// Notes that the caller left before its message was whole: whatever is answered then reaches nobody.
+    pub fn caller_left(&self) {
+        self.notes().has_left = true;
+    }
+
     /// Notes that the call was ended from outside, with this code and reason, whatever its caller learns of it.
     pub fn aborted(&self, code: i32, reason: Reason) {
         let mut notes = self.notes();
@@ -246,6 +252,9 @@ impl Record {
     fn end(&self) {
         let call = &*self.0;
         let mut notes = self.notes();
+        if notes.has_left {
+            notes.code = None;
+        }
         let duration = call.started.elapsed();
         if notes.code.is_none() && self.time_left().is_some_and(|left| left <= OWN_TIMER) {
             notes.code = Some(DEADLINE_EXCEEDED);

@@ -154,6 +154,26 @@ async fn unfinished_messages_cost_no_more_than_the_calls_that_may_be_open() {
     answer.expect("the bridge answers on");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_leaves_before_its_message_is_whole_is_recorded_as_canceled() {
+    let upstream = upstream();
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    let mut caller = Raw::open(bridge.address, &[]).await;
+    let head = frame(HEADERS, END_HEADERS, 1, &head_of(INVOKE, &[]));
+    let part = frame(DATA, 0, 1, &[0, 0, 0, 1, 0, 7, 7]);
+    caller.send(&[head, part].concat()).await.expect("open");
+    bridge.open_calls_are(1).await;
+    drop(caller);
+    bridge.open_calls_are(0).await;
+    let canceled = r#"grpc_code="Canceled",grpc_method="Invoke""#;
+    let count = bridge.metric("grpc_server_handled_total", canceled).await;
+    assert_eq!(count, 1, "{}", bridge.metrics().await);
+    let left = bridge
+        .metric("alim_bridge_caller_cancelled_total", "")
+        .await;
+    assert_eq!(left, 1);
+}
+
 /// Over HTTP/1.1 a connection has one call, so there are sixty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_messages_of_pages_cost_no_more_than_the_calls_that_may_be_open() {
