@@ -90,7 +90,7 @@ def bridge(base: str) -> tuple[list, dict]:
 
 
 VARIANTS: dict[str, tuple[Path, dict[str, str]]] = {
-    "without records": (BRIDGE, {"ALIM_BRIDGE_LOG": "off"}),
+    "without records": (BRIDGE, {"ALIM_BRIDGE_ACCESS_LOG": "off"}),
     "strict framing": (BRIDGE, {"ALIM_BRIDGE_SSE_FRAMING": "strict"}),
 }
 """The bridge with one choice undone, by a setting; `--variant` adds other builds."""
