@@ -15,10 +15,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{ALLOW, AUTHORIZATION},
-};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::ALLOW};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -30,6 +27,7 @@ use super::{
     context::CallContext,
     failure::{Credentials, Failure, Protocol},
     frames::Frames,
+    identity::Identity,
     message::{Bounds, Kind, MessageBody},
     open_calls::{CallGuard, OpenCalls},
     origins::Origins,
@@ -37,10 +35,8 @@ use super::{
 };
 use crate::{
     admission::{Admission, Rejected},
-    callers::CallerKeys,
     headers::{REQUEST_ID, request_id},
     inbound::{Connection, MAX_WATCHES},
-    reload::Reload,
     telemetry::{
         Method, Ongoing, Record,
         metrics::Metrics,
@@ -59,8 +55,8 @@ pub struct Edge {
     pub metrics: Arc<Metrics>,
     /// Where spans go; `None` is nowhere.
     pub traces: Option<Traces>,
-    /// The keys of those who may call; `None` when everyone may.
-    pub callers: Option<Reload<CallerKeys>>,
+    /// Who may call.
+    pub identity: Identity,
     /// Whose pages may call; `None` where none can.
     pub origins: Option<Origins>,
     /// How long calls may take.
@@ -268,27 +264,7 @@ impl Edge {
             );
             return Err(Failure::Protocol(Protocol::TooLarge, text));
         }
-        self.admit(method, metadata, record)
-    }
-
-    /// Health is exempt, because probes have no keys; reflection is not.
-    fn admit(&self, method: Method, metadata: &HeaderMap, record: &Record) -> Result<(), Failure> {
-        let is_health = matches!(method, Method::HealthCheck | Method::HealthWatch);
-        let Some(callers) = self.callers.as_ref().filter(|_| !is_health) else {
-            return Ok(());
-        };
-        let shown = metadata
-            .get(AUTHORIZATION)
-            .ok_or(Failure::CredentialsMissing)?;
-        let shown = shown.to_str().map_err(|_| Failure::CredentialsRejected)?;
-        let (scheme, key) = shown.split_once(' ').ok_or(Failure::CredentialsRejected)?;
-        let callers = callers.load();
-        let known = callers.identify(key.trim_start());
-        match known.filter(|_| scheme.eq_ignore_ascii_case("bearer")) {
-            Some(name) => record.caller(name),
-            None => return Err(Failure::CredentialsRejected),
-        }
-        Ok(())
+        self.identity.identify(method, metadata, record)
     }
 }
 
@@ -359,7 +335,10 @@ mod tests {
         let edge = Edge {
             metrics: Arc::new(Metrics::new().expect("metrics")),
             traces: None,
-            callers: None,
+            identity: Identity {
+                callers: None,
+                credentials: Credentials::Service,
+            },
             origins: None,
             clocks: Clocks {
                 invoke: second,

@@ -13,6 +13,7 @@ pub mod failure;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod identity;
 pub mod message;
 pub mod open_calls;
 pub mod origins;

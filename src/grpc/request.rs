@@ -115,7 +115,8 @@ fn checked(message: pb::InvokeRequest, first: Option<Violation>) -> Result<Quest
     Err(Invalid { violations })
 }
 
-fn caller_key(metadata: &HeaderMap) -> Option<SecretString> {
+/// The caller's own key for the upstream.
+pub(super) fn caller_key(metadata: &HeaderMap) -> Option<SecretString> {
     let key = metadata.get(API_KEY)?.to_str().ok()?;
     (!key.is_empty()).then(|| SecretString::from(key))
 }

@@ -45,6 +45,7 @@ use crate::{
         clocks::Clocks,
         edge::{self, Edge, EdgeService},
         failure::Credentials,
+        identity::Identity,
         message::Bounds,
         open_calls::OpenCalls,
         origins::Origins,
@@ -226,7 +227,10 @@ async fn start(
     let edge = Edge {
         metrics: Arc::clone(&metrics),
         traces: settings.traces.clone(),
-        callers: settings.callers.clone(),
+        identity: Identity {
+            callers: settings.callers.clone(),
+            credentials: settings.credentials,
+        },
         origins: settings.web.clone(),
         clocks: settings.clocks,
         admission: admission.clone(),

@@ -16,7 +16,7 @@ use tonic_reflection::pb::v1::{
 use crate::support::{
     Bridge, SERVICE_KEY, Told, ask, ask_stream, config,
     extra::{files_are_read_again, time_passes, with_metadata},
-    reply_json,
+    reply_json, sse_tokens,
     upstream::{Reply, Upstream},
 };
 
@@ -319,4 +319,19 @@ async fn half_a_callers_file_locks_nobody_out() {
     time_passes(Duration::from_secs(3)).await; // one look
     let passed = client.invoke(bearing(ask("Salam"), "Bearer orders-key"));
     passed.await.expect("its line is not written yet");
+}
+
+/// Identity comes before the permit: who is not known must not learn how full the bridge is.
+#[tokio::test]
+async fn a_caller_who_brings_no_key_is_rejected_before_it_is_admitted() {
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
+    let settings = [("CREDENTIALS", "caller"), ("MAX_CALLS", "1")];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    let with_key = with_metadata(ask_stream("Salam"), &[("x-api-key", b"own")]);
+    let open = bridge.client.clone().stream(with_key).await;
+    let _open = open.expect("a token");
+    for status in refusals(&bridge, ask("Salam"), ask_stream("Salam")).await {
+        assert_eq!(status.code_and_reason(), missing());
+    }
+    assert_eq!(upstream.requests().len(), 1);
 }
