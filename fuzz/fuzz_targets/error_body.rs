@@ -41,12 +41,19 @@ thread_local! {
     static RUNTIME: RefCell<Runtime> = RefCell::new(
         Builder::new_current_thread().enable_time().build().expect("a runtime"),
     );
-    static CALL: Ongoing = Ongoing::begin(
+    static CALL: Ongoing = asked();
+}
+
+/// A call that has left for the upstream.
+fn asked() -> Ongoing {
+    let call = Ongoing::begin(
         Arc::new(Metrics::new().expect("metrics")),
         Method::Invoke,
         String::new(),
         Trace::begin(None, Method::Invoke, &HeaderMap::new()),
     );
+    call.record().upstream_asked(&mut HeaderMap::new());
+    call
 }
 
 fuzz_target!(|input: &[u8]| {
