@@ -39,7 +39,7 @@ pub struct Connection {
     has_unwritten: AtomicBool,
     partial_messages: Arc<Semaphore>,
     watches: Arc<Semaphore>,
-    starting: Mutex<Option<Abort>>,
+    starting: Mutex<Option<Task>>,
     ending: AtomicU8,
     waker: AtomicWaker,
 }
@@ -137,16 +137,16 @@ impl Connection {
     /// Something to end the request that comes now with. What runs the request takes it by
     /// [`take_starting`](Self::take_starting), before the next one comes.
     pub fn new_abort(self: &Arc<Self>) -> Abort {
-        let abort = Abort {
-            task: Arc::default(),
+        let task = Task::default();
+        *self.starting() = Some(task.clone());
+        Abort {
+            task,
             connection: Arc::clone(self),
-        };
-        *self.starting() = Some(abort.clone());
-        abort
+        }
     }
 
-    /// What ends the request whose task is spawned now.
-    pub fn take_starting(&self) -> Option<Abort> {
+    /// Where to say which task runs the request that came last.
+    pub fn take_starting(&self) -> Option<Task> {
         self.starting().take()
     }
 
@@ -173,7 +173,7 @@ impl Connection {
         .await
     }
 
-    fn starting(&self) -> std::sync::MutexGuard<'_, Option<Abort>> {
+    fn starting(&self) -> std::sync::MutexGuard<'_, Option<Task>> {
         let starting = self.starting.lock();
         starting.unwrap_or_else(|held| held.into_inner())
     }
@@ -208,22 +208,28 @@ impl Drop for OpenRequest {
     }
 }
 
+/// The task that runs one request, once there is one: HTTP/2 has one for each.
+#[derive(Clone, Debug, Default)]
+pub struct Task(Arc<OnceLock<AbortHandle>>);
+
+impl Task {
+    /// Says which it is.
+    pub fn is(&self, task: AbortHandle) {
+        let _ = self.0.set(task);
+    }
+}
+
 /// Ends one request from outside, with all that it holds.
 #[derive(Clone, Debug)]
 pub struct Abort {
-    task: Arc<OnceLock<AbortHandle>>,
+    task: Task,
     connection: Arc<Connection>,
 }
 
 impl Abort {
-    /// Says which task runs the request: HTTP/2 has one for each.
-    pub fn runs_in(&self, task: AbortHandle) {
-        let _ = self.task.set(task);
-    }
-
     /// Resets the HTTP/2 stream; over HTTP/1.1, which has nothing smaller, closes the connection.
     pub fn abort(&self) {
-        match self.task.get() {
+        match self.task.0.get() {
             Some(task) => task.abort(),
             None => self.connection.end(Ending::Close),
         }
@@ -258,6 +264,16 @@ mod tests {
             (0, 0)
         );
         assert!(connection.was_called());
+    }
+
+    /// Over HTTP/1.1 nobody takes what a request leaves to say which task runs it.
+    #[test]
+    fn a_connection_is_freed_when_its_requests_have_ended() {
+        let connection = connection();
+        let freed = Arc::downgrade(&connection);
+        drop((connection.new_abort(), connection.open_request(true)));
+        drop(connection);
+        assert!(freed.upgrade().is_none());
     }
 
     #[tokio::test]

@@ -80,10 +80,10 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let abort = self.0.take_starting(); // hyper has just handed the request to the service
+        let starting = self.0.take_starting(); // hyper has just handed the request to the service
         let task = tokio::spawn(stream);
-        if let Some(abort) = abort {
-            abort.runs_in(task.abort_handle());
+        if let Some(starting) = starting {
+            starting.is(task.abort_handle());
         }
     }
 }
