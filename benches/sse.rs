@@ -18,6 +18,7 @@ use std::{
 };
 
 use alim_bridge::{
+    memory::Account,
     reply::Event,
     upstream::sse::{Events, Settings, framing::Framing},
 };
@@ -282,7 +283,7 @@ async fn read_ours(body: reqwest::Body) -> usize {
         framing: Framing::Recover,
         max_event_bytes: MAX_EVENT_BYTES,
     };
-    let mut events = Events::new(body, settings, None);
+    let mut events = Events::new(body, settings, Account::unlimited(), None);
     let mut tokens = 0;
     while let Some(event) = poll_fn(|cx| events.poll_event(cx)).await {
         match black_box(event.expect("the body is sound")) {

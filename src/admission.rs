@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use crate::memory::Full;
+
 /// The right to have one call open; dropping it gives the right back.
 #[derive(Debug)]
 pub struct Permit(#[expect(dead_code, reason = "held to be dropped")] OwnedSemaphorePermit);
@@ -32,6 +34,9 @@ pub enum Rejected {
         /// Messages on all connections.
         limit: usize,
     },
+    /// There is no memory for the call.
+    #[error(transparent)]
+    Memory(#[from] Full),
     /// The bridge is shutting down.
     #[error("the bridge is shutting down")]
     Draining,

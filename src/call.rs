@@ -4,13 +4,15 @@
 //! [`Question::parse`] leads from one to the other, so nothing unchecked can reach the upstream. That matters most for
 //! the [`ThreadId`]: the bridge puts it into a path, and the upstream into an inner URL, unescaped.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::HeaderMap;
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
+
+use crate::memory::Account;
 
 /// The fields of a request as the caller sent them.
 #[derive(Debug, Default)]
@@ -72,6 +74,8 @@ pub struct Call<T> {
     pub headers: HeaderMap,
     /// The key to show to the upstream in place of the bridge's own.
     pub caller_key: Option<SecretString>,
+    /// What the call holds of the bridge's memory.
+    pub memory: Arc<Account>,
 }
 
 impl<T> Call<T> {
@@ -81,7 +85,13 @@ impl<T> Call<T> {
             asked,
             headers: self.headers.clone(),
             caller_key: self.caller_key.clone(),
+            memory: Arc::clone(&self.memory),
         }
+    }
+
+    /// The call without its question, which need not be kept once it is written down.
+    pub fn written(self) -> Call<()> {
+        self.with(())
     }
 }
 

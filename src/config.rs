@@ -4,6 +4,7 @@
 //! and of README's table. What was typed and what is meant are two types; the environment is handed
 //! in, so tests never touch the real one.
 
+mod memory;
 mod names;
 mod reader;
 mod table;
@@ -176,6 +177,8 @@ fn server_settings(
     upstream: &upstream::Settings,
 ) -> server::Settings {
     let web = read.unless_off("GRPC_WEB", Reader::origins).flatten();
+    let max_request_bytes = read.bytes("MAX_REQUEST_BYTES");
+    let memory = memory::read(read, max_request_bytes, upstream);
     server::Settings {
         tls: server_tls(read, web.is_some()),
         web,
@@ -193,8 +196,10 @@ fn server_settings(
             lifetime: read.duration("STREAM_LIFETIME"),
         },
         max_calls: read.count("MAX_CALLS"),
-        max_request_bytes: read.bytes("MAX_REQUEST_BYTES"),
+        max_request_bytes,
         max_reply_bytes: upstream.max_reply_bytes,
+        memory_limit: memory.limit,
+        largest_call: memory.largest_call,
         message_timeout: read.duration("MESSAGE_TIMEOUT"),
         max_connections: read.count("MAX_CONNECTIONS"),
         max_connection_age: read.unless_off("MAX_CONNECTION_AGE", Reader::duration),

@@ -21,6 +21,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::memory::{Account, Budget, Share};
+
 /// Calls of one connection that may wait for their request message at a time: a connection of heads alone must not
 /// hold every permit.
 pub const MAX_PARTIAL_MESSAGES: usize = 100;
@@ -39,6 +41,7 @@ pub struct Connection {
     has_unwritten: AtomicBool,
     partial_messages: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    share: Arc<Share>,
     starting: Mutex<Option<Task>>,
     ending: AtomicU8,
     waker: AtomicWaker,
@@ -54,8 +57,8 @@ pub enum Ending {
 }
 
 impl Connection {
-    /// A connection from `peer`, accepted now.
-    pub fn new(peer: SocketAddr) -> Arc<Self> {
+    /// A connection from `peer`, accepted now, whose calls have a share of `budget`.
+    pub fn new(peer: SocketAddr, budget: &Budget) -> Arc<Self> {
         Arc::new(Self {
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
             accepted: Instant::now(),
@@ -66,6 +69,7 @@ impl Connection {
             has_unwritten: AtomicBool::new(false),
             partial_messages: Arc::new(Semaphore::new(MAX_PARTIAL_MESSAGES)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            share: budget.new_share(),
             starting: Mutex::new(None),
             ending: AtomicU8::new(0),
             waker: AtomicWaker::new(),
@@ -122,6 +126,11 @@ impl Connection {
     /// The right to have one more health watch or reflection stream open, if there is one.
     pub fn open_watch(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.watches).try_acquire_owned().ok()
+    }
+
+    /// The account of a new call, which holds nothing yet.
+    pub fn new_account(&self) -> Arc<Account> {
+        self.share.open()
     }
 
     /// Notes whether bytes wait to be written: the peer may have no room for them.
@@ -241,7 +250,7 @@ mod tests {
     use super::*;
 
     fn connection() -> Arc<Connection> {
-        Connection::new(([127, 0, 0, 1], 50_051).into())
+        Connection::new(([127, 0, 0, 1], 50_051).into(), &Budget::unlimited())
     }
 
     #[test]

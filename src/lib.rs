@@ -61,6 +61,7 @@ pub mod pb;
 pub mod deadline;
 pub mod headers;
 pub mod json;
+pub mod memory;
 pub mod plain;
 pub mod reason;
 pub mod reload;

@@ -125,6 +125,8 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         %address,
         admin = admin_address.map(|address| address.to_string()),
         upstream = %config.upstream.url,
+        memory_limit = config.server.memory_limit,
+        admitted_calls = admitted_calls(&config.server),
         "serving"
     );
     tell(&format!("alim-bridge listening on {address}"));
@@ -171,6 +173,15 @@ fn warn_of(config: &Config) {
             "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
         );
     }
+    let (admitted, max_calls) = (admitted_calls(&config.server), config.server.max_calls);
+    if admitted < max_calls {
+        tracing::warn!(
+            memory_limit = config.server.memory_limit,
+            admitted_calls = admitted,
+            max_calls,
+            "MEMORY_LIMIT has room for fewer calls than MAX_CALLS: raise it, or lower MAX_CALLS"
+        );
+    }
     if config.sends_keys_in_clear() {
         tracing::warn!(
             upstream = %config.upstream.url,
@@ -183,6 +194,11 @@ fn warn_of(config: &Config) {
 async fn send_last_spans(traces: Traces, until: Instant) {
     let sent = tokio::task::spawn_blocking(move || traces.stop());
     let _ = timeout_at(until, sent).await;
+}
+
+/// Calls that the bridge has room for while each holds little.
+fn admitted_calls(settings: &server::Settings) -> usize {
+    settings.max_calls.min(settings.budget().idle_calls())
 }
 
 fn tell_shortage(settings: &server::Settings) {

@@ -64,6 +64,8 @@ pub enum Reason {
     OriginRejected,
     /// The caller's own deadline passed.
     CallerDeadline,
+    /// The caller neither sent nor read anything while the bridge was short of memory.
+    CallerStalled,
     /// The upstream refuses the request: 400, 422 or another 4xx.
     UpstreamRejectedRequest,
     /// The upstream does not know what was asked for.
@@ -80,7 +82,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each once, at the index that it has as a number.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::UpstreamUnreachable,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
@@ -110,6 +112,7 @@ impl Reason {
         Self::CallerCredentialsRejected,
         Self::OriginRejected,
         Self::CallerDeadline,
+        Self::CallerStalled,
         Self::UpstreamRejectedRequest,
         Self::UpstreamNotFound,
         Self::UpstreamConflict,
@@ -150,6 +153,7 @@ impl Reason {
             Self::CallerCredentialsRejected => "CALLER_CREDENTIALS_REJECTED",
             Self::OriginRejected => "ORIGIN_REJECTED",
             Self::CallerDeadline => "CALLER_DEADLINE",
+            Self::CallerStalled => "CALLER_STALLED",
             Self::UpstreamRejectedRequest => "UPSTREAM_REJECTED_REQUEST",
             Self::UpstreamNotFound => "UPSTREAM_NOT_FOUND",
             Self::UpstreamConflict => "UPSTREAM_CONFLICT",

@@ -11,6 +11,7 @@
 use std::{cell::RefCell, future::poll_fn, io};
 
 use alim_bridge::{
+    memory::Account,
     reply::Event,
     upstream::{
         Error,
@@ -163,7 +164,7 @@ fn each(chunks: Vec<Bytes>, settings: Settings, mut take: impl FnMut(Event)) -> 
     let body = reqwest::Body::wrap_stream(chunks);
     RUNTIME.with_borrow(|runtime| {
         runtime.block_on(async {
-            let mut events = Events::new(body, settings, None);
+            let mut events = Events::new(body, settings, Account::unlimited(), None);
             loop {
                 match poll_fn(|cx| events.poll_event(cx)).await {
                     Some(Ok(event)) => take(event),

@@ -255,6 +255,15 @@ impl<'a> Reader<'a> {
         self.parsed(name, rule, parse, 1)
     }
 
+    pub(super) fn memory(&mut self, name: &str) -> usize {
+        let rule = "auto, or a number of bytes, such as 512MiB";
+        let parse = |text: &str| {
+            let size = text.parse::<ByteSize>().ok()?.as_u64();
+            usize::try_from(size).ok()
+        };
+        self.parsed(name, rule, parse, usize::MAX)
+    }
+
     pub(super) fn number(&mut self, name: &str) -> u32 {
         let parse = |text: &str| text.parse().ok().filter(|number| *number <= 10);
         self.parsed(name, "a whole number from 0 to 10", parse, 0)

@@ -129,6 +129,11 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row("MAX_EVENT_BYTES", "1MiB", "One event of a stream"),
     row(
+        "MEMORY_LIMIT",
+        "auto",
+        "Bytes that the process may use; auto is 70 % of the cgroup's limit, else of the machine's memory",
+    ),
+    row(
         "MESSAGE_TIMEOUT",
         "10s",
         "From a call's head to the end of its request message",

@@ -49,7 +49,7 @@ pin_project! {
         answered: Option<DropGuard>,
         is_over: bool,
         ongoing: Ongoing,
-        _guard: CallGuard,
+        guard: CallGuard,
     }
 }
 
@@ -66,6 +66,7 @@ pub(super) struct Ends {
 impl EdgeBody {
     /// A body that ends by itself, or as `ends` says.
     pub(super) fn new(inner: Body, ends: Ends, ongoing: Ongoing, guard: CallGuard) -> Self {
+        guard.call().waits_for_caller(true); // hyper asks for the body once the caller's window has room
         Self {
             inner,
             rest: Bytes::new(),
@@ -75,7 +76,7 @@ impl EdgeBody {
             answered: ends.answered,
             is_over: false,
             ongoing,
-            _guard: guard,
+            guard,
         }
     }
 }
@@ -103,9 +104,14 @@ impl HttpBody for EdgeBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.project();
+        let call = this.guard.call();
         if !this.rest.is_empty() {
             let piece = next_piece(this.rest, *this.is_unary, *this.is_copied);
             this.ongoing.record().bytes_sent(piece.len());
+            call.moved(piece.len());
+            if *this.is_unary {
+                call.memory.release_to(this.rest.len());
+            }
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if *this.is_over {
@@ -114,8 +120,12 @@ impl HttpBody for EdgeBody {
         // What a panic leaves behind is never polled again.
         let polled = catch_unwind(AssertUnwindSafe(|| this.inner.poll_frame(cx)));
         let outcome = match polled {
-            Ok(Poll::Ready(frame)) => Ok(frame),
+            Ok(Poll::Ready(frame)) => {
+                call.waits_for_caller(true);
+                Ok(frame)
+            }
             Ok(Poll::Pending) => {
+                call.waits_for_caller(false);
                 let Some(goaway) = this.goaway else {
                     return Poll::Pending;
                 };
@@ -143,6 +153,7 @@ impl HttpBody for EdgeBody {
                     *this.rest = data;
                     let piece = next_piece(this.rest, *this.is_unary, *this.is_copied);
                     this.ongoing.record().bytes_sent(piece.len());
+                    call.moved(piece.len());
                     Frame::data(piece)
                 }
                 Err(trailers) => trailers,
@@ -187,6 +198,7 @@ mod tests {
         deadline::{Clock, Deadline},
         grpc::open_calls::OpenCalls,
         inbound::Connection,
+        memory::Budget,
         telemetry::{Method, metrics::Metrics, traces::Trace},
     };
 
@@ -196,7 +208,7 @@ mod tests {
         let trace = Trace::begin(None, method, &HeaderMap::new());
         let ongoing = Ongoing::begin(metrics, method, "id".into(), trace);
         let end = Deadline::after(Instant::now(), Duration::MAX, Clock::Caller);
-        let connection = Connection::new(([127, 0, 0, 1], 1).into());
+        let connection = Connection::new(([127, 0, 0, 1], 1).into(), &Budget::unlimited());
         let record = ongoing.record().clone();
         let guard = OpenCalls::default().open(record, end, &connection, true);
         let ends = Ends {

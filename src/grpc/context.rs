@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::{clocks::Due, open_calls::OpenCall};
-use crate::telemetry::Record;
+use crate::{admission::Rejected, telemetry::Record};
 
 /// The call, and its deadlines.
 #[derive(Clone, Debug)]
 pub(super) struct CallContext {
     pub(super) call: Arc<OpenCall>,
     pub(super) due: Due,
+    /// Bytes of its message, once that is whole.
+    pub(super) message_bytes: usize,
 }
 
 impl CallContext {
@@ -22,5 +24,15 @@ impl CallContext {
     /// Where to note what happens.
     pub(super) fn record(&self) -> &Record {
         &self.call.record
+    }
+
+    /// Holds the question and the JSON that it becomes, which is mostly as long.
+    ///
+    /// # Errors
+    ///
+    /// - [`Rejected::Memory`] when there is no room.
+    pub(super) async fn hold_question(&self) -> Result<(), Rejected> {
+        let held = self.call.memory.hold_or_reject(2 * self.message_bytes);
+        held.await.map_err(Rejected::Memory)
     }
 }

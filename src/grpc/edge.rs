@@ -37,9 +37,11 @@ use crate::{
     admission::{Admission, Rejected},
     headers::{REQUEST_ID, request_id},
     inbound::{Connection, MAX_WATCHES},
+    memory::{Account, FREE_BYTES},
     telemetry::{
         Method, Ongoing, Record,
         metrics::Metrics,
+        state::OverloadAction,
         traces::{Trace, Traces},
     },
 };
@@ -128,6 +130,7 @@ where
         request.extensions_mut().insert(CallContext {
             call: Arc::clone(&call),
             due,
+            message_bytes: 0,
         });
         let (edge, inner) = (Arc::clone(&self.edge), self.inner.clone());
         let connection = Arc::clone(&self.connection);
@@ -176,6 +179,7 @@ impl Edge {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
         let started = guard.call().record.started();
+        let head_bytes = field_bytes(request.headers());
         let kind = match method {
             Method::Unknown => None,
             Method::HealthCheck => Some(Kind::Health(Frames::default())),
@@ -191,9 +195,12 @@ impl Edge {
                 Some(Kind::Reflection(Frames::default(), answered))
             }
             _ => {
-                let message = self.wait_for_turn(connection, started).await?;
+                let message =
+                    self.wait_for_turn(connection, &guard.call().memory, head_bytes, started);
+                let message = message.await?;
                 guard.holds(self.admission.admit()?);
-                Some(Kind::Call(message))
+                self.reserve(&guard.call().memory)?;
+                Some(Kind::Call(message, Frames::default()))
             }
         };
         let call = Arc::clone(guard.call());
@@ -218,16 +225,29 @@ impl Edge {
         Ok(with_reason(answer, &guard.call().record))
     }
 
+    /// Takes the memory that a call needs at least.
+    fn reserve(&self, memory: &Account) -> Result<(), Rejected> {
+        memory.admit().map_err(|full| {
+            self.metrics.state.overloaded(OverloadAction::ShedCall);
+            Rejected::Memory(full)
+        })
+    }
+
     /// Waits until fewer calls of the connection wait for their message; nothing of this one is read before.
     async fn wait_for_turn(
         &self,
         connection: &Connection,
+        memory: &Account,
+        head_bytes: usize,
         started: Instant,
     ) -> Result<OwnedSemaphorePermit, Failure> {
         let partial_messages = connection.partial_messages();
         if let Ok(message) = Arc::clone(&partial_messages).try_acquire_owned() {
             return Ok(message);
         }
+        memory
+            .try_hold(FREE_BYTES + head_bytes)
+            .map_err(Rejected::Memory)?;
         let timeout = self.bounds.timeout;
         tokio::select! {
             message = partial_messages.acquire_owned() => Ok(message.expect("nobody closes it")),
@@ -311,6 +331,7 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+    use crate::memory::Budget;
 
     #[derive(Clone)]
     struct Panics;
@@ -348,9 +369,9 @@ mod tests {
             },
             admission: Admission::new(1),
             open_calls: OpenCalls::default(),
-            bounds: Bounds::new(second, CancellationToken::new()),
+            bounds: Bounds::new(second, 1, CancellationToken::new()),
         };
-        let connection = Connection::new(([127, 0, 0, 1], 1).into());
+        let connection = Connection::new(([127, 0, 0, 1], 1).into(), &Budget::unlimited());
         let request = Request::post("/alim.v1.GraphService/Invoke")
             .header(CONTENT_TYPE, "application/grpc")
             .body(Body::empty());

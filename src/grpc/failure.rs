@@ -35,6 +35,9 @@ pub enum Failure {
     /// The call was still open when the drain's time was up.
     #[error("the bridge shut down before the answer was complete")]
     Cut,
+    /// The caller did nothing while the bridge was short of memory.
+    #[error("the caller neither sent nor read anything")]
+    CallerStalled,
     /// The bridge itself broke while it answered.
     #[error("a panic of the bridge")]
     Panicked,
@@ -82,7 +85,7 @@ impl Failure {
     pub(super) fn was_sent(&self) -> bool {
         match self {
             Self::Upstream(error) => error.was_sent(),
-            Self::Clock(_) | Self::Cut | Self::Panicked => true,
+            Self::Clock(_) | Self::Cut | Self::CallerStalled | Self::Panicked => true,
             Self::Invalid(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected
@@ -98,6 +101,7 @@ impl Failure {
             Self::Upstream(error) => error.http_status(),
             Self::Clock(_)
             | Self::Cut
+            | Self::CallerStalled
             | Self::Panicked
             | Self::Invalid(_)
             | Self::CredentialsMissing

@@ -9,9 +9,15 @@ pub(super) struct Frames {
     prefix: [u8; PREFIX],
     prefix_bytes: usize,
     missing: usize,
+    announced: usize,
 }
 
 impl Frames {
+    /// Bytes of the message whose prefix came last.
+    pub(super) fn announced(&self) -> usize {
+        self.announced
+    }
+
     /// Reads on; true where the body now ends within a message.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((first, rest)) = bytes.split_first() {
@@ -27,6 +33,7 @@ impl Frames {
             if self.prefix_bytes == PREFIX {
                 let [_, length @ ..] = self.prefix;
                 self.missing = u32::from_be_bytes(length) as usize;
+                self.announced = self.missing;
                 self.prefix_bytes = 0;
             }
         }
@@ -47,6 +54,8 @@ mod tests {
             let is_partial = bytewise.read(&[*byte]);
             assert_eq!(is_partial, !ends.contains(&count), "after {count}");
             assert_eq!(Frames::default().read(&body[..count]), is_partial);
+            let announced = [0, 2, 0, 1][[5, 12, 17].iter().filter(|at| count >= **at).count()];
+            assert_eq!(bytewise.announced(), announced, "after {count}");
         }
     }
 }

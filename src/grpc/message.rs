@@ -10,7 +10,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use super::{
     frames::Frames,
     open_calls::OpenCall,
 };
-use crate::admission::Rejected;
+use crate::{admission::Rejected, memory::Full};
 
 /// Messages to health and reflection that may be held in part at a time, on all connections together. A probe's message
 /// comes in one piece, so it needs none of them.
@@ -40,16 +40,19 @@ const MAX_PARTIAL_PROBES: usize = 64;
 pub struct Bounds {
     /// From a call's head to its whole message.
     pub(super) timeout: Duration,
+    /// Bytes of a message.
+    max_bytes: usize,
     /// Cancelled when what has not left for ALİM must end.
     pub(super) draining: CancellationToken,
     partial_probes: Arc<Semaphore>,
 }
 
 impl Bounds {
-    /// Messages must be whole after `timeout`, and when `draining` is cancelled.
-    pub fn new(timeout: Duration, draining: CancellationToken) -> Self {
+    /// Messages have at most `max_bytes`, and must be whole after `timeout`, and when `draining` is cancelled.
+    pub fn new(timeout: Duration, max_bytes: usize, draining: CancellationToken) -> Self {
         Self {
             timeout,
+            max_bytes,
             draining,
             partial_probes: Arc::new(Semaphore::new(MAX_PARTIAL_PROBES)),
         }
@@ -59,11 +62,22 @@ impl Bounds {
 /// Which message the body holds.
 pub(super) enum Kind {
     /// A call to ALİM, which holds one of its connection's partial messages.
-    Call(#[expect(dead_code, reason = "held to be dropped")] OwnedSemaphorePermit),
+    Call(
+        #[expect(dead_code, reason = "held to be dropped")] OwnedSemaphorePermit,
+        Frames,
+    ),
     /// Health: one message.
     Health(Frames),
     /// Reflection: any number, until its answer ends.
     Reflection(Frames, Pin<Box<WaitForCancellationFutureOwned>>),
+}
+
+type Room = Pin<Box<dyn Future<Output = Result<(), Full>> + Send>>;
+
+/// Bytes that came before there was room for their message.
+struct Waiting {
+    frame: Frame<Bytes>,
+    room: Room,
 }
 
 pin_project! {
@@ -75,6 +89,7 @@ pin_project! {
         bounds: Bounds,
         kind: Option<Kind>,
         partial: Option<OwnedSemaphorePermit>,
+        waiting: Option<Waiting>,
         due: Option<Instant>,
         limits: Option<Pin<Box<Limits>>>,
     }
@@ -100,7 +115,7 @@ impl MessageBody {
         started: Instant,
     ) -> Self {
         let due = match kind {
-            Kind::Call(_) | Kind::Health(_) => Some(started + bounds.timeout),
+            Kind::Call(..) | Kind::Health(_) => Some(started + bounds.timeout),
             Kind::Reflection(..) => None, // until its first byte
         };
         Self {
@@ -109,6 +124,7 @@ impl MessageBody {
             bounds,
             kind: Some(kind),
             partial: None,
+            waiting: None,
             due,
             limits: None,
         }
@@ -124,7 +140,16 @@ impl HttpBody for MessageBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut this = self.as_mut().project();
-        let polled = this.inner.as_mut().poll_frame(cx);
+        let polled = match this.waiting.as_mut() {
+            None => this.inner.as_mut().poll_frame(cx),
+            Some(waiting) => waiting.room.as_mut().poll(cx).map(|held| {
+                let frame = this.waiting.take().map(|waiting| waiting.frame);
+                frame.map(|frame| match held {
+                    Ok(()) => Ok(frame),
+                    Err(full) => Err(fail(Rejected::Memory(full).into(), this.call)),
+                })
+            }),
+        };
         // Bytes that come without a pause must not outrun the timeout either.
         if (polled.is_pending() || this.limits.is_some())
             && let Poll::Ready(ended) = self.poll_ended(cx)
@@ -139,7 +164,10 @@ impl HttpBody for MessageBody {
         {
             self.call.record.caller_left(); // the transport's error, not one of the bytes that came
         }
-        let frame = frame.map(|frame| frame.and_then(|frame| self.receive(frame)));
+        let frame = match frame {
+            Some(Ok(frame)) => Some(ready!(self.receive(frame, cx))),
+            other => other,
+        };
         if frame.is_none() || self.inner.is_end_stream() {
             self.end_message();
         }
@@ -156,8 +184,40 @@ impl HttpBody for MessageBody {
 }
 
 impl MessageBody {
+    /// Passes a frame on: of a call's message once there is room for all of it, since tonic makes room at its prefix.
+    fn receive(
+        self: &mut Pin<&mut Self>,
+        frame: Frame<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Frame<Bytes>, Status>> {
+        let this = self.as_mut().project();
+        let Some(data) = frame.data_ref() else {
+            return Poll::Ready(Ok(frame));
+        };
+        let Some(Kind::Call(_, frames)) = this.kind.as_mut() else {
+            return Poll::Ready(self.receive_probe(frame));
+        };
+        this.call.moved(data.len());
+        let is_within = |bytes: &usize| *bytes <= this.bounds.max_bytes; // else tonic rejects it
+        frames.read(data);
+        let bytes = Some(frames.announced()).filter(is_within).unwrap_or(0);
+        match this.call.memory.try_hold(bytes) {
+            Ok(()) => Poll::Ready(Ok(frame)),
+            Err(Full::Connection { .. }) => {
+                let room = wait_for_room(this.call, bytes);
+                *this.waiting = Some(Waiting { frame, room });
+                cx.waker().wake_by_ref(); // polls it for the first time
+                Poll::Pending
+            }
+            Err(full) => Poll::Ready(Err(fail(Rejected::Memory(full).into(), this.call))),
+        }
+    }
+
     /// Passes a frame on; part of a message to health or reflection is held only where one more may be.
-    fn receive(self: &mut Pin<&mut Self>, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
+    fn receive_probe(
+        self: &mut Pin<&mut Self>,
+        frame: Frame<Bytes>,
+    ) -> Result<Frame<Bytes>, Status> {
         let this = self.as_mut().project();
         let (Some(data), Some(Kind::Health(frames) | Kind::Reflection(frames, _))) =
             (frame.data_ref(), this.kind.as_mut())
@@ -217,6 +277,12 @@ impl MessageBody {
         };
         Poll::Ready(Some(fail(failure, this.call)))
     }
+}
+
+/// Waits until the other calls of the connection leave room.
+fn wait_for_room(call: &OpenCall, bytes: usize) -> Room {
+    let memory = Arc::clone(&call.memory);
+    Box::pin(async move { memory.hold_or_reject(bytes).await })
 }
 
 fn fail(failure: Failure, call: &OpenCall) -> Status {

@@ -100,17 +100,19 @@ impl Bridge {
         &self,
         context: &CallContext,
         mut call: Call<Q>,
-        ask: impl AsyncFnOnce(&Upstream, &Call<Q>, Instant) -> Result<(T, ReplyHead), Error>,
+        ask: impl AsyncFnOnce(&Upstream, Call<Q>, Instant) -> Result<(T, ReplyHead), Error>,
         into_message: impl FnOnce(T) -> M,
     ) -> Result<Response<M>, Failure> {
         let record = context.record();
         context.due.head.check()?;
         record.upstream_asked(&mut call.headers);
-        let (reply, head) = ask(&self.upstream, &call, context.due.head.at).await?;
+        context.hold_question().await?;
+        let (reply, head) = ask(&self.upstream, call, context.due.head.at).await?;
         record.upstream_status(200);
         self.note_head(record, &head);
         record.upstream_over();
         let message = response::bounded(into_message(reply), self.max_reply_bytes)?;
+        context.call.memory.release_to(message.encoded_len());
         record.message_sent();
         Ok(response::with_headers(message, head.headers))
     }
@@ -129,11 +131,13 @@ impl Bridge {
         if starts_thread {
             self.start_thread(context, &mut call).await?;
         }
-        let asked = self.upstream.stream(&call, context.due.head.at);
+        context.hold_question().await?;
+        let thread_id = call.asked.thread_id();
+        let asked = self.upstream.stream(call, context.due.head.at);
         let (events, mut head) = asked.await?;
         record.upstream_status(200);
         self.note_head(record, &head);
-        response::name_thread(&mut head.headers, call.asked.thread_id());
+        response::name_thread(&mut head.headers, thread_id);
         let mut relay = Relay::new(events, self.idle, context, self.credentials);
         let first = relay.first().await?;
         let events = Packed::new(Ok(first), Woken::new(relay));
@@ -182,9 +186,9 @@ impl Bridge {
 
 /// What the edge attached to a request whose message is here.
 fn received<M: Message>(request: &Request<M>) -> CallContext {
-    let context = CallContext::of(request.extensions());
-    let bytes = request.get_ref().encoded_len();
-    context.record().message_received(bytes);
+    let mut context = CallContext::of(request.extensions());
+    context.message_bytes = request.get_ref().encoded_len();
+    context.record().message_received(context.message_bytes);
     context
 }
 

@@ -5,8 +5,12 @@
 //! that it holds. Its permit is free only then.
 
 use std::{
+    cmp::Reverse,
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,6 +27,7 @@ use crate::{
     admission::Permit,
     deadline::Deadline,
     inbound::{Abort, Connection, OpenRequest},
+    memory::Account,
     telemetry::Record,
 };
 
@@ -30,6 +35,10 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(200);
 /// Between two looks at all calls.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a caller may do nothing while the bridge is short of memory.
+const STALL: Duration = Duration::from_secs(5);
+/// What h2 keeps of an answer that is not read, beside what the call's account holds.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// All open calls of one server; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -46,11 +55,23 @@ struct Calls {
 #[derive(Debug)]
 pub(super) struct OpenCall {
     pub(super) record: Record,
+    /// What the call holds of the bridge's memory.
+    pub(super) memory: Arc<Account>,
     end: Deadline,
     abort: Abort,
     request: OpenRequest,
     cut: OnceLock<Instant>,
     waker: AtomicWaker,
+    waits_for_caller: AtomicBool,
+    moved: AtomicUsize,
+    progress: Mutex<Option<Progress>>,
+}
+
+/// What was last seen to have moved, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    moved: usize,
+    since: Instant,
 }
 
 impl OpenCalls {
@@ -64,11 +85,15 @@ impl OpenCalls {
     ) -> CallGuard {
         let call = Arc::new(OpenCall {
             record,
+            memory: connection.new_account(),
             end,
             abort: connection.new_abort(),
             request: connection.open_request(is_call),
             cut: OnceLock::new(),
             waker: AtomicWaker::new(),
+            waits_for_caller: AtomicBool::new(true),
+            moved: AtomicUsize::new(0),
+            progress: Mutex::new(None),
         });
         CallGuard {
             key: self.lock().insert(Arc::clone(&call)),
@@ -114,6 +139,28 @@ impl OpenCalls {
         }
     }
 
+    /// Aborts those that hold most among the calls whose caller does nothing, until `bytes` are given back; says how many.
+    pub fn abort_stalled(&self, bytes: usize) -> usize {
+        let now = Instant::now();
+        let mut stalled: Vec<_> = {
+            let calls = self.lock();
+            let stalled = calls.iter().filter(|(_, call)| call.is_stalled(now));
+            stalled.map(|(_, call)| Arc::clone(call)).collect()
+        };
+        stalled.sort_by_key(|call| Reverse(call.memory.held()));
+        let mut given_back = 0;
+        let enough = stalled.iter().take_while(|call| {
+            let is_short = given_back < bytes;
+            given_back += call.memory.held() + SEND_BUFFER;
+            is_short
+        });
+        let enough: Vec<_> = enough.collect();
+        for call in &enough {
+            call.abort_for(&Failure::CallerStalled);
+        }
+        enough.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<OpenCall>>> {
         let open = self.0.open.lock();
         open.unwrap_or_else(|held| held.into_inner())
@@ -142,7 +189,35 @@ impl OpenCall {
 
     /// Notes that the request's message is whole.
     pub(super) fn message_is_whole(&self) {
+        self.waits_for_caller(false);
         self.request.message_is_whole();
+    }
+
+    /// Notes whether it is for the caller to send or to read more.
+    pub(super) fn waits_for_caller(&self, waits: bool) {
+        self.waits_for_caller.store(waits, Ordering::Relaxed);
+    }
+
+    /// Notes that so many bytes have come from the caller, or gone to it. One task at a time calls this.
+    pub(super) fn moved(&self, bytes: usize) {
+        let moved = self.moved.load(Ordering::Relaxed);
+        self.moved
+            .store(moved.wrapping_add(bytes), Ordering::Relaxed);
+    }
+
+    /// Whether the caller has neither sent nor read anything for [`STALL`], by what was seen at the looks before.
+    fn is_stalled(&self, now: Instant) -> bool {
+        let progress = self.progress.lock();
+        let mut progress = progress.unwrap_or_else(|held| held.into_inner());
+        let moved = self.moved.load(Ordering::Relaxed);
+        if !self.waits_for_caller.load(Ordering::Relaxed) {
+            *progress = None;
+            return false;
+        }
+        let last = progress.filter(|last| last.moved == moved);
+        let since = last.map_or(now, |last| last.since);
+        *progress = Some(Progress { moved, since });
+        since + STALL <= now
     }
 
     /// Why the call should not be open any more.
@@ -157,10 +232,15 @@ impl OpenCall {
 
     /// Aborts the call. The caller may never learn why, but the record says it.
     fn abort(&self, now: Instant) {
-        if let Some(failure) = self.overdue(now) {
-            self.record
-                .aborted(failure.code() as i32, failure.reason(Credentials::Service));
+        match self.overdue(now) {
+            Some(failure) => self.abort_for(&failure),
+            None => self.abort.abort(),
         }
+    }
+
+    fn abort_for(&self, failure: &Failure) {
+        self.record
+            .aborted(failure.code() as i32, failure.reason(Credentials::Service));
         self.abort.abort();
     }
 }

@@ -1,10 +1,15 @@
 //! A gRPC request, message and metadata, into a [`Call`].
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use secrecy::SecretString;
 use tonic::Request;
 
-use super::failure::{Credentials, Failure};
+use super::{
+    context::CallContext,
+    failure::{Credentials, Failure},
+};
 use crate::{
     call::{Call, Draft, Invalid, NewThread, Question, ThreadId, Violation},
     headers, json, pb,
@@ -23,7 +28,8 @@ pub(super) fn parse<M, T>(
     asked: impl FnOnce(M) -> Result<T, Invalid>,
     credentials: Credentials,
 ) -> Result<Call<T>, Failure> {
-    let (metadata, _, message) = request.into_parts();
+    let (metadata, extensions, message) = request.into_parts();
+    let memory = Arc::clone(&CallContext::of(&extensions).call.memory);
     let metadata = metadata.into_headers();
     let caller_key = match credentials {
         Credentials::Service => None,
@@ -33,6 +39,7 @@ pub(super) fn parse<M, T>(
         asked: asked(message)?,
         headers: headers::to_upstream(&metadata),
         caller_key,
+        memory,
     })
 }
 

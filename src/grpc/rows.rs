@@ -73,7 +73,11 @@ impl Failure {
                 format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
                 Pushback::Unsaid,
             ),
-            Self::Rejected(rejected @ (Rejected::Watches { .. } | Rejected::Probes { .. })) => (
+            Self::Rejected(
+                rejected @ (Rejected::Watches { .. }
+                | Rejected::Probes { .. }
+                | Rejected::Memory(_)),
+            ) => (
                 Code::Unavailable,
                 Reason::BridgeSaturated,
                 format!("{rejected}; nothing was sent"),
@@ -90,6 +94,12 @@ impl Failure {
                 Reason::BridgeDraining,
                 "the bridge is shutting down; nothing was sent".into(),
                 Pushback::Unsaid,
+            ),
+            Self::CallerStalled => (
+                Code::ResourceExhausted,
+                Reason::CallerStalled,
+                "the bridge was short of memory, and the caller neither sent nor read anything for a while".into(),
+                Pushback::Never,
             ),
             Self::Panicked => (
                 Code::Internal,
@@ -177,6 +187,12 @@ fn upstream_row(error: &Error, credentials: Credentials) -> Row {
             Code::Unavailable,
             Reason::UpstreamUnreachable,
             "the upstream can't be reached; nothing was sent".into(),
+            Pushback::Unsaid,
+        ),
+        Error::NoMemory(full) => (
+            Code::Unavailable,
+            Reason::BridgeSaturated,
+            format!("{full}; nothing was sent"),
             Pushback::Unsaid,
         ),
         Error::Interrupted(_) => (

@@ -82,6 +82,7 @@ impl Failure {
             | Self::MessageTimeout(_)
             | Self::Clock(_)
             | Self::Cut
+            | Self::CallerStalled
             | Self::Panicked
             | Self::Protocol(..) => row.into_status(info, HeaderMap::new(), &[], left),
         }

@@ -21,7 +21,7 @@ impl Bridge {
         let new = call.with(NewThread::default());
         let (made, head) = self
             .upstream
-            .create_thread(&new, context.due.head.at)
+            .create_thread(new, context.due.head.at)
             .await?;
         self.note_head(context.record(), &head);
         let id = ThreadId::parse(&made.thread_id).ok_or(Error::Malformed {

@@ -21,7 +21,7 @@ use super::{
     connection::{Protocols, Settings},
     connections::Connections,
 };
-use crate::{admission::Admission, telemetry::metrics::Metrics, upstream::Health};
+use crate::{admission::Admission, memory::Budget, telemetry::metrics::Metrics, upstream::Health};
 
 /// Connections to the admin port: a few scrapers, probes and people.
 const MAX_CONNECTIONS: usize = 64;
@@ -37,6 +37,8 @@ pub(super) struct Admin {
     pub(super) health: Health,
     pub(super) admission: Admission,
     pub(super) connections: Connections,
+    pub(super) budget: Budget,
+    pub(super) memory_limit: usize,
     pub(super) drain: CancellationToken,
 }
 
@@ -49,7 +51,7 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin) {
         .with_state(admin);
     let listener = Listener {
         tcp,
-        connections: Connections::new(MAX_CONNECTIONS),
+        connections: Connections::new(MAX_CONNECTIONS, Budget::unlimited()),
         tls: None,
         settings: Settings {
             protocols: Protocols::Http1,
@@ -74,6 +76,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     let (state, connections) = (&admin.metrics.state, &admin.connections);
     state.draining(admin.drain.is_cancelled());
     state.connections(connections.open(), connections.limit());
+    state.memory(admin.budget.used(), admin.memory_limit);
     match admin.metrics.render(&admin.admission) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

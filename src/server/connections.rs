@@ -11,13 +11,17 @@ use std::{
 
 use slab::Slab;
 
-use crate::inbound::{Connection, Ending};
+use crate::{
+    inbound::{Connection, Ending},
+    memory::Budget,
+};
 
 /// The open connections, those whose TLS handshake is not done included; clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
     open: Arc<Mutex<Slab<Arc<Connection>>>>,
     limit: usize,
+    budget: Budget,
 }
 
 /// A connection among the open ones; dropping it takes it out.
@@ -53,9 +57,13 @@ pub(super) enum Admitted {
 }
 
 impl Connections {
-    pub(super) fn new(limit: usize) -> Self {
-        let open = Arc::default();
-        Self { open, limit }
+    /// At most `limit`, whose calls share `budget`.
+    pub(super) fn new(limit: usize, budget: Budget) -> Self {
+        Self {
+            open: Arc::default(),
+            limit,
+            budget,
+        }
     }
 
     /// Takes in a connection from `peer`.
@@ -93,7 +101,7 @@ impl Connections {
     }
 
     fn insert(&self, open: &mut Slab<Arc<Connection>>, peer: SocketAddr) -> Open {
-        let connection = Connection::new(peer);
+        let connection = Connection::new(peer, &self.budget);
         Open {
             connections: self.clone(),
             key: open.insert(Arc::clone(&connection)),
@@ -144,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_oldest_connection_without_a_call_is_closed_for_a_newcomer() {
-        let connections = Connections::new(3);
+        let connections = Connections::new(3, Budget::unlimited());
         let used = admit(&connections).expect("room");
         used.open_request(true).message_is_whole();
         let (oldest, younger) = (admit(&connections), admit(&connections));
@@ -161,7 +169,7 @@ mod tests {
 
     #[test]
     fn where_all_connections_are_in_use_the_newcomer_is_closed() {
-        let connections = Connections::new(1);
+        let connections = Connections::new(1, Budget::unlimited());
         let used = admit(&connections).expect("room");
         used.open_request(true).message_is_whole();
         assert!(admit(&connections).is_none());

@@ -11,6 +11,7 @@ mod connection;
 mod connections;
 pub mod descriptors;
 mod health;
+mod overload;
 mod reflection;
 mod services;
 pub mod tls;
@@ -35,7 +36,8 @@ use tonic_health::server::HealthReporter;
 use tower::Service as _;
 
 use self::{
-    accept::Listener, connection::Protocols, connections::Connections, services::Services, tls::Tls,
+    accept::Listener, connection::Protocols, connections::Connections, overload::Overload,
+    services::Services, tls::Tls,
 };
 use crate::{
     admission::Admission,
@@ -52,6 +54,7 @@ use crate::{
         web::WebService,
     },
     inbound::Connection,
+    memory::Budget,
     reload::Reload,
     shutdown::Shutdown,
     telemetry::{metrics::Metrics, state::Files, traces::Traces},
@@ -85,6 +88,10 @@ pub struct Settings {
     pub max_calls: usize,
     /// Bytes of a request message, decompressed; exactly as many pass.
     pub max_request_bytes: usize,
+    /// Bytes that the process may use.
+    pub memory_limit: usize,
+    /// Bytes that one call may hold.
+    pub largest_call: usize,
     /// Bytes of an encoded unary answer.
     pub max_reply_bytes: usize,
     /// From a call's head to its whole request message.
@@ -105,6 +112,13 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// From the closing of admission until open calls are ended.
     pub drain_timeout: Duration,
+}
+
+impl Settings {
+    /// What calls may hold together.
+    pub fn budget(&self) -> Budget {
+        Budget::within(self.memory_limit, self.largest_call)
+    }
 }
 
 /// How the drain went.
@@ -189,7 +203,8 @@ async fn start(
     background: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::new()?);
-    let connections = Connections::new(settings.max_connections);
+    let budget = settings.budget();
+    let connections = Connections::new(settings.max_connections, budget.clone());
     watch_files(settings, &upstream, &metrics, &connections, background);
     let upstream = Upstream::new(upstream)?;
     let admission = Admission::new(settings.max_calls);
@@ -199,6 +214,8 @@ async fn start(
             health: upstream.health().clone(),
             admission: admission.clone(),
             connections: connections.clone(),
+            budget: budget.clone(),
+            memory_limit: settings.memory_limit,
             drain: drain.clone(),
         };
         background.spawn(admin::serve(tcp, admin));
@@ -224,6 +241,13 @@ async fn start(
     let services = Services::new(bridge, settings.max_request_bytes, health);
     let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
     background.spawn(open_calls.clone().watch());
+    let overload = Overload {
+        memory_limit: settings.memory_limit,
+        budget,
+        open_calls: open_calls.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    background.spawn(overload.watch());
     let edge = Edge {
         metrics: Arc::clone(&metrics),
         traces: settings.traces.clone(),
@@ -235,7 +259,11 @@ async fn start(
         clocks: settings.clocks,
         admission: admission.clone(),
         open_calls: open_calls.clone(),
-        bounds: Bounds::new(settings.message_timeout, goaway.clone()),
+        bounds: Bounds::new(
+            settings.message_timeout,
+            settings.max_request_bytes,
+            goaway.clone(),
+        ),
     };
     let (edge, web) = (Arc::new(edge), settings.web.clone());
     let listener = Listener {

@@ -43,6 +43,33 @@ impl Refusal {
     }
 }
 
+/// What is done because the process is near its memory limit, or near its limit of open files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverloadAction {
+    /// A call was not admitted.
+    ShedCall,
+    /// A call whose caller did nothing was reset.
+    ResetStalledCall,
+    /// A connection was closed as soon as it was accepted.
+    RejectConnection,
+}
+
+impl OverloadAction {
+    const ALL: [Self; 3] = [
+        Self::ShedCall,
+        Self::ResetStalledCall,
+        Self::RejectConnection,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ShedCall => "shed_call",
+            Self::ResetStalledCall => "reset_stalled_call",
+            Self::RejectConnection => "reject_connection",
+        }
+    }
+}
+
 /// Files that are read again when they change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
@@ -71,6 +98,9 @@ pub struct State {
     open_connections: IntGauge,
     max_connections: IntGauge,
     refused: [IntCounter; Refusal::ALL.len()],
+    overload_actions: [IntCounter; OverloadAction::ALL.len()],
+    buffered_bytes: IntGauge,
+    memory_limit: IntGauge,
     reloads: IntCounterVec,
     last_reload: IntGaugeVec,
     expiry: IntGaugeVec,
@@ -83,7 +113,22 @@ impl State {
             "Connections closed before a call could come over them, by cause.",
             &["cause"],
         )?;
+        let actions = new.counters(
+            "alim_bridge_overload_actions_total",
+            "What was done because the bridge was near a limit of its process, by action.",
+            &["action"],
+        )?;
         Ok(Self {
+            overload_actions: OverloadAction::ALL
+                .map(|action| actions.with_label_values(&[action.name()])),
+            buffered_bytes: new.gauge(
+                "alim_bridge_buffered_bytes",
+                "Bytes that calls hold: messages, replies, events, and buffers for them.",
+            )?,
+            memory_limit: new.gauge(
+                "alim_bridge_memory_limit_bytes",
+                "The setting MEMORY_LIMIT.",
+            )?,
             draining: new.gauge("alim_bridge_draining", "1 from the stop signal on.")?,
             open_connections: new.gauge(
                 "alim_bridge_open_connections",
@@ -123,6 +168,18 @@ impl State {
         let set = |gauge: &IntGauge, count| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         set(&self.open_connections, open);
         set(&self.max_connections, limit);
+    }
+
+    /// Notes how many bytes calls hold, and how many the process may use.
+    pub fn memory(&self, buffered: usize, limit: usize) {
+        let set = |gauge: &IntGauge, bytes| gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        set(&self.buffered_bytes, buffered);
+        set(&self.memory_limit, limit);
+    }
+
+    /// Counts an action against overload.
+    pub fn overloaded(&self, action: OverloadAction) {
+        self.overload_actions[action as usize].inc();
     }
 
     /// Counts a connection that was refused.

@@ -9,7 +9,7 @@ use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::{call::Violation, reply::ReplyHead};
+use crate::{call::Violation, memory, reply::ReplyHead};
 
 /// What a limit was set on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub enum Error {
     /// There was no connection, so the upstream never saw the call.
     #[error("no connection to the upstream")]
     Unreachable(#[source] reqwest::Error),
+    /// There was no memory for the request's JSON, so nothing was sent.
+    #[error(transparent)]
+    NoMemory(#[from] memory::Full),
     /// The connection broke after the call was sent, before the whole answer.
     #[error("the connection broke after the call was sent")]
     Interrupted(#[source] reqwest::Error),
@@ -106,7 +109,7 @@ pub enum Malformed {
 impl Error {
     /// Whether the call may have left the bridge.
     pub fn was_sent(&self) -> bool {
-        !matches!(self, Self::Unreachable(_))
+        !matches!(self, Self::Unreachable(_) | Self::NoMemory(_))
     }
 
     /// The upstream's status, where there was a head.
@@ -124,7 +127,7 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::StreamFailed { .. }
             | Self::Truncated => Some(StatusCode::OK),
-            Self::Unreachable(_) | Self::Interrupted(_) => None,
+            Self::Unreachable(_) | Self::NoMemory(_) | Self::Interrupted(_) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A door for `fuzz/`, which is there only with `--cfg fuzzing`: answers that were made in memory go
 //! the way of those from the wire.
 
+use http::HeaderMap;
 use reqwest::Response;
 use secrecy::SecretString;
 
@@ -10,7 +11,11 @@ use super::{
     response::judge,
     sse::{self, Events},
 };
-use crate::reply::{Reply, ReplyHead};
+use crate::{
+    call::Call,
+    memory::Account,
+    reply::{Reply, ReplyHead},
+};
 
 /// What [`Upstream::invoke`](super::Upstream::invoke) makes of this answer.
 ///
@@ -22,7 +27,7 @@ pub async fn invoke(
     key: Option<SecretString>,
     limit: usize,
 ) -> Result<(Reply, ReplyHead), Error> {
-    let head = judge(answer, expected(JSON), key).await?;
+    let head = judge(answer, expected(JSON), call(), key).await?;
     let fields = head.fields();
     Ok((
         head.into_reply(limit, "response and thread_id").await?,
@@ -40,9 +45,18 @@ pub async fn stream(
     key: Option<SecretString>,
     settings: sse::Settings,
 ) -> Result<(Events, ReplyHead), Error> {
-    let head = judge(answer, expected(SSE), key).await?;
+    let head = judge(answer, expected(SSE), call(), key).await?;
     let fields = head.fields();
     Ok((head.into_events(settings), fields))
+}
+
+fn call() -> Call<()> {
+    Call {
+        asked: (),
+        headers: HeaderMap::new(),
+        caller_key: None,
+        memory: Account::unlimited(),
+    }
 }
 
 fn expected(accept: &'static str) -> Expected {

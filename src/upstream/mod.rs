@@ -133,10 +133,10 @@ impl Upstream {
     /// - [`Error`], any but [`Error::StreamFailed`] and [`Error::Truncated`].
     pub async fn invoke(
         &self,
-        call: &Call<Question>,
+        call: Call<Question>,
         until: Instant,
     ) -> Result<(Reply, ReplyHead), Error> {
-        let ask = Ask::post(self.invoke_url.clone(), &call.asked, expected(call, JSON));
+        let ask = Ask::post(self.invoke_url.clone(), &call.asked, expected(&call, JSON));
         self.reply(ask, call, until, "response and thread_id").await
     }
 
@@ -148,10 +148,10 @@ impl Upstream {
     /// - [`Error`], any but [`Error::StreamFailed`], [`Error::Truncated`] and [`Error::TooLarge`].
     pub async fn stream(
         &self,
-        call: &Call<Question>,
+        call: Call<Question>,
         until: Instant,
     ) -> Result<(Events, ReplyHead), Error> {
-        let ask = Ask::post(self.stream_url.clone(), &call.asked, expected(call, SSE));
+        let ask = Ask::post(self.stream_url.clone(), &call.asked, expected(&call, SSE));
         let head = self.ask(ask, call, until).await?;
         let fields = head.fields();
         Ok((head.into_events(self.settings.sse), fields))
@@ -166,7 +166,7 @@ impl Upstream {
     async fn reply<T: DeserializeOwned, Q>(
         &self,
         ask: Ask,
-        call: &Call<Q>,
+        call: Call<Q>,
         until: Instant,
         required: &'static str,
     ) -> Result<(T, ReplyHead), Error> {
@@ -176,19 +176,21 @@ impl Upstream {
         Ok((head.into_reply(limit, required).await?, fields))
     }
 
-    async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {
-        let key = self.key(call);
-        let request = || request::build(&ask, call, key.as_ref());
-        let judged = match self.send(request, until).await {
-            Ok(response) => response::judge(response, ask.expected, key).await,
+    async fn ask<Q>(&self, ask: Ask, call: Call<Q>, until: Instant) -> Result<Head, Error> {
+        let (key, call) = (self.key(&call), call.written());
+        let body_bytes = ask.body_bytes();
+        call.memory.hold_or_reject(body_bytes).await?;
+        call.memory.release_to(body_bytes);
+        let request = || request::build(&ask, &call, key.as_ref());
+        let sent = self.send(request, until).await;
+        let (url, expected) = ask.answered();
+        call.memory.release_to(0);
+        let judged = match sent {
+            Ok(response) => response::judge(response, expected, call, key).await,
             Err(error) => Err(error),
         };
-        let is_graphs = [&self.invoke_url, &self.stream_url].contains(&&ask.url);
-        let url = if is_graphs {
-            &ask.url
-        } else {
-            &self.threads_url
-        };
+        let is_graphs = [&self.invoke_url, &self.stream_url].contains(&&url);
+        let url = if is_graphs { &url } else { &self.threads_url };
         self.health.note_call(url, is_graphs, judged.as_ref().err());
         judged
     }

@@ -45,6 +45,16 @@ impl Ask {
         }
     }
 
+    /// Bytes of the JSON.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// What is of use once the head of the answer is there.
+    pub(super) fn answered(self) -> (Url, Expected) {
+        (self.url, self.expected)
+    }
+
     /// Asks about the thread that `url` names, and says no more.
     pub(super) fn of_thread(method: Method, url: Url) -> Self {
         Self {

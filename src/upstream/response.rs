@@ -4,7 +4,10 @@
 //! through and turns all else into an [`Error`]. reqwest's own `bytes()`, `text()` and `json()` have
 //! no bound, so the body is read here.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
@@ -19,7 +22,12 @@ use super::{
     request::{Expected, JSON},
     sse::{self, Events},
 };
-use crate::{call::Violation, headers, reply::ReplyHead};
+use crate::{
+    call::{Call, Violation},
+    headers,
+    memory::Account,
+    reply::ReplyHead,
+};
 
 /// An error body over this size loses its `detail`; its status keeps its meaning.
 const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
@@ -32,6 +40,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub(super) struct Head {
     response: Response,
+    memory: Arc<Account>,
     /// The key that the upstream was shown.
     key: Option<SecretString>,
 }
@@ -45,6 +54,7 @@ pub(super) struct Head {
 pub(super) async fn judge(
     response: Response,
     expected: Expected,
+    call: Call<()>,
     key: Option<SecretString>,
 ) -> Result<Head, Error> {
     let accept = expected.accept;
@@ -53,7 +63,7 @@ pub(super) async fn judge(
         return Err(Error::Redirected { status });
     }
     if status.is_client_error() || status.is_server_error() {
-        return Err(reject(response, expected, key.as_ref()).await);
+        return Err(reject(response, expected, &call, key.as_ref()).await);
     }
     let malformed = if status != StatusCode::OK {
         Some(Malformed::Status(status.as_u16()))
@@ -66,7 +76,11 @@ pub(super) async fn judge(
     };
     match malformed {
         Some(why) => Err(Error::Malformed { why }),
-        None => Ok(Head { response, key }),
+        None => Ok(Head {
+            response,
+            memory: call.memory,
+            key,
+        }),
     }
 }
 
@@ -79,7 +93,7 @@ impl Head {
     /// The events of the body.
     pub(super) fn into_events(self, settings: sse::Settings) -> Events {
         let body = http::Response::from(self.response).into_body();
-        Events::new(body, settings, self.key)
+        Events::new(body, settings, self.memory, self.key)
     }
 
     /// Reads the whole answer, an object with the `required` fields; one of exactly `limit` bytes passes.
@@ -93,7 +107,7 @@ impl Head {
         limit: usize,
         required: &'static str,
     ) -> Result<T, Error> {
-        let body = read(self.response, limit).await?;
+        let body = read(self.response, limit, &self.memory).await?;
         // serde would also read a list of the fields' values.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let why = match serde_json::from_slice(&body) {
@@ -105,7 +119,8 @@ impl Head {
     }
 }
 
-async fn read(response: Response, limit: usize) -> Result<Vec<u8>, Error> {
+/// Reads no more while there is no room for it: what comes, once more for what is made of it, and what hyper reads ahead.
+async fn read(response: Response, limit: usize, memory: &Account) -> Result<Vec<u8>, Error> {
     let too_large = Error::TooLarge {
         what: Part::Reply,
         limit,
@@ -114,14 +129,19 @@ async fn read(response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     if announced > limit as u64 {
         return Err(too_large);
     }
+    let announced = usize::try_from(announced).expect("within the limit");
     let mut body = http::Response::from(response).into_body();
-    let mut bytes = Vec::new();
+    memory.hold(2 * announced).await;
+    let mut bytes = Vec::with_capacity(announced);
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(Error::Interrupted)?.into_data() {
             if bytes.len() + data.len() > limit {
                 return Err(too_large);
             }
             bytes.extend_from_slice(&data);
+            memory
+                .hold(2 * bytes.len().max(announced) + 2 * data.len())
+                .await;
         }
     }
     Ok(bytes)
@@ -147,7 +167,12 @@ fn fields(head: &HeaderMap, key: Option<&SecretString>) -> ReplyHead {
     }
 }
 
-async fn reject(response: Response, expected: Expected, key: Option<&SecretString>) -> Error {
+async fn reject(
+    response: Response,
+    expected: Expected,
+    call: &Call<()>,
+    key: Option<&SecretString>,
+) -> Error {
     let status = response.status();
     let head = fields(response.headers(), key);
     let retry_after = response
@@ -155,7 +180,10 @@ async fn reject(response: Response, expected: Expected, key: Option<&SecretStrin
         .get(header::RETRY_AFTER)
         .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
     let says_json = has_content_type(response.headers(), JSON);
-    let body = tokio::time::timeout(ERROR_BODY_TIMEOUT, read(response, MAX_ERROR_BODY_BYTES));
+    let body = tokio::time::timeout(
+        ERROR_BODY_TIMEOUT,
+        read(response, MAX_ERROR_BODY_BYTES, &call.memory),
+    );
     let body = body.await.ok().and_then(Result::ok);
     let is_json = match &body {
         Some(body) => serde_json::from_slice::<IgnoredAny>(body).is_ok(),

@@ -26,7 +26,7 @@ impl Upstream {
     /// - As [`Upstream::invoke`].
     pub async fn create_thread(
         &self,
-        call: &Call<NewThread>,
+        call: Call<NewThread>,
         until: Instant,
     ) -> Result<(Thread, ReplyHead), Error> {
         let expected = Expected {
@@ -44,7 +44,7 @@ impl Upstream {
     /// - As [`Upstream::invoke`].
     pub async fn get_thread(
         &self,
-        call: &Call<ThreadId>,
+        call: Call<ThreadId>,
         until: Instant,
     ) -> Result<(Thread, ReplyHead), Error> {
         let ask = Ask::of_thread(Method::GET, self.thread_url(call.asked));
@@ -59,7 +59,7 @@ impl Upstream {
     ///   thread is gone.
     pub async fn delete_thread(
         &self,
-        call: &Call<ThreadId>,
+        call: Call<ThreadId>,
         until: Instant,
     ) -> Result<((), ReplyHead), Error> {
         let ask = Ask::of_thread(Method::DELETE, self.thread_url(call.asked));

@@ -34,8 +34,12 @@ async def app(scope, receive, send) -> None:
     asked = json.loads(await read(receive))
     posts[asked["message"]] += 1
     pace = asked.get("scenario_context", {})
-    if scope["path"].endswith("/stream"):
+    if "flood" in pace:
+        await flood(receive, send, int(pace["flood"]))
+    elif scope["path"].endswith("/stream"):
         await answer_stream(send, int(pace["tokens"]), pace["gap"])
+    elif "bytes" in pace:
+        await answer_json(send, {"response": "x" * int(pace["bytes"]), "thread_id": THREAD, "model": "none"})
     else:
         await asyncio.sleep(pace["hold"])
         await answer_json(send, {"response": asked["message"], "thread_id": THREAD, "model": "none"})
@@ -65,6 +69,17 @@ async def answer_stream(send, tokens: int, gap: float) -> None:
         event = f"event: token\ndata: {token} \n\n".encode()
         await send({"type": "http.response.body", "body": event, "more_body": True})
     await send({"type": "http.response.body", "body": b"event: done\ndata: [DONE]\n\n"})
+
+
+async def flood(receive, send, size: int) -> None:
+    """Events of so many bytes, as fast as they are taken, until the caller leaves."""
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    left = asyncio.create_task(receive())
+    event = b"event: token\ndata: " + b"x" * size + b"\n\n"
+    while not left.done():
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+        await asyncio.sleep(0)
 
 
 async def answer_lifespan(receive, send) -> None:

@@ -37,6 +37,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("MAX_REQUEST_BYTES", "4MiB"),
     ("MAX_REPLY_BYTES", "4MiB"),
     ("MAX_EVENT_BYTES", "1MiB"),
+    ("MEMORY_LIMIT", "auto"),
     ("MESSAGE_TIMEOUT", "10s"),
     ("KEEPALIVE_INTERVAL", "30s"),
     ("KEEPALIVE_TIMEOUT", "10s"),

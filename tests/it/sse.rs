@@ -6,6 +6,7 @@ use std::{
 };
 
 use alim_bridge::{
+    memory::Account,
     reply::Event,
     upstream::{
         Error,
@@ -40,6 +41,7 @@ fn pipeline(
                 framing,
                 max_event_bytes,
             },
+            Account::unlimited(),
             None,
         );
         let mut all = Vec::new();
@@ -180,7 +182,12 @@ async fn a_body_is_read_to_its_end_after_done_so_that_its_connection_can_serve_a
         framing: Framing::Recover,
         max_event_bytes: 1024,
     };
-    let mut events = Events::new(reqwest::Body::wrap_stream(chunks), settings, None);
+    let mut events = Events::new(
+        reqwest::Body::wrap_stream(chunks),
+        settings,
+        Account::unlimited(),
+        None,
+    );
     assert!(matches!(
         poll_fn(|cx| events.poll_event(cx)).await,
         Some(Ok(Event::Done))
@@ -296,7 +303,12 @@ fn turns(line: &str, count: usize) -> usize {
         framing: Framing::Recover,
         max_event_bytes: 1 << 20,
     };
-    let mut events = Events::new(reqwest::Body::from(body), settings, None);
+    let mut events = Events::new(
+        reqwest::Body::from(body),
+        settings,
+        Account::unlimited(),
+        None,
+    );
     let mut cx = Context::from_waker(Waker::noop());
     let mut turns = 0;
     loop {

@@ -231,13 +231,14 @@ mod tests {
     };
 
     use super::*;
+    use crate::memory::Budget;
 
     async fn connection() -> (Io, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let peer = TcpStream::connect(address).await.expect("connected");
         let (socket, from) = listener.accept().await.expect("accepted");
-        let connection = Connection::new(from);
+        let connection = Connection::new(from, &Budget::unlimited());
         let io = Io::new(
             Either::Left(socket),
             true,

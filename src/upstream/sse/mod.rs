@@ -10,12 +10,14 @@
 
 pub mod framing;
 pub mod guard;
+mod room;
 
 use std::{
     borrow::Cow,
     convert::Infallible,
     iter,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -32,9 +34,10 @@ use tokio::time::Instant;
 use self::{
     framing::{Framing, State},
     guard::{BOM, Guard, TooLong},
+    room::Room,
 };
 use super::error::{self, Error};
-use crate::reply::Event;
+use crate::{memory::Account, reply::Event};
 
 /// How long, and for how many bytes, the end of a body is waited for after `done`, so that its
 /// connection can serve another call. uvicorn sends it at once.
@@ -71,12 +74,18 @@ pub struct Events {
     /// What was read since the last poll that gave way.
     turn_bytes: usize,
     last_byte: Instant,
+    room: Room,
     key: Option<SecretString>,
 }
 
 impl Events {
-    /// Reads `body` as `settings` say; `key` is kept out of what failures quote.
-    pub fn new(body: reqwest::Body, settings: Settings, key: Option<SecretString>) -> Self {
+    /// Reads `body` as `settings` say, while `memory` has room; `key` is kept out of what failures quote.
+    pub fn new(
+        body: reqwest::Body,
+        settings: Settings,
+        memory: Arc<Account>,
+        key: Option<SecretString>,
+    ) -> Self {
         Self {
             body: Some(body),
             settings,
@@ -87,6 +96,7 @@ impl Events {
             event_bytes: 0,
             turn_bytes: 0,
             last_byte: Instant::now(),
+            room: Room::new(memory),
             key,
         }
     }
@@ -116,6 +126,7 @@ impl Events {
             match self.poll_chunk(cx) {
                 Poll::Ready(Some(chunk)) => {
                     self.last_byte = Instant::now();
+                    self.room.read(chunk.len());
                     self.guard.push(chunk);
                     read = self.buffered_event();
                 }
@@ -126,6 +137,7 @@ impl Events {
                 }
                 Poll::Pending => {
                     self.turn_bytes = 0;
+                    self.room.release_to(self.kept_bytes());
                     return Poll::Pending;
                 }
             }
@@ -186,11 +198,18 @@ impl Events {
         }
     }
 
+    /// Bytes of the event that is not whole yet.
+    fn kept_bytes(&self) -> usize {
+        self.guard.unfinished().len() + self.block.len()
+    }
+
     /// The next bytes of the body; a cut connection reads as its end, since neither can be `done`.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let kept = self.kept_bytes();
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
+        ready!(self.room.poll(kept, cx));
         loop {
             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 Some(Ok(frame)) => {

@@ -1,0 +1,163 @@
+//! Acts on the memory that the process really uses, as Envoy's overload manager does.
+//!
+//! The budget of [`memory`](crate::memory) counts what calls hold; this reads what all of the process does. Near the
+//! limit, calls whose callers do nothing are reset, and nearer still no call is admitted.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, interval},
+};
+
+use crate::{
+    grpc::open_calls::OpenCalls,
+    memory::{BASE, Budget},
+    telemetry::{metrics::Metrics, state::OverloadAction},
+};
+
+/// Between two looks at the process.
+const LOOK: Duration = Duration::from_millis(100);
+/// The part of the limit from which stalled calls are reset, and from which no call is admitted.
+const RESET_FROM: f64 = 0.85;
+const SHED_FROM: f64 = 0.95;
+
+/// Free memory that the allocator may keep for the next calls; of more it gives back what it can.
+const MAX_FREE: usize = 16 * 1024 * 1024;
+/// From one time that it gives memory back to the next, and where it gave back less than this.
+const TRIM_PAUSE: Duration = Duration::from_secs(1);
+const LONG_TRIM_PAUSE: Duration = Duration::from_secs(10);
+const MIN_TRIMMED: usize = 1024 * 1024;
+
+/// What watches the process's memory.
+#[derive(Debug)]
+pub(super) struct Overload {
+    /// Bytes that the process may use.
+    pub(super) memory_limit: usize,
+    pub(super) budget: Budget,
+    pub(super) open_calls: OpenCalls,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Overload {
+    /// Looks at the process until it is dropped.
+    pub(super) async fn watch(self) {
+        let memory = match ResidentMemory::open() {
+            Ok(memory) => Some(memory),
+            Err(error) => {
+                tracing::warn!(%error, "the process's memory can't be read: only what calls hold is bounded");
+                None
+            }
+        };
+        let mut looks = interval(LOOK);
+        let mut trim_at = Instant::now();
+        loop {
+            let now = looks.tick().await;
+            let read = || {
+                memory
+                    .as_ref()
+                    .and_then(|memory| memory.read().ok())
+                    .unwrap_or(0)
+            };
+            let resident = read();
+            if resident > self.expected() + MAX_FREE && trim_at <= now {
+                let _ = spawn_blocking(release_free_memory).await;
+                let was_of_use = read() + MIN_TRIMMED < resident;
+                trim_at = now
+                    + if was_of_use {
+                        TRIM_PAUSE
+                    } else {
+                        LONG_TRIM_PAUSE
+                    };
+            }
+            self.act(resident);
+        }
+    }
+
+    /// What the process should take, by what calls hold.
+    fn expected(&self) -> usize {
+        BASE + self.budget.used() / 3 * 4
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "ratios")]
+    fn act(&self, resident: usize) {
+        let process = resident as f64 / self.memory_limit as f64;
+        self.budget.set_overloaded(process >= SHED_FROM);
+        let pressure = process.max(self.budget.pressure());
+        if pressure < RESET_FROM {
+            return;
+        }
+        let excess = (pressure - RESET_FROM) * self.budget.limit() as f64;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bytes, above zero"
+        )]
+        let reset = self.open_calls.abort_stalled(excess as usize + 1);
+        for _ in 0..reset {
+            self.metrics
+                .state
+                .overloaded(OverloadAction::ResetStalledCall);
+        }
+        if reset > 0 {
+            tracing::debug!(reset, resident, "calls whose callers do nothing were reset");
+        }
+    }
+}
+
+/// Gives free memory back to the system: glibc keeps what it had for the largest load otherwise.
+#[cfg(target_env = "gnu")]
+fn release_free_memory() {
+    #[expect(
+        unsafe_code,
+        reason = "a call of the C library without pointers, safe in any thread"
+    )]
+    // SAFETY: malloc_trim(3) takes a number, and locks what it changes.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Other allocators give it back by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn release_free_memory() {}
+
+/// Resident memory of this process (proc(5), VmRSS). The file is open from the start, so that it can be read when the process
+/// is out of descriptors.
+struct ResidentMemory(File);
+
+impl ResidentMemory {
+    fn open() -> io::Result<Self> {
+        let memory = Self(File::open("/proc/self/status")?);
+        memory.read()?;
+        Ok(memory)
+    }
+
+    /// Bytes.
+    fn read(&self) -> io::Result<usize> {
+        let mut text = [0; 4096];
+        let length = self.0.read_at(&mut text, 0)?;
+        let text = str::from_utf8(&text[..length]).map_err(|_| io::ErrorKind::InvalidData)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+        Ok(kib.ok_or(io::ErrorKind::InvalidData)? * 1024)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_grows_with_what_is_written() {
+        let memory = ResidentMemory::open().expect("procfs");
+        let before = memory.read().expect("a figure");
+        let block = vec![1_u8; 64 << 20];
+        let after = memory.read().expect("a figure");
+        assert!(
+            after > before + (48 << 20),
+            "{before} {after} {}",
+            block.len()
+        );
+    }
+}
