@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     admission::Rejected,
+    memory::Account,
     telemetry::{Ongoing, Record},
 };
 
@@ -33,7 +34,8 @@ pub(super) const GRPC_STATUS: &str = "grpc-status";
 const PIECE_BYTES: usize = 16 * 1024;
 /// Messages above this are copied into their pieces, or the last unread piece would keep the whole of them.
 const MAX_SHARED_BYTES: usize = 64 * 1024;
-/// Of a longer unary answer the last byte leaves by itself: hyper waits until the caller's window has room for all before it.
+/// Of a longer unary answer, and of any while memory is short, the last byte leaves by itself: hyper waits until the caller's window
+/// has room for all before it.
 const MAX_UNREAD_BYTES: usize = 4 * 1024;
 
 pin_project! {
@@ -82,10 +84,14 @@ impl EdgeBody {
 }
 
 /// Takes the next piece off a message that is longer than one.
-fn next_piece(rest: &mut Bytes, is_unary: bool, is_copied: bool) -> Bytes {
+fn next_piece(rest: &mut Bytes, is_unary: bool, is_copied: bool, memory: &Account) -> Bytes {
+    let may_stay = match memory.is_memory_short() {
+        true => 1,
+        false => MAX_UNREAD_BYTES,
+    };
     let length = match rest.len() {
         long if long > PIECE_BYTES => PIECE_BYTES,
-        long if is_unary && long > MAX_UNREAD_BYTES => long - 1,
+        long if is_unary && long > may_stay => long - 1,
         short => short,
     };
     let piece = rest.split_to(length);
@@ -106,7 +112,7 @@ impl HttpBody for EdgeBody {
         let this = self.project();
         let call = this.guard.call();
         if !this.rest.is_empty() {
-            let piece = next_piece(this.rest, *this.is_unary, *this.is_copied);
+            let piece = next_piece(this.rest, *this.is_unary, *this.is_copied, &call.memory);
             this.ongoing.record().bytes_sent(piece.len());
             call.moved(piece.len());
             if *this.is_unary {
@@ -151,7 +157,8 @@ impl HttpBody for EdgeBody {
                 Ok(data) => {
                     *this.is_copied = data.len() > MAX_SHARED_BYTES;
                     *this.rest = data;
-                    let piece = next_piece(this.rest, *this.is_unary, *this.is_copied);
+                    let piece =
+                        next_piece(this.rest, *this.is_unary, *this.is_copied, &call.memory);
                     this.ongoing.record().bytes_sent(piece.len());
                     call.moved(piece.len());
                     Frame::data(piece)
@@ -198,17 +205,21 @@ mod tests {
         deadline::{Clock, Deadline},
         grpc::open_calls::OpenCalls,
         inbound::Connection,
-        memory::Budget,
+        memory::{Budget, Level},
         telemetry::{Method, metrics::Metrics, traces::Trace},
     };
 
     fn edge_body(inner: Body, is_unary: bool) -> EdgeBody {
+        edge_body_within(&Budget::unlimited(), inner, is_unary)
+    }
+
+    fn edge_body_within(budget: &Budget, inner: Body, is_unary: bool) -> EdgeBody {
         let metrics = Arc::new(Metrics::new().expect("fresh"));
         let method = Method::of("/alim.v1.GraphService/Stream");
         let trace = Trace::begin(None, method, &HeaderMap::new());
         let ongoing = Ongoing::begin(metrics, method, "id".into(), trace);
         let end = Deadline::after(Instant::now(), Duration::MAX, Clock::Caller);
-        let connection = Connection::new(([127, 0, 0, 1], 1).into(), &Budget::unlimited());
+        let connection = Connection::new(([127, 0, 0, 1], 1).into(), budget);
         let record = ongoing.record().clone();
         let guard = OpenCalls::default().open(record, end, &connection, true);
         let ends = Ends {
@@ -238,9 +249,13 @@ mod tests {
 
     /// The sizes of the pieces that a message of this size leaves in.
     async fn pieces(size: usize, is_unary: bool) -> Vec<usize> {
+        pieces_within(&Budget::unlimited(), size, is_unary).await
+    }
+
+    async fn pieces_within(budget: &Budget, size: usize, is_unary: bool) -> Vec<usize> {
         let message: Bytes = (0..=u8::MAX).cycle().take(size).collect();
         let whole = iter([Ok::<_, Status>(Frame::data(message.clone()))]);
-        let mut body = edge_body(Body::new(StreamBody::new(whole)), is_unary);
+        let mut body = edge_body_within(budget, Body::new(StreamBody::new(whole)), is_unary);
         let (mut sizes, mut all) = (Vec::new(), Vec::new());
         while let Some(frame) = body.frame().await {
             let piece = frame.expect("no error").into_data().expect("data");
@@ -262,5 +277,14 @@ mod tests {
         assert_eq!(pieces(6000, false).await, [6000]);
         assert_eq!(pieces(32_768, false).await, [16384, 16384]);
         assert_eq!(pieces(0, true).await, [0]);
+    }
+
+    #[tokio::test]
+    async fn while_memory_is_short_no_answer_stays_where_nobody_can_end_it() {
+        let budget = Budget::unlimited();
+        budget.set_level(Level::Short);
+        assert_eq!(pieces_within(&budget, 60, true).await, [59, 1]);
+        assert_eq!(pieces_within(&budget, 1, true).await, [1]);
+        assert_eq!(pieces_within(&budget, 60, false).await, [60]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Budget, FIRST_STEP, FREE_BYTES, Full, STEP, Share, add};
+use super::{Budget, FIRST_STEP, FREE_BYTES, Full, Level, STEP, Share, add};
 
 /// What one call holds; dropping it gives all of it back. Its owner calls it from one task at a time.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Account {
     /// - [`Full::Process`] or [`Full::Budget`] when there is no room.
     pub fn admit(&self) -> Result<(), Full> {
         let budget = self.budget();
-        if budget.is_overloaded() {
+        if budget.is_at_least(Level::Full) {
             return Err(Full::Process);
         }
         if !add(&budget.0.used, FIRST_STEP, budget.admission_limit()) {
@@ -110,6 +110,11 @@ impl Account {
         }
     }
 
+    /// Whether memory is short, whoever holds it.
+    pub fn is_memory_short(&self) -> bool {
+        self.budget().is_at_least(Level::Short)
+    }
+
     /// Bytes that it holds.
     pub fn held(&self) -> usize {
         let first = match self.is_admitted.load(Ordering::Relaxed) {
@@ -121,7 +126,7 @@ impl Account {
 
     fn grow(&self, more: usize) -> Result<(), Full> {
         let (share, budget) = (&self.share, self.budget());
-        if budget.is_overloaded() && !self.is_admitted.load(Ordering::Relaxed) {
+        if budget.is_at_least(Level::Full) && !self.is_admitted.load(Ordering::Relaxed) {
             return Err(Full::Process);
         }
         let passes = self.passes();

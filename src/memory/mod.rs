@@ -13,7 +13,7 @@ mod freed;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Semaphore;
@@ -42,7 +42,7 @@ struct Pool {
     reserve: usize,
     share: usize,
     used: AtomicUsize,
-    is_overloaded: AtomicBool,
+    level: AtomicU8,
     freed: Freed,
     pass: Arc<Semaphore>,
 }
@@ -54,6 +54,17 @@ pub struct Share {
     used: AtomicUsize,
     freed: Freed,
     pass: Arc<Semaphore>,
+}
+
+/// How near the process is to its memory limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// There is room.
+    Normal,
+    /// Memory is short: nothing may be kept for callers who do not read it.
+    Short,
+    /// No call is admitted.
+    Full,
 }
 
 /// What does not let an account grow.
@@ -88,7 +99,7 @@ impl Budget {
             reserve: largest_call,
             share: (limit / SHARES).max(largest_call),
             used: AtomicUsize::new(0),
-            is_overloaded: AtomicBool::new(false),
+            level: AtomicU8::new(Level::Normal as u8),
             freed: Freed::default(),
             pass: Arc::new(Semaphore::new(1)),
         }))
@@ -132,9 +143,9 @@ impl Budget {
         (self.0.limit - self.0.reserve.min(self.0.limit)) / FIRST_STEP
     }
 
-    /// Says whether the process is near its limit: no call is admitted then.
-    pub fn set_overloaded(&self, is_overloaded: bool) {
-        self.0.is_overloaded.store(is_overloaded, Ordering::Relaxed);
+    /// Says how near the process is to its limit.
+    pub fn set_level(&self, level: Level) {
+        self.0.level.store(level as u8, Ordering::Relaxed);
     }
 
     /// The part that is in use of what calls may grow to, 1 when there is no room.
@@ -144,8 +155,8 @@ impl Budget {
         ratio
     }
 
-    fn is_overloaded(&self) -> bool {
-        self.0.is_overloaded.load(Ordering::Relaxed)
+    fn is_at_least(&self, level: Level) -> bool {
+        self.0.level.load(Ordering::Relaxed) >= level as u8
     }
 
     /// What calls that are admitted may hold together, so that the reserve stays.
@@ -244,7 +255,7 @@ mod tests {
         let budget = budget();
         let share = budget.new_share();
         let open = admitted(&share);
-        budget.set_overloaded(true);
+        budget.set_level(Level::Full);
         assert_eq!(share.open().admit(), Err(Full::Process));
         assert_eq!(
             share.open().try_hold(MIB),
@@ -252,7 +263,7 @@ mod tests {
             "a head that waits"
         );
         open.try_hold(MIB).expect("room");
-        budget.set_overloaded(false);
+        budget.set_level(Level::Short);
         share.open().admit().expect("room");
     }
 }

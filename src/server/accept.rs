@@ -3,7 +3,10 @@
 //! Over its limit a listener closes the newcomer, which a balancing caller answers by going elsewhere, unless another connection
 //! never asked anything. A slow TLS handshake blocks nobody.
 
-use std::{convert::Infallible, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error, io, net::SocketAddr, os::fd::AsRawFd, sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -25,7 +28,10 @@ use super::{
 use crate::{
     inbound::Connection,
     reload::Reload,
-    telemetry::{metrics::Metrics, state::Refusal},
+    telemetry::{
+        metrics::Metrics,
+        state::{OverloadAction, Refusal},
+    },
 };
 
 /// How long accepting pauses when the process or the system is out of file descriptors or memory.
@@ -45,6 +51,8 @@ pub(super) struct Listener<F> {
     pub(super) connections: Connections,
     pub(super) tls: Option<Reload<Tls>>,
     pub(super) settings: Settings,
+    /// Files that may be open.
+    pub(super) max_files: u64,
     /// Where refused connections are counted.
     pub(super) metrics: Option<Arc<Metrics>>,
     /// Makes the service of one connection.
@@ -60,7 +68,7 @@ where
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     let mut tasks = JoinSet::new();
-    let (mut full, mut failing) = (Warning::default(), Warning::default());
+    let [mut full, mut failing, mut short] = [(); 3].map(|()| Warning::default());
     loop {
         let accepted = tokio::select! {
             () = goaway.cancelled() => break,
@@ -79,6 +87,15 @@ where
                 continue;
             }
         };
+        if listener.is_short_of_files(&stream) {
+            if let Some(unsaid) = short.is_due() {
+                tracing::warn!(
+                    unsaid,
+                    "a connection was closed: nearly all open files are in use"
+                );
+            }
+            continue;
+        }
         match listener.admit(peer) {
             Some(open) => drop(tasks.spawn(listener.serve(stream, open))),
             None => {
@@ -105,6 +122,20 @@ where
     S::Future: Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
+    /// Descriptors are given lowest first, so the number of the newest says how many are in use. What is left is for calls that
+    /// are open, and for the admin port.
+    fn is_short_of_files(&self, stream: &TcpStream) -> bool {
+        let Some(metrics) = &self.metrics else {
+            return false;
+        };
+        let number = u64::try_from(stream.as_raw_fd()).unwrap_or(0);
+        let is_short = number >= self.max_files / 100 * 95;
+        if is_short {
+            metrics.state.overloaded(OverloadAction::RejectConnection);
+        }
+        is_short
+    }
+
     fn admit(&self, peer: SocketAddr) -> Option<Open> {
         match self.connections.admit(peer) {
             Admitted::Yes(open) => Some(open),

@@ -61,6 +61,7 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin) {
             max_age: None,
             max_idle: MAX_IDLE,
         },
+        max_files: u64::MAX,
         metrics: None,
         new_service: move |_: &_| {
             let routes = routes.clone();

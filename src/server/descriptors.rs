@@ -17,6 +17,13 @@ pub struct Shortage {
     pub needed: u64,
 }
 
+/// Files that may be open now; without end where the system does not say.
+pub(super) fn limit() -> u64 {
+    rlimit::Resource::NOFILE
+        .get()
+        .map_or(u64::MAX, |(soft, _)| soft)
+}
+
 /// Makes room for so many calls and connections; `None` when there is.
 ///
 /// # Errors

@@ -271,6 +271,7 @@ async fn start(
         connections,
         tls: settings.tls.clone(),
         settings: connection_settings(settings),
+        max_files: descriptors::limit(),
         metrics: Some(metrics),
         new_service: move |connection: &Arc<Connection>| {
             let edge =

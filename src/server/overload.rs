@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     grpc::open_calls::OpenCalls,
-    memory::{BASE, Budget},
+    memory::{BASE, Budget, Level},
     telemetry::{metrics::Metrics, state::OverloadAction},
 };
 
@@ -82,9 +82,14 @@ impl Overload {
     #[expect(clippy::cast_precision_loss, reason = "ratios")]
     fn act(&self, resident: usize) {
         let process = resident as f64 / self.memory_limit as f64;
-        self.budget.set_overloaded(process >= SHED_FROM);
         let pressure = process.max(self.budget.pressure());
-        if pressure < RESET_FROM {
+        let level = match process >= SHED_FROM {
+            true => Level::Full,
+            false if pressure >= RESET_FROM => Level::Short,
+            false => Level::Normal,
+        };
+        self.budget.set_level(level);
+        if level == Level::Normal {
             return;
         }
         let excess = (pressure - RESET_FROM) * self.budget.limit() as f64;

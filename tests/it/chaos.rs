@@ -5,14 +5,16 @@
 //! `CHAOS_SEED` repeats a run's plans; `CHAOS_SECONDS` is how long it goes on. The soak is the same story,
 //! for longer: `CHAOS_SECONDS=3600 cargo test --release --test it chaos -- --nocapture`.
 
+mod hostile;
 mod plan;
+mod records;
 
 use std::{
     collections::BTreeMap,
     env,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -27,13 +29,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Mutex, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use self::plan::{Act, Plan, tokens};
+use self::{
+    plan::{Act, Plan, tokens},
+    records::Records,
+};
 use crate::support::{
     Told, ask, ask_stream,
     bare::Connection,
@@ -50,13 +56,30 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the memory may have grown by between the first calls and the last, however many they were.
 const GROWTH_KIB: u64 = 24 * 1024;
 
-const SETTINGS: [(&str, &str); 7] = [
+/// The number of the calls that hostile callers make: their answers are large.
+const HOSTILE: u64 = u64::MAX;
+/// Made once: a debug build takes long for it.
+static LARGE_REPLY: LazyLock<Bytes> = LazyLock::new(|| {
+    let text = "a".repeat(1 << 20);
+    json!({"response": text, "thread_id": "t"})
+        .to_string()
+        .into()
+});
+/// With hostile callers.
+const MEMORY_LIMIT: [(&str, &str); 3] = [
+    ("MEMORY_LIMIT", "64MiB"),
+    ("MESSAGE_TIMEOUT", "500ms"),
+    ("MAX_CALLS", "400"),
+];
+/// That limit, and what a debug build takes beyond it.
+const MEMORY_KIB: u64 = (64 + 32) * 1024;
+
+const SETTINGS: [(&str, &str); 6] = [
     ("INVOKE_TIMEOUT", "600ms"),
     ("STREAM_INITIAL_TIMEOUT", "600ms"),
     ("STREAM_IDLE_TIMEOUT", "500ms"),
     ("STREAM_LIFETIME", "2s"),
     ("POOL_IDLE_TIMEOUT", "300ms"),
-    ("MAX_CALLS", "30"),
     ("LOG_FORMAT", "json"),
 ];
 
@@ -79,12 +102,19 @@ async fn number(request: Request) -> u64 {
 }
 
 async fn whole(request: Request) -> Response {
-    let text = tokens(number(request).await).concat();
+    let number = number(request).await;
+    if number == HOSTILE {
+        return ([(CONTENT_TYPE, "application/json")], LARGE_REPLY.clone()).into_response();
+    }
+    let text = tokens(number).concat();
     Json(json!({"response": text, "thread_id": "t"})).into_response()
 }
 
 async fn streamed(request: Request) -> Response {
-    let tokens = tokens(number(request).await);
+    let tokens = match number(request).await {
+        HOSTILE => vec!["a".repeat(300_000); 8],
+        number => tokens(number),
+    };
     let mut chunks: Vec<_> = tokens.iter().map(|token| sse_tokens(&[token])).collect();
     chunks.push("event: done\ndata: [DONE]\n\n".into());
     let chunks = stream::iter(chunks).then(|chunk| async {
@@ -105,7 +135,7 @@ struct Story {
     wire: Wire,
     next: AtomicU64,
     /// How often each ending came.
-    endings: Mutex<BTreeMap<String, u64>>,
+    endings: std::sync::Mutex<BTreeMap<String, u64>>,
 }
 
 impl Story {
@@ -148,6 +178,7 @@ impl Story {
                 assert_eq!(answer, Some(expected), "call {number}, {plan:?}");
                 "OK".into()
             }
+            Err(status) if is_reset(&status) => "reset".into(),
             Err(status) => status.code_and_reason().1,
         };
         let is_plain = plan.fault == Fault::None && !was_tainted && plan.act == Act::Read;
@@ -166,6 +197,12 @@ impl Story {
             .entry(ending)
             .or_default() += 1;
     }
+}
+
+/// On a machine that is busy for longer than the watchdog waits, a call is reset at its end.
+fn is_reset(status: &Status) -> bool {
+    let cause = std::error::Error::source(status).map(|cause| format!("{cause:?}"));
+    cause.is_some_and(|cause| cause.contains("Reset("))
 }
 
 fn id(number: u64) -> String {
@@ -224,34 +261,6 @@ fn timeout(act: Act) -> Option<String> {
     }
 }
 
-/// How many records there are of each call; reads the log as it comes, so that a soak keeps none of it.
-#[derive(Default)]
-struct Records(Vec<u8>);
-
-impl Records {
-    fn read(&mut self, bridge: &mut Deployed) {
-        while let Some(line) = bridge.running.next_log() {
-            assert!(!line.contains("panicked"), "{line}");
-            let Ok(record) = serde_json::from_str::<Value>(&line) else {
-                panic!("no JSON: {line}");
-            };
-            if record["message"] != "call ended" {
-                continue;
-            }
-            let id = record["request_id"]
-                .as_str()
-                .and_then(|id| id.strip_prefix("chaos-"));
-            let number: usize = id.expect("ours").parse().expect("a number");
-            self.0.resize(self.0.len().max(number + 1), 0);
-            self.0[number] += 1;
-        }
-    }
-
-    fn total(&self) -> u64 {
-        self.0.iter().map(|count| u64::from(*count)).sum()
-    }
-}
-
 /// Waits until nothing is left of the calls, and holds the books against each other.
 async fn settle(story: &Story, bridge: &mut Deployed, records: &mut Records) {
     bridge.open_calls_are(0).await;
@@ -281,12 +290,13 @@ async fn settle(story: &Story, bridge: &mut Deployed, records: &mut Records) {
         records.read(bridge);
     }
     assert!(
-        records.0.iter().all(|count| *count <= 1),
+        records.counts.iter().all(|count| *count <= 1),
         "a call has two records"
     );
     let endings: u64 = story.endings.lock().expect("no panic").values().sum();
     let left = story.endings.lock().expect("no panic").get("left").copied();
     let known = endings - left.unwrap_or_default()..=endings;
+    let handled = handled - records.others;
     assert!(
         known.contains(&handled),
         "{handled} records for {known:?} calls"
@@ -303,6 +313,24 @@ fn from_environment(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_chaos_every_call_ends_once_and_honestly_and_nothing_is_left_of_it() {
+    let resident = chaos(&[("MAX_CALLS", "30")], false).await;
+    let [first, last] = resident[..] else {
+        panic!("two figures: {resident:?}")
+    };
+    assert!(last <= first + GROWTH_KIB, "{resident:?} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_chaos_among_hostile_callers_memory_stays_within_its_limit() {
+    chaos(&MEMORY_LIMIT, true).await;
+}
+
+/// Both stories need the machine for themselves: their clocks are short.
+static ONE_STORY: Mutex<()> = Mutex::const_new(());
+
+/// Gives the memory at two times, in KiB.
+async fn chaos(settings: &[(&str, &str)], has_hostile: bool) -> Vec<u64> {
+    let _alone = ONE_STORY.lock().await;
     let seed = from_environment("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     let time = Duration::from_secs(from_environment("CHAOS_SECONDS").unwrap_or(8));
     eprintln!("CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
@@ -314,13 +342,13 @@ async fn in_chaos_every_call_ends_once_and_honestly_and_nothing_is_left_of_it() 
         number.map_or(Fault::None, |number| Plan::of(seed, number).fault)
     };
     let wire = Wire::to(address, plan).await;
-    let mut bridge = Deployed::with(&wire.url(), &SETTINGS);
+    let mut bridge = Deployed::with(&wire.url(), &[&SETTINGS, settings].concat());
     let story = Arc::new(Story {
         seed,
         bridge: bridge.address,
         wire,
         next: AtomicU64::new(0),
-        endings: Mutex::default(),
+        endings: std::sync::Mutex::default(),
     });
     let mut records = Records::default();
     let mut resident = Vec::new();
@@ -329,11 +357,15 @@ async fn in_chaos_every_call_ends_once_and_honestly_and_nothing_is_left_of_it() 
         let mut calling = JoinSet::new();
         let of_callers = Arc::clone(&story);
         calling.spawn(async move { of_callers.call_until(end).await });
-        while calling
-            .try_join_next()
-            .map(|ended| ended.expect("no panic"))
-            .is_none()
-        {
+        if has_hostile {
+            calling.spawn(hostile::attack(bridge.address, end));
+        }
+        while !calling.is_empty() {
+            if let Some(ended) = calling.try_join_next() {
+                ended.expect("no panic");
+            }
+            let now = bridge.resident_kib();
+            assert!(!has_hostile || now < MEMORY_KIB, "{now} KiB");
             tokio::time::sleep(Duration::from_millis(20)).await;
             records.read(&mut bridge);
         }
@@ -342,8 +374,9 @@ async fn in_chaos_every_call_ends_once_and_honestly_and_nothing_is_left_of_it() 
     }
     let endings = story.endings.lock().expect("no panic").clone();
     eprintln!("{} calls, {resident:?} KiB, {endings:?}", records.total());
-    assert!(resident[1] <= resident[0] + GROWTH_KIB, "{resident:?} KiB");
     let plain_ok = endings.get("plain OK").copied().unwrap_or_default();
+    assert!(has_hostile || !endings.contains_key("reset"), "{endings:?}");
     assert!(plain_ok > 20, "hardly a call went through: {endings:?}");
     assert_eq!(bridge.running.stopped().code, Some(0));
+    resident
 }

@@ -3,7 +3,8 @@
 
 mod drain;
 mod ends;
-mod unread;
+mod memory;
+pub(crate) mod unread;
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::support::{
     upstream::{Reply, Upstream},
 };
 
-const INVOKE: &str = "/alim.v1.GraphService/Invoke";
+pub(crate) const INVOKE: &str = "/alim.v1.GraphService/Invoke";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
@@ -63,7 +64,7 @@ fn upstream() -> Upstream {
 }
 
 /// A message of 4 MiB without its last hundred bytes, which never come.
-fn unfinished(flag: u8) -> tonic::body::Body {
+pub(crate) fn unfinished(flag: u8) -> tonic::body::Body {
     let mut message = vec![0; MESSAGE_BYTES - 100];
     message[0] = flag;
     message[1..5].copy_from_slice(&(MESSAGE_BYTES as u32 - 5).to_be_bytes());
@@ -73,7 +74,11 @@ fn unfinished(flag: u8) -> tonic::body::Body {
     ))
 }
 
-fn request(path: &str, kind: &str, body: tonic::body::Body) -> Request<tonic::body::Body> {
+pub(crate) fn request(
+    path: &str,
+    kind: &str,
+    body: tonic::body::Body,
+) -> Request<tonic::body::Body> {
     let request = Request::post(format!("http://bridge{path}"))
         .header("content-type", kind)
         .header("te", "trailers");

@@ -13,7 +13,7 @@ use rules::File;
 use source::{code, words};
 
 /// Where tasks and threads begin, and why the work can't be awaited where it stands.
-const SPAWNS: [(&str, &str); 8] = [
+const SPAWNS: [(&str, &str); 9] = [
     (
         "client/demo.rs",
         "the upstream, the bridge and its caller run at once in one process",
@@ -33,6 +33,10 @@ const SPAWNS: [(&str, &str); 8] = [
     (
         "server/connection/mod.rs",
         "each HTTP/2 stream is a task, so that it can be aborted",
+    ),
+    (
+        "server/overload.rs",
+        "the allocator gives memory back in a thread that no call waits for",
     ),
     (
         "server/mod.rs",

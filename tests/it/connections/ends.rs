@@ -1,7 +1,8 @@
 //! How connections end: by age, by idleness, and for want of descriptors.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use alim_bridge::pb::graph_service_client::GraphServiceClient;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -11,10 +12,10 @@ use tokio::{
 use super::{LIST_SERVICES, REFLECTION, SOON};
 use crate::support::{
     Bridge, SERVICE_KEY, ask,
-    extra::{get, time_passes},
+    extra::{channel_to, get, time_passes},
     frames::{DATA, END_HEADERS, GOAWAY, HEADERS, RESET, Raw, frame, head_of},
     reply_json,
-    running::start_among,
+    running::{Running, start_among},
     upstream::{Reply, Upstream},
 };
 
@@ -94,10 +95,8 @@ async fn connections_made_together_do_not_age_together() {
     );
 }
 
-/// A port that few use must not cost callers theirs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
-    let upstream = upstream();
+/// A bridge that may have 300 files open: its address, and that of its admin port.
+fn among_300_files(upstream: &Upstream) -> (Running, SocketAddr, SocketAddr) {
     let url = upstream.url();
     let variables = [
         ("ALIM_BRIDGE_UPSTREAM_URL", &*url),
@@ -116,7 +115,14 @@ async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
             .parse()
             .expect("an address")
     };
-    let (address, admin) = (bound("address"), bound("admin"));
+    (running, bound("address"), bound("admin"))
+}
+
+/// A port that few use must not cost callers theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
+    let upstream = upstream();
+    let (_running, address, admin) = among_300_files(&upstream);
     let mut silent = Vec::new();
     for _ in 0..320 {
         silent.push(TcpStream::connect(admin).await.expect("a port"));
@@ -125,9 +131,7 @@ async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
         let answer = timeout(AT_ONCE, get(admin, path)).await;
         assert_eq!(answer.expect("at once").0, 200, "{path}");
     }
-    let mut client = alim_bridge::pb::graph_service_client::GraphServiceClient::new(
-        crate::support::extra::channel_to(address),
-    );
+    let mut client = GraphServiceClient::new(channel_to(address));
     let answer = timeout(AT_ONCE, client.invoke(ask("Salam"))).await;
     answer.expect("at once").expect("a reply");
     let mut oldest = silent.swap_remove(0);
@@ -150,4 +154,30 @@ async fn health_watches_of_pages_do_not_keep_a_full_listener_closed() {
         watches.push(page);
     }
     bridge.invoke("Salam").await.expect("a reply");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nearly_all_files_are_open_a_new_connection_is_closed_and_the_others_are_answered() {
+    let upstream = upstream();
+    let (_running, address, admin) = among_300_files(&upstream);
+    let mut client = GraphServiceClient::new(channel_to(address));
+    client.invoke(ask("Salam")).await.expect("a reply");
+    let mut silent = Vec::new();
+    for _ in 0..320 {
+        silent.push(TcpStream::connect(address).await.expect("a port"));
+    }
+    let closed = timeout(AT_ONCE, silent[319].read(&mut [0])).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    let answer = timeout(AT_ONCE, client.invoke(ask("Salam"))).await;
+    answer
+        .expect("at once")
+        .expect("there is a file for its connection to ALİM");
+    let metrics = get(admin, "/metrics").await.1;
+    let action = r#"alim_bridge_overload_actions_total{action="reject_connection"} "#;
+    let count = metrics.lines().find_map(|line| line.strip_prefix(action));
+    let count: u32 = count.expect("counted").parse().expect("a number");
+    assert!((30..60).contains(&count), "{count}");
+    drop(silent);
+    let mut next = GraphServiceClient::new(channel_to(address));
+    next.invoke(ask("Salam")).await.expect("room again");
 }

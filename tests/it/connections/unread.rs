@@ -18,20 +18,20 @@ use crate::support::{
     upstream::{Reply, Upstream},
 };
 
-const STREAM: &str = "/alim.v1.GraphService/Stream";
+pub(crate) const STREAM: &str = "/alim.v1.GraphService/Stream";
 /// So many that what one round leaves behind would be seen.
 const ROUNDS: u64 = 8;
 const CALLS: u64 = 4 * ROUNDS;
 
 /// A whole question, as gRPC frames it.
-fn question(text: &str) -> tonic::body::Body {
+pub(crate) fn question(text: &str) -> tonic::body::Body {
     let message = ask(text).encode_to_vec();
     let length = u32::try_from(message.len()).expect("short").to_be_bytes();
     let framed = [&[0], &length[..], &message].concat();
     tonic::body::Body::new(http_body_util::Full::new(framed.into()))
 }
 
-fn large_reply() -> Reply {
+pub(super) fn large_reply() -> Reply {
     let text = "a".repeat(3 << 20);
     let json =
         format!(r#"{{"response":"{text}","thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b"}}"#);

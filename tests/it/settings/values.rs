@@ -96,6 +96,24 @@ fn sizes_are_bytes_with_or_without_a_unit() {
 }
 
 #[test]
+fn a_memory_limit_that_one_call_would_exceed_is_a_fault_that_names_both() {
+    assert_refused("MEMORY_LIMIT", &["0", "4MiB", "40MiB", "much", "-1"]);
+    assert_taken("MEMORY_LIMIT", &["auto", "64MiB", "67108864", "2TiB"]);
+    let small = [KEY, ("MEMORY_LIMIT", "40MiB")];
+    let text = told(&small);
+    assert!(
+        text.contains("is 40.0 MiB") && text.contains("at least 5"),
+        "{text}"
+    );
+    let large = [("MEMORY_LIMIT", "64MiB"), ("MAX_REPLY_BYTES", "32MiB")];
+    assert_eq!(
+        at_fault(&[&[KEY], large.as_slice()].concat()),
+        ["MEMORY_LIMIT"]
+    );
+    assert_taken("MAX_REPLY_BYTES", &["1MiB"]);
+}
+
+#[test]
 fn counts_and_choices_have_bounds() {
     assert_refused("MAX_CALLS", &["0", "-1", "1.5", "1000001", "off"]);
     assert_refused("MAX_CONNECTIONS", &["0", "1000001"]);

@@ -1,0 +1,160 @@
+//! What calls hold together, and how each way to exceed it ends: `MEMORY_LIMIT` stands, what was paid for is delivered, and callers who
+//! behave are answered. The whole attack, for as long as you like, is `tests/faults/run memory`.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tonic::Code;
+use tower::Service;
+
+use super::{
+    INVOKE, SOON, request, status, unfinished,
+    unread::{STREAM, large_reply, question},
+    upstream,
+};
+use crate::support::{
+    Told, ask,
+    bare::Connection,
+    deployed::Deployed,
+    sse_tokens,
+    upstream::{Reply, Upstream},
+};
+
+/// Leaves calls 36 MiB: they grow to 23 MiB, those of one connection to 9.6 MiB, and the reserve is as large.
+const LIMIT: [(&str, &str); 1] = [("MEMORY_LIMIT", "64MiB")];
+/// What the process may take beyond the limit: a debug build is large.
+const ABOVE_KIB: u64 = (64 + 32) * 1024;
+const WHOLE: Duration = Duration::from_secs(60);
+
+/// Calls on a connection of its own each, whose answers are read to their end.
+async fn read_all(bridge: &Deployed, path: &str, calls: usize) -> Vec<usize> {
+    let calls = (0..calls).map(|_| async {
+        let mut connection = Connection::open(bridge.address).await;
+        let call = connection.call(request(path, "application/grpc", question("Salam")));
+        let answer = call.await.expect("a head").into_body().collect().await;
+        let answer = answer.expect("no reset");
+        let trailers = answer.trailers().cloned().unwrap_or_default();
+        assert_eq!(trailers["grpc-status"], "0", "{trailers:?}");
+        answer.to_bytes().len()
+    });
+    timeout(WHOLE, join_all(calls)).await.expect("all in time")
+}
+
+/// Calls of one connection whose answers nobody reads.
+async fn leave_unread(
+    bridge: &Deployed,
+    path: &str,
+    calls: usize,
+) -> Vec<http::Response<Incoming>> {
+    let connection = Connection::with_window(bridge.address, 0).await;
+    let calls = (0..calls).map(|_| {
+        let mut connection = connection.clone();
+        let call = request(path, "application/grpc", question("Salam"));
+        async move { timeout(SOON, connection.call(call)).await.ok()?.ok() }
+    });
+    join_all(calls).await.into_iter().flatten().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_wait_for_room_and_each_is_delivered() {
+    let upstream = Upstream::answering(large_reply());
+    let bridge = Deployed::with(&upstream.url(), &LIMIT);
+    let lengths = read_all(&bridge, INVOKE, 40).await;
+    assert!(lengths.iter().all(|bytes| *bytes > 3 << 20), "{lengths:?}");
+    assert_eq!(upstream.requests().len(), 40, "none was run twice");
+    assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
+    assert_eq!(bridge.metric("alim_bridge_buffered_bytes", "").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_wait_for_room_and_each_is_delivered() {
+    let event = sse_tokens(&[&"a".repeat(900_000)]);
+    let chunks = vec![event; 4]
+        .into_iter()
+        .chain(["event: done\ndata: x\n\n".into()]);
+    let upstream = Upstream::answering(Reply::sse_chunks(chunks));
+    let bridge = Deployed::with(&upstream.url(), &LIMIT);
+    let lengths = read_all(&bridge, STREAM, 40).await;
+    assert!(
+        lengths.iter().all(|bytes| *bytes > 3_600_000),
+        "{lengths:?}"
+    );
+    assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
+    assert_eq!(bridge.metric("alim_bridge_buffered_bytes", "").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_room_is_rejected_unsent_and_a_small_one_is_answered() {
+    let upstream = upstream();
+    let bridge = Deployed::with(&upstream.url(), &LIMIT);
+    let large = join_all((0..8).map(|_| async {
+        let mut connection = Connection::open(bridge.address).await;
+        let call = connection.call(request(INVOKE, "application/grpc", unfinished(0)));
+        timeout(SOON / 2, call).await.ok()
+    }));
+    let rejected: Vec<_> = large.await.into_iter().flatten().collect();
+    assert!((1..=4).contains(&rejected.len()), "{}", rejected.len());
+    for answer in rejected {
+        let status = status(answer.expect("an answer")).await;
+        assert_eq!(
+            status.code_and_reason(),
+            (Code::Unavailable, "BRIDGE_SATURATED".into())
+        );
+        assert_eq!(status.info("sent").as_deref(), Some("false"));
+        assert!(status.message().contains("MEMORY_LIMIT"), "{status:?}");
+    }
+    bridge.client().invoke(ask("Salam")).await.expect("small");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unread_replies_of_one_connection_leave_room_for_those_of_another() {
+    let upstream = Upstream::answering(large_reply());
+    let bridge = Deployed::with(&upstream.url(), &LIMIT);
+    let unread = leave_unread(&bridge, INVOKE, 20).await;
+    assert!(
+        (2..6).contains(&unread.len()),
+        "{} have a head",
+        unread.len()
+    );
+    let held = bridge.metric("alim_bridge_buffered_bytes", "").await;
+    assert!(held < 20 << 20, "{held}");
+    assert_eq!(read_all(&bridge, INVOKE, 1).await.len(), 1);
+    assert_eq!(
+        bridge
+            .metric("alim_bridge_overload_actions_total", "")
+            .await,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_who_do_nothing_are_reset_when_memory_is_short() {
+    let upstream = Upstream::answering(large_reply());
+    let bridge = Deployed::with(&upstream.url(), &LIMIT);
+    let unread = join_all((0..4).map(|_| leave_unread(&bridge, INVOKE, 4))).await;
+    let unread: Vec<_> = unread.into_iter().flatten().collect();
+    let count = async |name| bridge.metric(name, "").await;
+    let reset = async {
+        while bridge
+            .metric("alim_bridge_failures_total", "CALLER_STALLED")
+            .await
+            == 0
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(WHOLE, reset).await.expect("a reset");
+    assert_eq!(read_all(&bridge, INVOKE, 4).await.len(), 4);
+    let reset = bridge
+        .metric("alim_bridge_failures_total", "CALLER_STALLED")
+        .await;
+    assert_eq!(count("alim_bridge_overload_actions_total").await, reset);
+    assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
+    drop(unread);
+    bridge.open_calls_are(0).await;
+    assert_eq!(count("alim_bridge_buffered_bytes").await, 0);
+}
