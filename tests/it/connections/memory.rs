@@ -110,18 +110,18 @@ async fn a_request_without_room_is_rejected_unsent_and_a_small_one_is_answered()
     assert_eq!(upstream.requests().len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_unread_replies_of_one_connection_leave_room_for_those_of_another() {
-    let upstream = Upstream::answering(large_reply());
+/// Sixty answers that nobody reads, 3 MiB each or without end, on one connection.
+async fn unread_on_one_connection_leaves_room_for_another(path: &str, reply: Reply) {
+    let upstream = Upstream::scripted(std::iter::repeat_n(reply, 60).chain([large_reply()]));
     let bridge = Deployed::with(&upstream.url(), &LIMIT);
-    let unread = leave_unread(&bridge, INVOKE, 20).await;
+    let unread = leave_unread(&bridge, path, 60).await;
     assert!(
-        (2..6).contains(&unread.len()),
+        (2..30).contains(&unread.len()),
         "{} have a head",
         unread.len()
     );
     let held = bridge.metric("alim_bridge_buffered_bytes", "").await;
-    assert!(held < 20 << 20, "{held}");
+    assert!(held < 22 << 20, "{held}");
     assert_eq!(read_all(&bridge, INVOKE, 1).await.len(), 1);
     assert_eq!(
         bridge
@@ -129,6 +129,19 @@ async fn the_unread_replies_of_one_connection_leave_room_for_those_of_another() 
             .await,
         0
     );
+    assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unread_replies_of_one_connection_leave_room_for_those_of_another() {
+    unread_on_one_connection_leaves_room_for_another(INVOKE, large_reply()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unread_events_of_one_connection_leave_room_for_replies_on_another() {
+    let event = sse_tokens(&[&"a".repeat(900_000)]);
+    let events = Reply::sse_chunks(vec![event; 4]).then_hold();
+    unread_on_one_connection_leaves_room_for_another(STREAM, events).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
