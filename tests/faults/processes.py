@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def free_port() -> int:
 
 
 class Bridge:
-    def __init__(self, upstream: Upstream, **settings: str) -> None:
+    def __init__(self, upstream: Upstream, launcher: Sequence[str] = (), **settings: str) -> None:
+        self.launcher = launcher
         self.address = f"127.0.0.1:{free_port()}"
         ours = {
             "LISTEN": self.address,
@@ -79,7 +81,7 @@ class Bridge:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen([BIN, "serve"], env=self.env, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([*self.launcher, BIN, "serve"], env=self.env, stdout=subprocess.PIPE, text=True)
         first_line(self.process)
 
     def signal_stop(self) -> None:
@@ -97,12 +99,13 @@ class Bridge:
 
 
 @contextmanager
-def servers(bridges: int = 1, **settings: str):
+def servers(bridges: int = 1, launcher: Sequence[str] = (), **settings: str):
+    """An upstream, and bridges; what `launcher` runs before a bridge's command becomes that command, by exec."""
     upstream = Upstream()
     started: list[Bridge] = []
     try:
         for _ in range(bridges):
-            started.append(Bridge(upstream, **settings))
+            started.append(Bridge(upstream, launcher, **settings))
         yield upstream, started
     finally:
         for bridge in started:

@@ -13,6 +13,7 @@ from collections import Counter
 import uvicorn
 
 THREAD = "01a20443-d4c5-7483-899c-61f7c3ac97e9"
+FLOOD_PIECE = 128 * 1024  # so that thousands of floods leave a turn to other calls
 KEPT_SECONDS = 5.5  # idle for longer, it is another connection from the same port
 posts: Counter[str] = Counter()
 idle_since: dict[tuple[str, int], float] = {}
@@ -77,9 +78,11 @@ async def flood(receive, send, size: int) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     left = asyncio.create_task(receive())
     event = b"event: token\ndata: " + b"x" * size + b"\n\n"
+    pieces = [event[at : at + FLOOD_PIECE] for at in range(0, len(event), FLOOD_PIECE)]
     while not left.done():
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-        await asyncio.sleep(0)
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
 
 
 async def answer_lifespan(receive, send) -> None:
