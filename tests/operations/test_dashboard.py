@@ -76,6 +76,12 @@ def test_grafana_has_no_administrator_whom_anybody_could_be() -> None:
     assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
 
 
+def test_the_bridge_of_compose_has_a_limit_of_memory_that_it_can_find() -> None:
+    command = ["docker-compose", "config", "--format", "json"]
+    config = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert int(config["services"]["bridge"]["mem_limit"]) == 512 << 20
+
+
 def test_what_compose_mounts_is_there() -> None:
     command = ["docker-compose", "--profile", "observe", "config", "--format", "json"]
     config = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)

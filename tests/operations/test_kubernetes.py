@@ -1,5 +1,6 @@
 """The rendered manifests: valid, and fitting to the bridge that they run."""
 
+import json
 import os
 import re
 import subprocess
@@ -111,6 +112,19 @@ def test_the_bridge_starts_with_the_settings_of_the_config_map(overlay: str, tmp
         here += ["--caller-keys-file", str(tmp_path / "callers")]
     with running([BIN, *container(overlay)["args"], *here], serving, env=settings(overlay)):
         pass
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_within_70_percent_of_the_memory_limit_as_many_calls_can_be_open_as_may_be(overlay: str) -> None:
+    limit = int(re.fullmatch(r"(\d+)Mi", container(overlay)["resources"]["limits"]["memory"]).group(1)) << 20
+    here = ["--listen", "127.0.0.1:0", "--admin-listen", "off", "--log-format", "json", "--memory-limit", f"{limit // 10 * 7}B"]
+    env = {"ALIM_BRIDGE_UPSTREAM_API_KEY": "some-key"}
+    with running([BIN, "serve", *here], admitted, env=env) as (_, calls):
+        assert calls == settings(overlay).get("ALIM_BRIDGE_MAX_CALLS", "4096")
+
+
+def admitted(line: str) -> str | None:
+    return str(json.loads(line)["admitted_calls"]) if '"message":"serving"' in line else None
 
 
 def test_production_and_tls_are_closed_as_they_are_shipped() -> None:
