@@ -1,12 +1,12 @@
 """The bridge's memory under callers who don't behave, beside one who does: MEMORY_LIMIT must hold, the polite caller must be
 answered, and nothing that was paid for may be thrown away for lack of room.
 
-    run memory [--seconds 60] [--limit 128] [--above 32] [--connections 1]
+    run memory [--seconds 60] [--limit 128MiB] [--above 32] [--connections 1] [--kinds flood]
     run memory --cgroup 512MiB [--seconds 60] [--connections 1]     as root: the kernel kills what exceeds it
 
 For each of `--connections` there are: two connections that keep 40 unfinished messages of 4 MiB each, two that keep 40 unread
 replies of 3 MiB each (one without HTTP/2 windows, one that does not read its socket), and one with 200 streams and the largest
-windows that does not read either, while ALİM sends events of 1 MiB as fast as they are taken. They are a process of their own, so
+windows that does not read either, while ALİM sends events of 1 MiB as fast as they are taken. `--kinds` takes some of them. They are a process of their own, so
 that the polite caller waits for nobody but the bridge and ALİM.
 
 In a cgroup the bridge has no MEMORY_LIMIT: `auto` must find the group's limit, and leave it whole with all that the kernel keeps
@@ -22,7 +22,7 @@ import struct
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -48,6 +48,7 @@ REPLY = 3 * MIB
 LARGEST_WINDOW = 2**31 - 1
 INVOKE, STREAM = "/alim.v1.GraphService/Invoke", "/alim.v1.GraphService/Stream"
 STREAMS = 40
+KINDS = ("unfinished", "unread", "unread socket", "flood")
 POLITE_CALLS = 50
 START_SECONDS = 2
 SETTLE_SECONDS = 10
@@ -166,9 +167,9 @@ async def unread_socket(address: str, path: str, streams: int, message: bytes, s
 
 
 def resident(bridge: Bridge) -> float:
-    """proc(5), VmRSS, in MiB."""
+    """proc(5), VmRSS, in MiB; 0 when it has ended."""
     lines = Path(f"/proc/{bridge.process.pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def metrics(admin: str) -> dict[str, float]:
@@ -195,7 +196,7 @@ async def polite(address: str, seconds: float) -> tuple[Counter[str], list[float
 
 
 async def attack(address: str, connections: int, seen: dict[str, Counter[str]]) -> None:
-    """Goes on until it is cancelled."""
+    """Attacks by the kinds of `seen` until it is cancelled."""
 
     async def keep(kind: type[Hostile], events: Counter[str]) -> None:
         while True:
@@ -204,26 +205,34 @@ async def attack(address: str, connections: int, seen: dict[str, Counter[str]]) 
             except ConnectionError:
                 events["reset by peer"] += 1
 
+    def begin(kind: str, events: Counter[str]) -> list[Coroutine]:
+        match kind:
+            case "unfinished":
+                return [keep(Unfinished, events), keep(Unfinished, events)]
+            case "unread":
+                return [keep(Unread, events)]
+            case "unread socket":
+                return [unread_socket(address, INVOKE, STREAMS, question("unread", bytes=REPLY), events)]
+            case _:
+                return [unread_socket(address, STREAM, 5 * STREAMS, question("flood", flood=MIB - 64), events)]
+
     async with asyncio.TaskGroup() as group:
         for _ in range(connections):
-            for _ in range(2):
-                group.create_task(keep(Unfinished, seen["unfinished"]))
-            group.create_task(keep(Unread, seen["unread"]))
-            unread = unread_socket(address, INVOKE, STREAMS, question("unread", bytes=REPLY), seen["unread socket"])
-            group.create_task(unread)
-            group.create_task(unread_socket(address, STREAM, 5 * STREAMS, question("flood", flood=MIB - 64), seen["flood"]))
+            for kind, events in seen.items():
+                for attacker in begin(kind, events):
+                    group.create_task(attacker)
 
 
-def attack_until_told(address: str, connections: int, told_to_stop: Connection) -> None:
+def attack_until_told(address: str, connections: int, kinds: list[str], told_to_stop: Connection) -> None:
     """The attackers' process: it sends back what they have seen."""
-    seen = {kind: Counter() for kind in ("unfinished", "unread", "unread socket", "flood")}
+    seen = {kind: Counter() for kind in kinds}
 
     async def run() -> None:
         task = asyncio.create_task(attack(address, connections, seen))
         stop = asyncio.create_task(asyncio.to_thread(told_to_stop.recv))
         await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
+        if task.done():  # the bridge is gone
+            await stop
         task.cancel()
         await asyncio.wait([task])
 
@@ -232,10 +241,10 @@ def attack_until_told(address: str, connections: int, told_to_stop: Connection) 
 
 
 @contextlib.contextmanager
-def attackers(address: str, connections: int) -> Iterator[None]:
+def attackers(address: str, connections: int, kinds: list[str]) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=attack_until_told, args=(address, connections, theirs), daemon=True)
+    process = context.Process(target=attack_until_told, args=(address, connections, kinds, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -274,11 +283,11 @@ class Watch:
             await asyncio.sleep(0.1)
 
 
-async def under_attack(watch: Watch, seconds: float, connections: int) -> tuple[Counter[str], list[float]]:
+async def under_attack(watch: Watch, asked: argparse.Namespace) -> tuple[Counter[str], list[float]]:
     tasks = [asyncio.create_task(watch.memory()), asyncio.create_task(watch.ask_alim())]
-    with attackers(watch.bridge.address, connections):
+    with attackers(watch.bridge.address, asked.connections, asked.kinds):
         await asyncio.sleep(START_SECONDS)
-        outcome = await polite(watch.bridge.address, seconds)
+        outcome = await polite(watch.bridge.address, asked.seconds)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -296,6 +305,7 @@ async def main() -> None:
     parser.add_argument("--limit", type=mib, default=128, help="MEMORY_LIMIT in MiB")
     parser.add_argument("--above", type=int, default=32, help="MiB beyond it that the process may take")
     parser.add_argument("--connections", type=int, default=1, help="hostile connections of each kind")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--cgroup", type=mib, help="MiB of a cgroup for the bridge, in place of MEMORY_LIMIT")
     asked = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -316,14 +326,17 @@ async def measure(asked: argparse.Namespace, group: Cgroup | None) -> None:
     settings = {"ADMIN_LISTEN": admin, "ACCESS_LOG": "off"} | ({} if group else {"MEMORY_LIMIT": f"{asked.limit}MiB"})
     with servers(launcher=group.launcher() if group else [], **settings) as (upstream, [bridge]):
         base, watch = resident(bridge), Watch(upstream, bridge, group)
-        outcomes, times = await under_attack(watch, asked.seconds, asked.connections)
+        outcomes, times = await under_attack(watch, asked)
+        if group:
+            check_cgroup(group, asked.cgroup, max(watch.in_group))
+        if (ended := bridge.process.poll()) is not None:
+            print(f"polite: {dict(outcomes)}; peak {max(watch.resident):.0f} MiB")
+            return check(False, f"the bridge lived: it ended with {ended}")
         begin = time.monotonic()
         while resident(bridge) > base + SETTLED_MIB and time.monotonic() - begin < SETTLE_SECONDS:
             await asyncio.sleep(0.2)
         after, took = resident(bridge), time.monotonic() - begin
         figures, posts = await asyncio.to_thread(metrics, admin), upstream.seen()["posts"]
-        if group:
-            check_cgroup(group, asked.cgroup, max(watch.in_group), figures)
     state = ("alim_bridge_open_calls", "alim_bridge_open_connections", "alim_bridge_buffered_bytes")
     print("  ", {name: figures[name] for name in state})
     print(f"base {base:.0f} MiB, median {statistics.median(watch.resident):.0f}, peak {max(watch.resident):.0f}; {after:.0f} after {took:.1f} s")
@@ -331,6 +344,8 @@ async def measure(asked: argparse.Namespace, group: Cgroup | None) -> None:
     print(f"polite: {dict(outcomes)}; {slow}; ALİM itself at worst {max(watch.alim):.3f} s; it saw {dict(posts)}")
     for name in ("alim_bridge_overload_actions_total", "alim_bridge_failures_total", "grpc_server_handled_total"):
         print("  ", {key.removeprefix(name): value for key, value in figures.items() if key.startswith(name) and value})
+    auto = figures["alim_bridge_memory_limit_bytes"] / MIB
+    check(asked.limit <= auto < asked.limit + 1, f"the bridge's limit is {asked.limit} MiB, in a cgroup 70 % of its own")
     check(max(watch.resident) < asked.limit + asked.above, f"memory stayed under {asked.limit} + {asked.above} MiB")
     check(after <= base + SETTLED_MIB, f"it was back to base + {SETTLED_MIB} MiB within {SETTLE_SECONDS} s")
     check(outcomes["OK"] >= POLITE_CALLS * 0.9, "at least nine of ten polite calls were answered")
@@ -342,11 +357,9 @@ async def measure(asked: argparse.Namespace, group: Cgroup | None) -> None:
     check(reasons <= unsent | unread, "what ALİM ran was delivered, or its caller left or did not read")
 
 
-def check_cgroup(group: Cgroup, limit: int, peak: tuple[int, int], figures: dict[str, float]) -> None:
+def check_cgroup(group: Cgroup, limit: int, peak: tuple[int, int]) -> None:
     held, sockets = (size / MIB for size in peak)
-    auto = figures["alim_bridge_memory_limit_bytes"] / MIB
-    print(f"the group's peak: {held:.0f} MiB of {limit}, {sockets:.0f} of them in sockets; MEMORY_LIMIT {auto:.1f} MiB")
-    check(0.69 < auto / limit <= 0.7, "auto is 70 % of the group's limit")
+    print(f"the group's peak: {held:.0f} MiB of {limit}, {sockets:.0f} of them in sockets")
     check(group.oom_kills() == 0, "the kernel killed nothing")
     check(held < limit, "the process and its sockets stayed under the group's limit")
 
