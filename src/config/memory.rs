@@ -11,9 +11,6 @@ use super::reader::Reader;
 use crate::{memory::Budget, upstream};
 
 const NAME: &str = "MEMORY_LIMIT";
-/// What hyper reads ahead of a body at most, four times: as `upstream::sse` counts it.
-const READ_AHEAD: usize = 4 * 416 * 1024;
-
 /// The process's memory.
 pub(super) struct Memory {
     /// Bytes that it may use.
@@ -30,7 +27,7 @@ pub(super) fn read(
 ) -> Memory {
     let (reply, event) = (upstream.max_reply_bytes, upstream.sse.max_event_bytes);
     let largest = max_request_bytes.max(reply).max(event);
-    let largest_call = 2 * largest + READ_AHEAD;
+    let largest_call = 2 * largest + 4 * upstream::MAX_CHUNK_BYTES;
     let limit = read
         .unless_auto(NAME, Reader::memory)
         .unwrap_or_else(|| available(Path::new("/")).map_or(usize::MAX, |bytes| bytes / 10 * 7));

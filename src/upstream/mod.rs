@@ -35,6 +35,9 @@ use crate::{
     reply::{Reply, ReplyHead},
 };
 
+/// What hyper reads at once, at most: it makes its buffer twice as large each time that it was full.
+pub(crate) const MAX_CHUNK_BYTES: usize = 416 * 1024;
+
 /// How to reach the upstream, and how far to trust it.
 #[derive(Clone, Debug)]
 pub struct Settings {

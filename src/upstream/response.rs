@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use mime::Mime;
@@ -18,6 +19,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use super::{
+    MAX_CHUNK_BYTES,
     error::{Error, Malformed, Part, Rejection, detail_of, hide},
     request::{Expected, JSON},
     sse::{self, Events},
@@ -120,7 +122,7 @@ impl Head {
 }
 
 /// Reads no more while there is no room for it: what comes, once more for what is made of it, and what hyper reads ahead.
-async fn read(response: Response, limit: usize, memory: &Account) -> Result<Vec<u8>, Error> {
+async fn read(response: Response, limit: usize, memory: &Account) -> Result<Bytes, Error> {
     let too_large = Error::TooLarge {
         what: Part::Reply,
         limit,
@@ -131,20 +133,27 @@ async fn read(response: Response, limit: usize, memory: &Account) -> Result<Vec<
     }
     let announced = usize::try_from(announced).expect("within the limit");
     let mut body = http::Response::from(response).into_body();
-    memory.hold(2 * announced).await;
-    let mut bytes = Vec::with_capacity(announced);
+    let (mut chunks, mut bytes) = (Vec::new(), 0);
+    memory.hold(needed(announced)).await;
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(Error::Interrupted)?.into_data() {
-            if bytes.len() + data.len() > limit {
+            bytes += data.len();
+            if bytes > limit {
                 return Err(too_large);
             }
-            bytes.extend_from_slice(&data);
-            memory
-                .hold(2 * bytes.len().max(announced) + 2 * data.len())
-                .await;
+            chunks.push(data);
+            memory.hold(needed(bytes.max(announced))).await;
         }
     }
-    Ok(bytes)
+    Ok(match chunks.len() {
+        1 => chunks.remove(0),
+        _ => chunks.concat().into(),
+    })
+}
+
+/// What a reply of so many bytes takes until it is read.
+fn needed(bytes: usize) -> usize {
+    2 * bytes + (2 * bytes).min(2 * MAX_CHUNK_BYTES)
 }
 
 /// The fields that are of use, but for one that quotes the key in its value or its name; names are in small

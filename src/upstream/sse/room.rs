@@ -1,8 +1,8 @@
 //! Room for what is read of a stream: nothing more is read from the upstream while there is none.
 //!
-//! Counted are the event that is not whole yet, the chunk that comes, and what hyper reads ahead meanwhile: its buffer
-//! grows to twice the last chunk, and a chunk waits in its channel. An event that is whole still counts until the next
-//! one is asked for, since its copies are on their way to the caller.
+//! Counted are the event that is not whole yet, in a buffer that may be twice as large, the chunk that comes, and what hyper
+//! reads ahead meanwhile: a chunk that waits in its channel, and the next in its buffer, each up to twice the one before. An
+//! event that is whole still counts until the next one is asked for, since its copies are on their way to the caller.
 
 use std::{
     fmt,
@@ -12,12 +12,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use crate::memory::Account;
+use crate::{memory::Account, upstream::MAX_CHUNK_BYTES};
 
 /// What hyper reads at least, and sets aside for each connection anyway.
 const MIN_CHUNK_BYTES: usize = 8 * 1024;
-/// Copies of a chunk: as it came, in hyper's channel, and twice in its next buffer.
-const CHUNK_COPIES: usize = 4;
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -70,7 +68,9 @@ impl Room {
     }
 
     fn needed(&self, kept: usize) -> usize {
-        kept + CHUNK_COPIES * self.chunk_bytes
+        let ahead = |chunk: usize| chunk.min(MAX_CHUNK_BYTES);
+        let read_ahead = ahead(2 * self.chunk_bytes) + ahead(4 * self.chunk_bytes);
+        2 * (kept + self.chunk_bytes) + read_ahead
     }
 }
 
