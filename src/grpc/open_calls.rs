@@ -21,6 +21,7 @@ use tokio::{
 use super::failure::{Credentials, Failure};
 use crate::{
     admission::Permit,
+    callers::{Caller, Slot},
     deadline::Deadline,
     inbound::{Abort, Connection, OpenRequest},
     telemetry::Record,
@@ -46,6 +47,8 @@ struct Calls {
 #[derive(Debug)]
 pub(super) struct OpenCall {
     pub(super) record: Record,
+    /// Who calls, where the callers file says it.
+    pub(super) caller: Option<Arc<Caller>>,
     end: Deadline,
     abort: Abort,
     request: OpenRequest,
@@ -54,16 +57,18 @@ pub(super) struct OpenCall {
 }
 
 impl OpenCalls {
-    /// Adds a call that must have ended at `end`.
+    /// Adds a call of `caller` that must have ended at `end`.
     pub(super) fn open(
         &self,
         record: Record,
+        caller: Option<Arc<Caller>>,
         end: Deadline,
         connection: &Arc<Connection>,
         is_call: bool,
     ) -> CallGuard {
         let call = Arc::new(OpenCall {
             record,
+            caller,
             end,
             abort: connection.new_abort(),
             request: connection.open_request(is_call),
@@ -75,6 +80,7 @@ impl OpenCalls {
             calls: self.clone(),
             call,
             permit: None,
+            slot: None,
             watch: None,
         }
     }
@@ -172,6 +178,7 @@ pub(super) struct CallGuard {
     key: usize,
     call: Arc<OpenCall>,
     permit: Option<Permit>,
+    slot: Option<Slot>,
     watch: Option<OwnedSemaphorePermit>,
 }
 
@@ -181,9 +188,9 @@ impl CallGuard {
         &self.call
     }
 
-    /// Holds `permit` as long as the call is open.
-    pub(super) fn holds(&mut self, permit: Permit) {
-        self.permit = Some(permit);
+    /// Holds the bridge's permit, and the caller's slot, as long as the call is open.
+    pub(super) fn holds(&mut self, permit: Permit, slot: Option<Slot>) {
+        (self.permit, self.slot) = (Some(permit), slot);
     }
 
     /// Holds one of the connection's watches as long as the call is open.

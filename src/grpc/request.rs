@@ -4,7 +4,10 @@ use http::HeaderMap;
 use secrecy::SecretString;
 use tonic::Request;
 
-use super::failure::{Credentials, Failure};
+use super::{
+    context::CallContext,
+    failure::{Credentials, Failure},
+};
 use crate::{
     call::{Call, Draft, Invalid, NewThread, Question, ThreadId, Violation},
     headers, json, pb,
@@ -22,11 +25,12 @@ pub(super) fn parse<M, T>(
     request: Request<M>,
     asked: impl FnOnce(M) -> Result<T, Invalid>,
     credentials: Credentials,
+    context: &CallContext,
 ) -> Result<Call<T>, Failure> {
     let (metadata, _, message) = request.into_parts();
     let metadata = metadata.into_headers();
     let caller_key = match credentials {
-        Credentials::Service => None,
+        Credentials::Service => context.own_key(),
         Credentials::Caller => Some(caller_key(&metadata).ok_or(Failure::CredentialsMissing)?),
     };
     Ok(Call {
