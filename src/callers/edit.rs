@@ -146,8 +146,10 @@ fn with_key(text: &str, name: &str, key: &str) -> Result<String, Error> {
         }
     }
     let text = document.to_string();
-    file::parse(&text).map_err(|faults| content(faults.to_string()))?;
-    Ok(text)
+    let (_, faults) = file::parse(&text);
+    faults
+        .or(text)
+        .map_err(|faults| content(faults.to_string()))
 }
 
 fn list_of(hash: Option<String>) -> Item {

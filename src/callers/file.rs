@@ -92,12 +92,9 @@ pub(super) fn as_san(name: &str) -> String {
     }
 }
 
-/// Reads the entries.
-///
-/// # Errors
-///
-/// - [`Faults`] with everything that is wrong; no entry at all is a fault too, since nobody could call.
-pub(super) fn parse(text: &str) -> Result<Vec<Entry>, Faults> {
+/// Reads the entries that have a name, and everything that is wrong. No entry at all is a fault too, since nobody could
+/// call.
+pub(super) fn parse(text: &str) -> (Vec<Entry>, Faults) {
     let mut reader = Reader {
         text,
         faults: Faults::default(),
@@ -110,7 +107,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Entry>, Faults> {
             Vec::new()
         }
     };
-    reader.faults.or(entries)
+    (entries, reader.faults)
 }
 
 struct Reader<'a> {

@@ -111,7 +111,7 @@ impl Callers {
         files: &[Look],
         last: Option<&Self>,
     ) -> Result<Self, Faults> {
-        let (entries, mut faults) = (file::parse(text)?, Faults::default());
+        let (entries, mut faults) = file::parse(text);
         let (mut hashes, mut sans) = (Vec::new(), HashMap::new());
         let mut all = Vec::new();
         for (index, entry) in entries.into_iter().enumerate() {
@@ -254,7 +254,7 @@ fn folder_of(path: &Path) -> PathBuf {
 
 /// The files of upstream keys that the entries name.
 fn key_files(text: &str, base: &Path) -> Vec<PathBuf> {
-    let entries = file::parse(text).unwrap_or_default().into_iter();
+    let entries = file::parse(text).0.into_iter();
     let files = entries.filter_map(|entry| Some(base.join(entry.key_file?.path)));
     let mut files: Vec<_> = files.collect();
     files.sort();
@@ -277,11 +277,12 @@ fn own_key(
         return None;
     }
     let file = base.join(&named.path);
-    let look = files.iter().find(|look| look.path == file)?;
-    let content = look
-        .content
-        .as_ref()
-        .map_err(|error| format!("can't be read: {error}"));
+    let look = files.iter().find(|look| look.path == file);
+    let content = match look.map(|look| &look.content) {
+        Some(Ok(content)) => Ok(content),
+        Some(Err(error)) => Err(format!("can't be read: {error}")),
+        None => Err("was not read".into()),
+    };
     let key = content.and_then(|content| parse_key(content));
     let key = key.map_err(|why| faults.add(named.line, FIELD, why)).ok()?;
     let file = Arc::from(file);

@@ -287,11 +287,11 @@ async fn a_caller_who_is_not_known_makes_no_span() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let collector = Collector::start().await;
     let keys = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&keys, format!("orders:{}\n", "0".repeat(64))).expect("written");
+    std::fs::write(&keys, "[[caller]]\nname = 'orders'\n").expect("written");
     let mut config = config(&[
         ("UPSTREAM_URL", &upstream.url()),
         ("UPSTREAM_API_KEY", SERVICE_KEY),
-        ("CALLER_KEYS_FILE", keys.path().to_str().expect("UTF-8")),
+        ("CALLERS_FILE", keys.path().to_str().expect("UTF-8")),
     ]);
     let traces = Traces::to(&collector.url.parse().expect("a URL"), &config.upstream.url);
     let traces = traces.expect("an exporter");
