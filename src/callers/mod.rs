@@ -22,7 +22,11 @@ use ring::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-pub use self::{file::Faults, limits::Slot, proxies::TrustedProxies};
+pub use self::{
+    file::Faults,
+    limits::Slot,
+    proxies::{TrustedProxies, Unreadable},
+};
 use self::{
     file::{Entry, Hash, as_san},
     limits::{Limits, Rules},
