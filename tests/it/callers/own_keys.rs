@@ -115,6 +115,20 @@ async fn an_own_key_that_the_upstream_refuses_is_the_operators_fault() {
 }
 
 #[tokio::test]
+async fn an_own_key_that_the_upstream_quotes_is_in_no_status() {
+    let detail = r#"{"detail":"no such key: orders-own-key"}"#;
+    let reply = Reply::json(409, detail).header("x-ratelimit-limit", "orders-own-key");
+    let upstream = Upstream::answering(reply);
+    let (bridge, _file) = with_own_keys(&upstream).await;
+    let status = invoke(&bridge, invoked_by("o")).await.expect_err("a 409");
+    assert!(status.message().contains("no such key: "), "{status:?}");
+    assert!(
+        !format!("{status:?}").contains("orders-own-key"),
+        "{status:?}"
+    );
+}
+
+#[tokio::test]
 async fn what_the_upstream_lets_an_own_key_do_is_not_taken_for_the_bridges_limit() {
     let reply = Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7");
     let upstream = Upstream::answering(reply);
