@@ -121,6 +121,24 @@ async fn a_caller_with_anything_but_its_key_is_rejected_and_nothing_is_sent() {
 }
 
 #[tokio::test]
+async fn a_second_authorization_beside_the_key_is_rejected() {
+    let (upstream, bridge, _file) = guarded().await;
+    for other in [&b"Bearer orders-key"[..], b"Bearer another-key"] {
+        let both = [
+            ("authorization", &b"Bearer orders-key"[..]),
+            ("authorization", other),
+        ];
+        let answer = bridge
+            .client
+            .clone()
+            .invoke(with_metadata(ask("Salam"), &both))
+            .await;
+        assert_eq!(answer.expect_err("two").code_and_reason(), rejected());
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_caller_with_its_key_passes_and_the_key_stays_at_the_bridge() {
     let (upstream, bridge, _dir) = guarded().await;
     let mut client = bridge.client.clone();
