@@ -3,7 +3,7 @@
 //! A permit is held until all that its call holds is given back, for a stream costs as long as it lasts; tower's
 //! concurrency limit ends at the head. When the bridge drains, admission closes for good.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
@@ -37,6 +37,18 @@ pub enum Rejected {
     /// There is no memory for the call.
     #[error(transparent)]
     Memory(#[from] Full),
+    /// As many calls of this caller are open as may be.
+    #[error("{limit} calls of this caller are open, the limit is {limit}")]
+    CallerSaturated {
+        /// `max_open_calls` of the caller.
+        limit: usize,
+    },
+    /// The caller has used up its rate.
+    #[error("the rate of this caller is used up for {wait:?}")]
+    CallerRateLimited {
+        /// Until the next call may begin.
+        wait: Duration,
+    },
     /// The bridge is shutting down.
     #[error("the bridge is shutting down")]
     Draining,

@@ -72,7 +72,7 @@ pub struct Call<T> {
     pub asked: T,
     /// Headers for the upstream, already chosen by [`crate::headers`].
     pub headers: HeaderMap,
-    /// The key to show to the upstream in place of the bridge's own.
+    /// The caller's key, to show to the upstream in place of the bridge's own: it came with the call, or belongs to the caller.
     pub caller_key: Option<SecretString>,
     /// What the call holds of the bridge's memory.
     pub memory: Arc<Account>,

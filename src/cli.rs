@@ -1,6 +1,7 @@
 //! The command line: clap's commands, the settings' flags made from their table, and what was typed
 //! turned into what is meant.
 
+mod callers;
 mod target;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -9,7 +10,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use prost_types::Struct;
 
 use self::target::secret;
-pub use self::target::{called, probed};
+pub use self::{
+    callers::{Callers, callers},
+    target::{called, probed},
+};
 use crate::{
     client::{Error, screen::Output},
     config::{PREFIX, SETTINGS, Setting, Strings},
@@ -68,6 +72,7 @@ pub fn command() -> Command {
                 .after_help(CHAT),
         )
         .subcommand(health())
+        .subcommand(callers::command())
 }
 
 fn serve() -> Command {

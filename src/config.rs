@@ -11,7 +11,7 @@ mod table;
 
 use std::{net::SocketAddr, time::Duration};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use url::{Host, Url};
 
 use self::reader::Reader;
@@ -20,13 +20,13 @@ pub use self::{
     table::{PREFIX, SETTINGS, Setting},
 };
 use crate::{
-    callers::CallerKeys,
+    callers::{Callers, OwnKeys},
     grpc::{clocks::Clocks, failure::Credentials, origins::Origins},
     reload::Reload,
     server::{self, tls},
     telemetry::{access::AccessLog, logs},
     upstream::{
-        self,
+        self, parse_key,
         sse::{self, framing::Framing},
     },
 };
@@ -183,11 +183,10 @@ fn server_settings(
         tls: server_tls(read, web.is_some()),
         web,
         traces: None, // made where a runtime is
-        callers: read
-            .optional("CALLER_KEYS_FILE", |read, name| {
-                read.reload(name, parse_callers)
-            })
-            .flatten(),
+        callers: callers(read, credentials),
+        trusted_proxies: read
+            .optional("TRUSTED_PROXIES", Reader::trusted_proxies)
+            .unwrap_or_default(),
         credentials,
         clocks: Clocks {
             invoke: read.duration("INVOKE_TIMEOUT"),
@@ -244,34 +243,35 @@ fn service_key(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload
             );
             None
         }
-        (Credentials::Service, Some(key), None) => match parse_key(&[key.into_bytes()]) {
+        (Credentials::Service, Some(key), None) => match parse_key(key.as_bytes()) {
             Ok(key) => Some(Reload::fixed(key)),
             Err(why) => {
                 read.fault("UPSTREAM_API_KEY", why);
                 None
             }
         },
-        (Credentials::Service, None, Some(_)) => read.reload("UPSTREAM_API_KEY_FILE", parse_key),
+        (Credentials::Service, None, Some(_)) => {
+            read.reload("UPSTREAM_API_KEY_FILE", |contents| parse_key(&contents[0]))
+        }
     }
 }
 
-/// The key without the white space round it; it must be fit for a header.
-fn parse_key(contents: &[Vec<u8>]) -> Result<SecretString, String> {
-    let text = String::from_utf8_lossy(&contents[0]);
-    let key = SecretString::from(text.trim());
-    let is_fit = key
-        .expose_secret()
-        .bytes()
-        .all(|byte| (0x21..0x7f).contains(&byte));
-    match key.expose_secret() {
-        "" => Err("holds no key".into()),
-        _ if !is_fit => Err("holds a key with white space or characters beyond ASCII".into()),
-        _ => Ok(key),
-    }
-}
-
-fn parse_callers(contents: &[Vec<u8>]) -> Result<CallerKeys, String> {
-    CallerKeys::parse(&String::from_utf8_lossy(&contents[0]))
+/// Each fault of the file is one of the setting.
+fn callers(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload<Callers>> {
+    let path = read.text("CALLERS_FILE")?;
+    let own_keys = match credentials {
+        Credentials::Service => OwnKeys::Allowed,
+        Credentials::Caller => OwnKeys::Brought,
+    };
+    let opened = Callers::open(path.into(), own_keys);
+    let faults = opened.map_err(|error| error.to_string());
+    faults
+        .map_err(|faults| {
+            for fault in faults.lines() {
+                read.fault("CALLERS_FILE", format!("can't be used: {fault}"));
+            }
+        })
+        .ok()
 }
 
 fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<tls::Tls>> {

@@ -34,6 +34,7 @@ pub const MAX_WATCHES: usize = 16;
 pub struct Connection {
     peer: SocketAddr,
     accepted: Instant,
+    certificate_names: OnceLock<Vec<String>>,
     requests: AtomicUsize,
     calls: AtomicUsize,
     was_called: AtomicBool,
@@ -62,6 +63,7 @@ impl Connection {
         Arc::new(Self {
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
             accepted: Instant::now(),
+            certificate_names: OnceLock::new(),
             requests: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             was_called: AtomicBool::new(false),
@@ -79,6 +81,16 @@ impl Connection {
     /// The caller's address, or that of the proxy before it.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Notes the URIs and DNS names of the certificate that the peer has proved to own.
+    pub fn set_certificate_names(&self, names: Vec<String>) {
+        let _ = self.certificate_names.set(names);
+    }
+
+    /// The URIs and DNS names of the peer's verified certificate; `None` where it showed none.
+    pub fn certificate_names(&self) -> Option<&[String]> {
+        self.certificate_names.get().map(Vec::as_slice)
     }
 
     /// When it was accepted.

@@ -15,8 +15,8 @@
 //! Connection: `server::accept` → `server::connections` (is there room?) → `server::connection` (TLS, HTTP, age, drain) → one
 //! task for each HTTP/2 stream, which [`inbound::Abort`] can end.
 //!
-//! Head: [`grpc::web`] → [`grpc::edge`]: identity → [`admission::Admission::admit`] → [`grpc::message`], which reads
-//! the message in time → `server::services`.
+//! Head: [`grpc::web`] → [`grpc::edge`]: [`grpc::identity`], by the [`callers`] file → [`admission::Admission::admit`] →
+//! [`callers::Caller::admit`] → [`grpc::message`], which reads the message in time → `server::services`.
 //!
 //! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → `Bridge::unary` → [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
 //! `response::judge` → `Head::into_reply` → [`reply::Reply`] → `grpc::response::invoke`.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use alim_bridge::{
+    callers::edit,
     cli, client,
     config::{self, Config},
     emulator, plain,
@@ -60,6 +61,7 @@ async fn run(matches: &ArgMatches) -> ExitCode {
         Some(("serve", flags)) => return serve(flags).await,
         Some(("emulate", flags)) => return emulate(flags).await,
         Some(("demo", flags)) => return demo(flags).await,
+        Some(("callers", flags)) => return callers(flags),
         Some(("invoke", flags)) => (invoke(flags).await, flags),
         Some(("stream", flags)) => (stream(flags).await, flags),
         Some(("chat", flags)) => match chat(flags).await {
@@ -164,13 +166,13 @@ fn warn_of(config: &Config) {
     if config.is_open_to_the_network() {
         tracing::warn!(
             listen = %config.listen,
-            "anyone who reaches this address may call, for TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLER_KEYS_FILE or CREDENTIALS=caller"
+            "anyone who reaches this address may call, for TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLERS_FILE or CREDENTIALS=caller"
         );
     }
     if config.is_open_to_every_page() {
         tracing::warn!(
             listen = %config.listen,
-            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLER_KEYS_FILE"
+            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLERS_FILE"
         );
     }
     let (admitted, max_calls) = (admitted_calls(&config.server), config.server.max_calls);
@@ -250,6 +252,26 @@ async fn demo(flags: &ArgMatches) -> ExitCode {
     match client::demo::run(settings, shutdown).await {
         Ok(drained) => drained_code(drained),
         Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn callers(flags: &ArgMatches) -> ExitCode {
+    let done = match cli::callers(flags) {
+        cli::Callers::Check(path) => {
+            edit::check(path).map(|lines| lines.iter().for_each(|it| tell(it)))
+        }
+        cli::Callers::Add(path, name) => edit::add(path, name).map(|key| {
+            tell(&key);
+            eprintln!(
+                "alim-bridge: the key of {name} is shown this once; {} holds its hash",
+                path.display()
+            );
+        }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ (edit::Error::Write(_) | edit::Error::Random)) => fail(&error, FAILURE),
+        Err(error) => fail(&error, USAGE),
     }
 }
 

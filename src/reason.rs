@@ -60,6 +60,12 @@ pub enum Reason {
     CallerCredentialsMissing,
     /// The caller's key is not known.
     CallerCredentialsRejected,
+    /// The caller has as many calls open as it may.
+    CallerSaturated,
+    /// The caller has used up its rate.
+    CallerRateLimited,
+    /// The caller set a field that it may not.
+    FieldNotAllowed,
     /// A page of an origin that may not call.
     OriginRejected,
     /// The caller's own deadline passed.
@@ -82,7 +88,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each once, at the index that it has as a number.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 39] = [
         Self::UpstreamUnreachable,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
@@ -110,6 +116,9 @@ impl Reason {
         Self::EncodingUnsupported,
         Self::CallerCredentialsMissing,
         Self::CallerCredentialsRejected,
+        Self::CallerSaturated,
+        Self::CallerRateLimited,
+        Self::FieldNotAllowed,
         Self::OriginRejected,
         Self::CallerDeadline,
         Self::CallerStalled,
@@ -151,6 +160,9 @@ impl Reason {
             Self::EncodingUnsupported => "ENCODING_UNSUPPORTED",
             Self::CallerCredentialsMissing => "CALLER_CREDENTIALS_MISSING",
             Self::CallerCredentialsRejected => "CALLER_CREDENTIALS_REJECTED",
+            Self::CallerSaturated => "CALLER_SATURATED",
+            Self::CallerRateLimited => "CALLER_RATE_LIMITED",
+            Self::FieldNotAllowed => "FIELD_NOT_ALLOWED",
             Self::OriginRejected => "ORIGIN_REJECTED",
             Self::CallerDeadline => "CALLER_DEADLINE",
             Self::CallerStalled => "CALLER_STALLED",

@@ -6,20 +6,26 @@
 //! is whole and counts at once. A change that can't be read or used leaves the last good value in place
 //! and is logged once.
 
+mod look;
+
 use std::{
-    fmt, fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    fmt, io,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 
+pub use self::look::Look;
+
 /// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-type Parse<T> = fn(&[Vec<u8>]) -> Result<T, String>;
+/// Makes the value of the files, and of the value that stands, if there is one.
+type Parse<T> = Box<dyn Fn(&[Look], Option<&T>) -> Result<T, Error> + Send + Sync>;
+/// Names the further files that the first one's content asks for.
+type List = Box<dyn Fn(&[u8]) -> Vec<PathBuf> + Send + Sync>;
 
 /// Why a value can't be made from its files. It does not repeat a path: that may be a key that was
 /// put in the wrong place.
@@ -28,7 +34,7 @@ pub enum Error {
     /// A file can't be read.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// The files were read, but don't hold what they should.
+    /// The files were read, but don't hold what they should; one fault a line.
     #[error("{0}")]
     Content(String),
 }
@@ -50,11 +56,13 @@ pub struct Reload<T> {
 
 struct Source<T> {
     paths: Vec<PathBuf>,
+    list: Option<List>,
     parse: Parse<T>,
     seen: Mutex<Seen>,
 }
 
 /// What the files held.
+#[derive(Default)]
 struct Seen {
     /// When they were last taken over, or found unusable.
     used: Vec<Look>,
@@ -62,22 +70,7 @@ struct Seen {
     changing: Option<Vec<Look>>,
 }
 
-/// One look at one file, which need not be readable.
-struct Look {
-    content: Result<Vec<u8>, io::Error>,
-    place: Option<Place>,
-}
-
-/// Where the bytes of a path lie.
-struct Place {
-    /// The path with all links followed.
-    path: PathBuf,
-    file: (u64, u64),
-    /// A rename changes the time of the inode and leaves the time of the content.
-    was_renamed: bool,
-}
-
-impl<T> Reload<T> {
+impl<T: 'static> Reload<T> {
     /// A value that never changes.
     pub fn fixed(value: T) -> Self {
         Self {
@@ -91,20 +84,54 @@ impl<T> Reload<T> {
     /// # Errors
     ///
     /// - [`Error::Read`] when a file can't be read, [`Error::Content`] when `parse` refuses.
-    pub fn files(paths: Vec<PathBuf>, parse: Parse<T>) -> Result<Self, Error> {
-        let looks = look(&paths);
-        let value = parse(&contents(&looks)?).map_err(Error::Content)?;
-        let seen = Seen {
+    pub fn files(
+        paths: Vec<PathBuf>,
+        parse: fn(&[Vec<u8>]) -> Result<T, String>,
+    ) -> Result<Self, Error> {
+        let parse = move |looks: &[Look], _: Option<&T>| {
+            let contents = looks.iter().map(|look| Ok(look.read()?.to_vec()));
+            let contents = contents.collect::<io::Result<Vec<_>>>()?;
+            parse(&contents).map_err(Error::Content)
+        };
+        Self::of(paths, None, Box::new(parse))
+    }
+
+    /// The value that `parse` makes of a file, of those that `list` finds in it, and of the value that stands. All of them
+    /// are one: a change of any is taken over with the others, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Read`] when the first file can't be read, else what `parse` gives.
+    pub fn listed(
+        path: PathBuf,
+        list: impl Fn(&[u8]) -> Vec<PathBuf> + Send + Sync + 'static,
+        parse: impl Fn(&[u8], &[Look], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let parse = move |looks: &[Look], last: Option<&T>| {
+            let [first, others @ ..] = looks else {
+                unreachable!("a look at each path")
+            };
+            parse(first.read()?, others, last).map_err(Error::Content)
+        };
+        Self::of(vec![path], Some(Box::new(list)), Box::new(parse))
+    }
+
+    fn of(paths: Vec<PathBuf>, list: Option<List>, parse: Parse<T>) -> Result<Self, Error> {
+        let mut source = Source {
+            paths,
+            list,
+            parse,
+            seen: Mutex::default(),
+        };
+        let looks = source.look(&[]);
+        let value = (source.parse)(&looks, None)?;
+        source.seen = Mutex::new(Seen {
             used: looks,
             changing: None,
-        };
+        });
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(value)),
-            source: Some(Arc::new(Source {
-                paths,
-                parse,
-                seen: Mutex::new(seen),
-            })),
+            source: Some(Arc::new(source)),
         })
     }
 
@@ -122,23 +149,24 @@ impl<T> Reload<T> {
     /// `None` if nothing has changed, or the change may not be whole yet.
     pub fn refresh(&self) -> Option<Outcome> {
         let source = self.source.as_ref()?;
-        let looks = look(&source.paths);
         let mut seen = source.seen.lock().unwrap_or_else(|held| held.into_inner());
+        let looks = source.look(&seen.used);
         if !seen.is_whole_change(&looks) {
             seen.note(looks);
             return None;
         }
-        let contents = contents(&looks).map_err(|error| error.to_string());
+        let made = (source.parse)(&looks, Some(&self.load()));
         (seen.used, seen.changing) = (looks, None);
         let files = source.paths.iter().map(|path| path.display().to_string());
         let files = files.collect::<Vec<_>>().join(", ");
-        Some(match contents.and_then(|it| (source.parse)(&it)) {
+        Some(match made {
             Ok(value) => {
                 self.current.store(Arc::new(value));
                 tracing::info!(%files, "changed files taken over");
                 Outcome::TakenOver
             }
             Err(why) => {
+                let why = why.to_string().replace('\n', "; ");
                 tracing::warn!(%files, %why, "changed files can't be used: the last stand");
                 Outcome::Failed
             }
@@ -146,21 +174,40 @@ impl<T> Reload<T> {
     }
 }
 
+impl<T> Source<T> {
+    /// Looks at all files; those that the first one lists are known from `last` where it has not changed.
+    fn look(&self, last: &[Look]) -> Vec<Look> {
+        let mut looks: Vec<_> = self.paths.iter().map(|path| Look::at(path)).collect();
+        if let (Some(list), [first]) = (&self.list, &*looks) {
+            let listed = match (last, &first.content) {
+                ([known, others @ ..], _) if known.has_content_of(first) => {
+                    others.iter().map(|look| look.path.clone()).collect()
+                }
+                (_, Ok(content)) => list(content),
+                (_, Err(_)) => Vec::new(),
+            };
+            looks.extend(listed.iter().map(|path| Look::at(path)));
+        }
+        looks
+    }
+}
+
 impl Seen {
     fn is_whole_change(&self, now: &[Look]) -> bool {
-        let changing = self.changing.as_ref();
-        let mut pairs = self.used.iter().zip(now).enumerate();
-        let is_settled = |(index, (used, now)): (usize, (&Look, &Look))| {
-            used.has_content_of(now)
-                || now.was_swapped_since(used)
-                || changing.is_some_and(|last| last[index].has_content_of(now))
+        let is_settled = |now: &Look| {
+            let of_same = |look: &&Look| look.path == now.path;
+            let used = self.used.iter().find(of_same);
+            let last = self.changing.iter().flatten().find(of_same);
+            used.is_some_and(|used| used.has_content_of(now) || now.was_swapped_since(used))
+                || last.is_some_and(|last| last.has_content_of(now))
         };
-        !self.is_unchanged(now) && pairs.all(is_settled)
+        !self.is_unchanged(now) && now.iter().all(is_settled)
     }
 
     fn is_unchanged(&self, now: &[Look]) -> bool {
         let mut pairs = self.used.iter().zip(now);
-        pairs.all(|(used, now)| used.has_content_of(now))
+        self.used.len() == now.len()
+            && pairs.all(|(used, now)| used.path == now.path && used.has_content_of(now))
     }
 
     fn note(&mut self, now: Vec<Look>) {
@@ -168,48 +215,6 @@ impl Seen {
             true => (self.used, self.changing) = (now, None),
             false => self.changing = Some(now),
         }
-    }
-}
-
-impl Look {
-    fn at(path: &Path) -> Self {
-        let place = Place::of(path).ok(); // before the content, which may be newer then and never older
-        let content = fs::read(path);
-        Self { content, place }
-    }
-
-    fn has_content_of(&self, other: &Self) -> bool {
-        match (&self.content, &other.content) {
-            (Ok(one), Ok(other)) => one == other,
-            (Err(one), Err(other)) => one.kind() == other.kind(),
-            _ => false,
-        }
-    }
-
-    /// Whether another, whole file stands in the place of the earlier one.
-    fn was_swapped_since(&self, earlier: &Self) -> bool {
-        match (&self.place, &earlier.place) {
-            (Some(now), Some(then)) => {
-                now.path != then.path || (now.file != then.file && now.was_renamed)
-            }
-            _ => false,
-        }
-    }
-}
-
-impl Place {
-    fn of(path: &Path) -> io::Result<Self> {
-        let path = fs::canonicalize(path)?;
-        let meta = fs::metadata(&path)?;
-        let (changed, written) = (
-            (meta.ctime(), meta.ctime_nsec()),
-            (meta.mtime(), meta.mtime_nsec()),
-        );
-        Ok(Self {
-            file: (meta.dev(), meta.ino()),
-            was_renamed: changed > written,
-            path,
-        })
     }
 }
 
@@ -230,21 +235,6 @@ impl<T: Send + Sync + 'static> Reload<T> {
     }
 }
 
-fn look(paths: &[PathBuf]) -> Vec<Look> {
-    paths.iter().map(|path| Look::at(path)).collect()
-}
-
-fn contents(looks: &[Look]) -> io::Result<Vec<Vec<u8>>> {
-    let content = |look: &Look| match &look.content {
-        Ok(content) => Ok(content.clone()),
-        Err(error) => Err(match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::from(error.kind()),
-        }),
-    };
-    looks.iter().map(content).collect()
-}
-
 impl<T> Clone for Reload<T> {
     fn clone(&self) -> Self {
         Self {
@@ -263,7 +253,7 @@ impl<T> fmt::Debug for Reload<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use super::{
         Outcome::{Failed, TakenOver},
@@ -362,5 +352,45 @@ mod tests {
     #[test]
     fn a_value_is_not_shown_by_debug() {
         assert_eq!(format!("{:?}", Reload::fixed("secret")), "Reload { .. }");
+    }
+
+    fn sum(first: &[u8], others: &[Look], last: Option<&u32>) -> Result<u32, String> {
+        let mut sum = u32::try_from(first.len()).expect("short") * 1000;
+        for look in others {
+            sum += number(&[look.content.as_ref().map_err(|_| "gone")?.clone()])?;
+        }
+        Ok(sum + last.map_or(0, |_| 100_000))
+    }
+
+    #[test]
+    fn a_listed_file_is_taken_over_with_the_one_that_lists_it() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("list"), "a").expect("written");
+        fs::write(at("a"), "1").expect("written");
+        let base = dir.path().to_owned();
+        let list = move |content: &[u8]| {
+            let names = String::from_utf8_lossy(content).into_owned();
+            names
+                .split_whitespace()
+                .map(|name| base.join(name))
+                .collect()
+        };
+        let value = Reload::listed(at("list"), list, sum).expect("a sum");
+        assert_eq!(*value.load(), 1001);
+        for (name, content, outcome, expected) in [
+            ("a", "2", TakenOver, 101_002),
+            ("list", "a b", Failed, 101_002), // b is not there
+            ("b", "30", TakenOver, 103_032),
+            ("b", "x", Failed, 103_032),
+            ("list", "b", Failed, 103_032),
+            ("list", "a", TakenOver, 101_002),
+        ] {
+            fs::write(at(name), content).expect("written");
+            assert_eq!(value.refresh(), None, "{name} may not be whole");
+            assert_eq!(value.refresh(), Some(outcome), "{name}: {content}");
+            assert_eq!(value.refresh(), None, "{name} once");
+            assert_eq!(*value.load(), expected, "{name}: {content}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{MAX_DURATION, PREFIX, SETTINGS, names};
-use crate::{grpc::origins::Origins, reload::Reload, server::tls};
+use crate::{callers::TrustedProxies, grpc::origins::Origins, reload::Reload, server::tls};
 
 /// What was typed: the flags, and the environment's variables that begin with [`PREFIX`]. Keys are among
 /// them, so it can't be shown by Debug.
@@ -306,6 +306,19 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// Each network at fault is told by its place, for none is repeated.
+    pub(super) fn trusted_proxies(&mut self, name: &str) -> TrustedProxies {
+        let text = self.text(name).unwrap_or_default();
+        let wrong = match TrustedProxies::parse(&text) {
+            Ok(proxies) => return proxies,
+            Err(wrong) => wrong,
+        };
+        for place in wrong {
+            self.fault(name, format!("must be networks such as 10.0.0.0/8 or 127.0.0.1=l5d-client-id: number {place} is none"));
+        }
+        TrustedProxies::default()
+    }
+
     pub(super) fn log_filter(&mut self, name: &str) -> EnvFilter {
         let parse = |text: &str| EnvFilter::from_str(text).ok();
         self.parsed(
@@ -335,7 +348,7 @@ impl<'a> Reader<'a> {
             .is_ok()
     }
 
-    pub(super) fn reload<T>(
+    pub(super) fn reload<T: 'static>(
         &mut self,
         name: &str,
         parse: fn(&[Vec<u8>]) -> Result<T, String>,

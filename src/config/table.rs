@@ -86,9 +86,14 @@ pub const SETTINGS: &[Setting] = &[
         "PEM authorities that callers' certificates must come from: mutual TLS",
     ),
     row(
-        "CALLER_KEYS_FILE",
+        "CALLERS_FILE",
         "",
-        "Lines of name:sha256-hex; callers then send authorization: Bearer KEY. Re-read when it changes",
+        "TOML with who may call, by which key or certificate, and how much; nobody else may. Re-read when it changes",
+    ),
+    row(
+        "TRUSTED_PROXIES",
+        "",
+        "Networks whose proxies may say who calls, such as 10.0.0.0/8, or 127.0.0.1=l5d-client-id for that header alone",
     ),
     row(
         "CONNECT_TIMEOUT",

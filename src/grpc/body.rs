@@ -221,7 +221,7 @@ mod tests {
         let end = Deadline::after(Instant::now(), Duration::MAX, Clock::Caller);
         let connection = Connection::new(([127, 0, 0, 1], 1).into(), budget);
         let record = ongoing.record().clone();
-        let guard = OpenCalls::default().open(record, end, &connection, true);
+        let guard = OpenCalls::default().open(record, None, end, &connection, true);
         let ends = Ends {
             is_unary,
             goaway: None,

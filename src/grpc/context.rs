@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{clocks::Due, open_calls::OpenCall};
+use secrecy::SecretString;
+
+use super::{clocks::Due, failure::Failure, open_calls::OpenCall};
 use crate::{admission::Rejected, telemetry::Record};
 
 /// The call, and its deadlines.
@@ -19,6 +21,26 @@ impl CallContext {
     pub(super) fn of(extensions: &tonic::Extensions) -> Self {
         let context = extensions.get::<Self>();
         context.expect("the edge is round every call").clone()
+    }
+
+    /// The key that the caller has for the upstream, by the callers file.
+    pub(super) fn own_key(&self) -> Option<SecretString> {
+        let own_key = self.call.caller.as_ref()?.own_key()?;
+        Some(own_key.key().clone())
+    }
+
+    /// Whether the caller may send what it sent.
+    ///
+    /// # Errors
+    ///
+    /// - [`Failure::FieldNotAllowed`], for a field that is there, were it empty.
+    pub(super) fn check_rights(&self, system_prompt_override: Option<&str>) -> Result<(), Failure> {
+        let mut caller = self.call.caller.iter();
+        let is_allowed = caller.all(|caller| caller.may_override_system_prompt());
+        match system_prompt_override {
+            Some(_) if !is_allowed => Err(Failure::FieldNotAllowed("system_prompt_override")),
+            _ => Ok(()),
+        }
     }
 
     /// Where to note what happens.

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     admission::{Admission, Rejected},
+    callers::Caller,
     headers::{REQUEST_ID, request_id},
     inbound::{Connection, MAX_WATCHES},
     memory::{Account, FREE_BYTES},
@@ -117,14 +118,17 @@ where
         if let Some(deadline) = caller_deadline(request.headers(), record.started()) {
             record.caller_deadline(deadline.at);
         }
-        let judged = self.edge.judge(method, &request, &record);
+        let judged = self.edge.judge(method, &request, &self.connection, &record);
         if judged.is_ok() {
             record.identified();
         }
-        let mut guard =
-            self.edge
-                .open_calls
-                .open(record.clone(), due.end, &self.connection, method.is_ours());
+        let mut guard = self.edge.open_calls.open(
+            record.clone(),
+            judged.as_ref().ok().cloned().flatten(),
+            due.end,
+            &self.connection,
+            method.is_ours(),
+        );
         request.headers_mut().insert(REQUEST_ID, id.clone());
         let call = Arc::clone(guard.call());
         request.extensions_mut().insert(CallContext {
@@ -141,7 +145,7 @@ where
                 answered: None,
             };
             let answer = match judged {
-                Ok(()) => {
+                Ok(_) => {
                     let work =
                         edge.answer(method, request, inner, &connection, &mut guard, &mut ends);
                     tokio::select! {
@@ -195,11 +199,14 @@ impl Edge {
                 Some(Kind::Reflection(Frames::default(), answered))
             }
             _ => {
-                let message =
-                    self.wait_for_turn(connection, &guard.call().memory, head_bytes, started);
+                let memory = &guard.call().memory;
+                let message = self.wait_for_turn(connection, memory, head_bytes, started);
                 let message = message.await?;
-                guard.holds(self.admission.admit()?);
+                let permit = self.admission.admit()?;
                 self.reserve(&guard.call().memory)?;
+                let caller = guard.call().caller.as_ref();
+                let slot = caller.map(|caller| caller.admit()).transpose()?;
+                guard.holds(permit, slot);
                 Some(Kind::Call(message, Frames::default()))
             }
         };
@@ -256,13 +263,14 @@ impl Edge {
         }
     }
 
-    /// Whether a call may go on, by its head alone.
+    /// Whether a call may go on, by its head alone, and who makes it.
     fn judge<B>(
         &self,
         method: Method,
         request: &Request<B>,
+        connection: &Connection,
         record: &Record,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Arc<Caller>>, Failure> {
         let metadata = request.headers();
         let origins = self.origins.as_ref();
         if origins.is_some_and(|origins| !origins.admit(metadata)) {
@@ -284,7 +292,7 @@ impl Edge {
             );
             return Err(Failure::Protocol(Protocol::TooLarge, text));
         }
-        self.identity.identify(method, metadata, record)
+        self.identity.identify(method, metadata, connection, record)
     }
 }
 
@@ -358,6 +366,7 @@ mod tests {
             traces: None,
             identity: Identity {
                 callers: None,
+                trusted_proxies: Default::default(),
                 credentials: Credentials::Service,
             },
             origins: None,

@@ -20,6 +20,9 @@ pub enum Failure {
     /// The caller's credentials are not known to the bridge.
     #[error("the caller's credentials are not known")]
     CredentialsRejected,
+    /// The caller may not set this field.
+    #[error("the caller may not set {0}")]
+    FieldNotAllowed(&'static str),
     /// Admission.
     #[error(transparent)]
     Rejected(#[from] Rejected),
@@ -89,6 +92,7 @@ impl Failure {
             Self::Invalid(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected
+            | Self::FieldNotAllowed(_)
             | Self::Rejected(_)
             | Self::MessageTimeout(_)
             | Self::Protocol(..) => false,
@@ -106,6 +110,7 @@ impl Failure {
             | Self::Invalid(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected
+            | Self::FieldNotAllowed(_)
             | Self::Rejected(_)
             | Self::MessageTimeout(_)
             | Self::Protocol(..) => None,

@@ -47,7 +47,6 @@ use crate::{
     call::Call,
     pb::{self, graph_service_server::GraphService},
     reply::ReplyHead,
-    telemetry::Record,
     upstream::{Error, Upstream},
 };
 
@@ -76,7 +75,8 @@ impl GraphService for Bridge {
     ) -> Result<Response<pb::InvokeResponse>, Status> {
         let context = received(&request);
         let answer = async {
-            let call = request::parse(request, request::question, self.credentials)?;
+            context.check_rights(request.get_ref().system_prompt_override.as_deref())?;
+            let call = request::parse(request, request::question, self.credentials, &context)?;
             self.unary(&context, call, Upstream::invoke, response::invoke)
                 .await
         };
@@ -109,7 +109,7 @@ impl Bridge {
         context.hold_question().await?;
         let (reply, head) = ask(&self.upstream, call, context.due.head.at).await?;
         record.upstream_status(200);
-        self.note_head(record, &head);
+        self.note_head(context, &head);
         record.upstream_over();
         let message = response::bounded(into_message(reply), self.max_reply_bytes)?;
         context.call.memory.release_to(message.encoded_len());
@@ -123,7 +123,8 @@ impl Bridge {
         context: &CallContext,
     ) -> Result<Response<Events>, Failure> {
         let starts_thread = request.get_ref().start_thread;
-        let mut call = request::parse(request, request::streamed, self.credentials)?;
+        context.check_rights(request.get_ref().system_prompt_override.as_deref())?;
+        let mut call = request::parse(request, request::streamed, self.credentials, context)?;
         let record = context.record();
         record.thread(call.asked.thread_id());
         context.due.head.check()?;
@@ -136,7 +137,7 @@ impl Bridge {
         let asked = self.upstream.stream(call, context.due.head.at);
         let (events, mut head) = asked.await?;
         record.upstream_status(200);
-        self.note_head(record, &head);
+        self.note_head(context, &head);
         response::name_thread(&mut head.headers, thread_id);
         let mut relay = Relay::new(events, self.idle, context, self.credentials);
         let first = relay.first().await?;
@@ -148,16 +149,17 @@ impl Bridge {
     }
 
     fn told<T>(&self, outcome: Result<T, Failure>, context: &CallContext) -> Result<T, Status> {
-        outcome.map_err(|failure| self.status(failure, context.record()))
+        outcome.map_err(|failure| self.status(failure, context))
     }
 
-    fn status(&self, failure: Failure, record: &Record) -> Status {
+    fn status(&self, failure: Failure, context: &CallContext) -> Status {
+        let record = context.record();
         if let Failure::Upstream(error) = &failure {
             if let Some(status) = error.http_status() {
                 record.upstream_status(status.as_u16());
             }
             if let Error::Rejected(rejection) = error {
-                self.note_head(record, &rejection.head);
+                self.note_head(context, &rejection.head);
             }
             tracing::debug!(
                 request_id = record.request_id(),
@@ -170,11 +172,12 @@ impl Bridge {
     }
 
     /// Callers' own keys have a limit each, so one figure would mislead.
-    fn note_head(&self, record: &Record, head: &ReplyHead) {
+    fn note_head(&self, context: &CallContext, head: &ReplyHead) {
+        let record = context.record();
         if let Some(id) = &head.request_id {
             record.upstream_request_id(id);
         }
-        if self.credentials == Credentials::Caller {
+        if self.credentials == Credentials::Caller || context.own_key().is_some() {
             return;
         }
         let left = head.headers.get("x-ratelimit-remaining");

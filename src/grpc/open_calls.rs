@@ -25,6 +25,7 @@ use tokio::{
 use super::failure::{Credentials, Failure};
 use crate::{
     admission::Permit,
+    callers::{Caller, Slot},
     deadline::Deadline,
     inbound::{Abort, Connection, OpenRequest},
     memory::Account,
@@ -57,6 +58,8 @@ pub(super) struct OpenCall {
     pub(super) record: Record,
     /// What the call holds of the bridge's memory.
     pub(super) memory: Arc<Account>,
+    /// Who calls, where the callers file says it.
+    pub(super) caller: Option<Arc<Caller>>,
     end: Deadline,
     abort: Abort,
     request: OpenRequest,
@@ -75,10 +78,11 @@ struct Progress {
 }
 
 impl OpenCalls {
-    /// Adds a call that must have ended at `end`.
+    /// Adds a call of `caller` that must have ended at `end`.
     pub(super) fn open(
         &self,
         record: Record,
+        caller: Option<Arc<Caller>>,
         end: Deadline,
         connection: &Arc<Connection>,
         is_call: bool,
@@ -86,6 +90,7 @@ impl OpenCalls {
         let call = Arc::new(OpenCall {
             record,
             memory: connection.new_account(),
+            caller,
             end,
             abort: connection.new_abort(),
             request: connection.open_request(is_call),
@@ -100,6 +105,7 @@ impl OpenCalls {
             calls: self.clone(),
             call,
             permit: None,
+            slot: None,
             watch: None,
         }
     }
@@ -252,6 +258,7 @@ pub(super) struct CallGuard {
     key: usize,
     call: Arc<OpenCall>,
     permit: Option<Permit>,
+    slot: Option<Slot>,
     watch: Option<OwnedSemaphorePermit>,
 }
 
@@ -261,9 +268,9 @@ impl CallGuard {
         &self.call
     }
 
-    /// Holds `permit` as long as the call is open.
-    pub(super) fn holds(&mut self, permit: Permit) {
-        self.permit = Some(permit);
+    /// Holds the bridge's permit, and the caller's slot, as long as the call is open.
+    pub(super) fn holds(&mut self, permit: Permit, slot: Option<Slot>) {
+        (self.permit, self.slot) = (Some(permit), slot);
     }
 
     /// Holds one of the connection's watches as long as the call is open.

@@ -27,12 +27,13 @@ pub(super) fn parse<M, T>(
     request: Request<M>,
     asked: impl FnOnce(M) -> Result<T, Invalid>,
     credentials: Credentials,
+    context: &CallContext,
 ) -> Result<Call<T>, Failure> {
     let (metadata, extensions, message) = request.into_parts();
     let memory = Arc::clone(&CallContext::of(&extensions).call.memory);
     let metadata = metadata.into_headers();
     let caller_key = match credentials {
-        Credentials::Service => None,
+        Credentials::Service => context.own_key(),
         Credentials::Caller => Some(caller_key(&metadata).ok_or(Failure::CredentialsMissing)?),
     };
     Ok(Call {

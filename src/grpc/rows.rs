@@ -64,8 +64,26 @@ impl Failure {
             Self::CredentialsRejected => (
                 Code::Unauthenticated,
                 Reason::CallerCredentialsRejected,
-                "the bridge does not know this caller key".into(),
+                "the bridge does not know this caller: its key, its certificate, or what a proxy says of it".into(),
                 Pushback::Unsaid,
+            ),
+            Self::FieldNotAllowed(field) => (
+                Code::PermissionDenied,
+                Reason::FieldNotAllowed,
+                format!("this caller may not set {field}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Rejected(rejected @ Rejected::CallerSaturated { .. }) => (
+                Code::ResourceExhausted,
+                Reason::CallerSaturated,
+                format!("{rejected}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Rejected(rejected @ Rejected::CallerRateLimited { wait }) => (
+                Code::ResourceExhausted,
+                Reason::CallerRateLimited,
+                format!("{rejected}; nothing was sent"),
+                Pushback::After(*wait),
             ),
             Self::Rejected(Rejected::Saturated { limit }) => (
                 Code::Unavailable,

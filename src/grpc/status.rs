@@ -75,6 +75,11 @@ impl Failure {
             Self::Invalid(Invalid { violations }) => {
                 row.into_status(info, HeaderMap::new(), &violations, left)
             }
+            Self::FieldNotAllowed(field) => {
+                let violation =
+                    Violation::new(field, "must be left out: this caller may not set it");
+                row.into_status(info, HeaderMap::new(), &[violation], left)
+            }
             Self::Upstream(_)
             | Self::CredentialsMissing
             | Self::CredentialsRejected

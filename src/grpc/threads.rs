@@ -23,7 +23,7 @@ impl Bridge {
             .upstream
             .create_thread(new, context.due.head.at)
             .await?;
-        self.note_head(context.record(), &head);
+        self.note_head(context, &head);
         let id = ThreadId::parse(&made.thread_id).ok_or(Error::Malformed {
             why: Malformed::Json("a UUID as thread_id"),
         })?;
@@ -41,7 +41,7 @@ impl ThreadService for Bridge {
     ) -> Result<Response<pb::Thread>, Status> {
         let context = received(&request);
         let answer = async {
-            let call = request::parse(request, request::new_thread, self.credentials)?;
+            let call = request::parse(request, request::new_thread, self.credentials, &context)?;
             self.unary(&context, call, Upstream::create_thread, response::thread)
                 .await
         };
@@ -55,7 +55,7 @@ impl ThreadService for Bridge {
         let context = received(&request);
         let answer = async {
             let thread_id = |message: pb::GetThreadRequest| request::thread_id(&message.thread_id);
-            let call = request::parse(request, thread_id, self.credentials)?;
+            let call = request::parse(request, thread_id, self.credentials, &context)?;
             self.unary(&context, call, Upstream::get_thread, response::thread)
                 .await
         };
@@ -70,7 +70,7 @@ impl ThreadService for Bridge {
         let answer = async {
             let thread_id =
                 |message: pb::DeleteThreadRequest| request::thread_id(&message.thread_id);
-            let call = request::parse(request, thread_id, self.credentials)?;
+            let call = request::parse(request, thread_id, self.credentials, &context)?;
             self.unary(&context, call, Upstream::delete_thread, identity)
                 .await
         };

@@ -10,6 +10,7 @@ mod admin;
 mod connection;
 mod connections;
 pub mod descriptors;
+mod files;
 mod health;
 mod overload;
 mod reflection;
@@ -17,11 +18,7 @@ mod services;
 pub mod tls;
 mod watch;
 
-use std::{
-    pin::pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
@@ -41,7 +38,7 @@ use self::{
 };
 use crate::{
     admission::Admission,
-    callers::CallerKeys,
+    callers::{Callers, TrustedProxies},
     grpc::{
         Bridge,
         clocks::Clocks,
@@ -57,7 +54,7 @@ use crate::{
     memory::Budget,
     reload::Reload,
     shutdown::Shutdown,
-    telemetry::{metrics::Metrics, state::Files, traces::Traces},
+    telemetry::{metrics::Metrics, traces::Traces},
     upstream::{self, Upstream},
 };
 
@@ -78,8 +75,10 @@ pub struct Settings {
     pub tls: Option<Reload<Tls>>,
     /// Where spans go; `None` is nowhere.
     pub traces: Option<Traces>,
-    /// The keys of those who may call; `None` when everyone may.
-    pub callers: Option<Reload<CallerKeys>>,
+    /// Those who may call; `None` when everyone may.
+    pub callers: Option<Reload<Callers>>,
+    /// The proxies who may say which of them calls.
+    pub trusted_proxies: TrustedProxies,
     /// Whose key the upstream is shown.
     pub credentials: Credentials,
     /// How long calls may take.
@@ -205,7 +204,7 @@ async fn start(
     let metrics = Arc::new(Metrics::new()?);
     let budget = settings.budget();
     let connections = Connections::new(settings.max_connections, budget.clone());
-    watch_files(settings, &upstream, &metrics, &connections, background);
+    files::watch(settings, &upstream, &metrics, &connections, background);
     let upstream = Upstream::new(upstream)?;
     let admission = Admission::new(settings.max_calls);
     if let Some(tcp) = admin {
@@ -253,6 +252,7 @@ async fn start(
         traces: settings.traces.clone(),
         identity: Identity {
             callers: settings.callers.clone(),
+            trusted_proxies: settings.trusted_proxies.clone(),
             credentials: settings.credentials,
         },
         origins: settings.web.clone(),
@@ -330,60 +330,5 @@ fn connection_settings(settings: &Settings) -> connection::Settings {
         keepalive: Some((settings.keepalive_interval, settings.keepalive_timeout)),
         max_age: settings.max_connection_age,
         max_idle: settings.max_connection_idle,
-    }
-}
-
-fn watch_files(
-    settings: &Settings,
-    upstream: &upstream::Settings,
-    metrics: &Arc<Metrics>,
-    connections: &Connections,
-    background: &mut JoinSet<()>,
-) {
-    let watched = |files: Files| {
-        metrics.state.watched(files);
-        let metrics = Arc::clone(metrics);
-        move |outcome| metrics.state.reloaded(files, outcome)
-    };
-    if let Some(tls) = settings.tls.clone() {
-        let (count, shown, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
-        let note_end = move || metrics.state.certificate_ends(shown.load().ends);
-        note_end();
-        let retire = retire_connections(tls.clone(), connections.clone(), settings.drain_timeout);
-        background.spawn(tls.watch(move |outcome| {
-            count(outcome);
-            note_end();
-            retire();
-        }));
-    }
-    if let Some(callers) = settings.callers.clone() {
-        background.spawn(callers.watch(watched(Files::CallerKeys)));
-    }
-    if let Some(key) = upstream.key.clone().filter(Reload::is_of_files) {
-        background.spawn(key.watch(watched(Files::UpstreamKey)));
-    }
-}
-
-/// What withdraws the connections that were made under other client authorities than those of now: they get GOAWAY, and are closed
-/// after `patience`.
-fn retire_connections(
-    tls: Reload<Tls>,
-    connections: Connections,
-    patience: Duration,
-) -> impl Fn() + Send {
-    let last = Mutex::new(tls.load().client_ca.clone());
-    move || {
-        let client_ca = tls.load().client_ca.clone();
-        let mut last = last.lock().unwrap_or_else(|held| held.into_inner());
-        if *last == client_ca {
-            return;
-        }
-        *last = client_ca;
-        tracing::info!("the client authorities changed: connections made under the old ones end");
-        let leaving = connections.go_away();
-        tokio::spawn(async move {
-            sleep(patience).await;
-            leaving.close();
-        });
     }
 }

@@ -7,7 +7,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use crate::reload::{self, Reload};
 
@@ -85,6 +85,20 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
         ends,
         client_ca: rest.first().cloned(),
     })
+}
+
+/// The URIs and DNS names of a certificate (RFC 5280, 4.2.1.6).
+pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let known = names.filter_map(|name| match name {
+        GeneralName::URI(name) | GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    known.collect()
 }
 
 /// `notAfter` (RFC 5280, 4.1.2.5).

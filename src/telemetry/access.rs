@@ -32,7 +32,7 @@ pub enum AccessLog {
 
 impl AccessLog {
     fn records(self, call: &Call<'_>) -> bool {
-        let is_callers = call.method.is_ours() || call.method == Method::Unknown;
+        let is_callers = call.method.is_callers();
         match self {
             Self::On => is_callers,
             Self::All => true,

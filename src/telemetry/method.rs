@@ -55,6 +55,11 @@ impl Method {
         }
     }
 
+    /// Whether callers are counted by it: not by what probes and tools ask, which would drown what callers see.
+    pub(super) fn is_callers(self) -> bool {
+        self.is_ours() || self == Self::Unknown
+    }
+
     /// The labels `grpc_type`, `grpc_service` and `grpc_method`.
     pub fn labels(self) -> [&'static str; 3] {
         match self {

@@ -19,7 +19,7 @@ use prometheus::{
 
 use tokio::time::Instant;
 
-use super::{Method, codes, logs, state::State};
+use super::{Method, callers::CallerMetrics, codes, logs, state::State};
 use crate::{admission::Admission, reason::Reason};
 
 /// How long the upstream's word on its rate limit holds: it counts the last 60 s.
@@ -44,6 +44,8 @@ const INTER_TOKEN_BUCKETS: [f64; 11] = [
 pub struct Metrics {
     /// What the bridge tells of itself.
     pub state: State,
+    /// What each caller does.
+    pub callers: CallerMetrics,
     registry: Registry,
     started: IntCounterVec,
     handled: IntCounterVec,
@@ -99,6 +101,7 @@ impl Metrics {
         )?;
         let metrics = Self {
             state: State::new(&new)?,
+            callers: CallerMetrics::new(&new)?,
             started: new.counters("grpc_server_started_total", "Calls begun.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",

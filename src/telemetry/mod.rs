@@ -5,6 +5,7 @@
 //! message and no key. Names are fixed: dashboards and alerts rely on them.
 
 pub mod access;
+pub mod callers;
 mod codes;
 mod fields;
 pub mod logs;
@@ -71,7 +72,8 @@ struct Inner {
 struct Notes {
     code: Option<i32>,
     reason: Option<Reason>,
-    caller: Option<String>,
+    caller: Option<Arc<str>>,
+    of_caller: Option<Arc<callers::Series>>,
     peer: Option<SocketAddr>,
     has_left: bool,
     is_identified: bool,
@@ -142,9 +144,12 @@ impl Record {
         self.0.thread.get().copied()
     }
 
-    /// Names the caller, by the name that stands beside its key.
-    pub fn caller(&self, name: &str) {
-        self.notes().caller = Some(name.to_owned());
+    /// Names the caller, by its name in the callers file.
+    pub fn caller(&self, name: &Arc<str>) {
+        let is_counted = self.0.method.is_callers();
+        let mut notes = self.notes();
+        notes.caller = Some(Arc::clone(name));
+        notes.of_caller = is_counted.then(|| self.0.metrics.callers.started(name));
     }
 
     /// Notes whose connection the call came over.
@@ -267,11 +272,13 @@ impl Record {
         let reason = notes.reason.map(Reason::name);
         call.trace.end(status, reason, told);
         let code = codes::in_go(status);
-        // Probes and tools would drown what callers see.
         if let Some(reason) = notes.reason
-            && (call.method.is_ours() || call.method == Method::Unknown)
+            && call.method.is_callers()
         {
             call.metrics.failed(reason);
+        }
+        if let Some(of_caller) = &notes.of_caller {
+            call.metrics.callers.ended(of_caller, tokens, notes.reason);
         }
         call.metrics.handled(call.method, code, duration);
         if let Some(first_token) = first_token {

@@ -75,8 +75,8 @@ impl OverloadAction {
 pub enum Files {
     /// `TLS_CERT_FILE`, `TLS_KEY_FILE` and `TLS_CLIENT_CA_FILE`, which are taken over together.
     Tls,
-    /// `CALLER_KEYS_FILE`
-    CallerKeys,
+    /// `CALLERS_FILE`, and the upstream keys of callers that it names.
+    Callers,
     /// `UPSTREAM_API_KEY_FILE`
     UpstreamKey,
 }
@@ -85,7 +85,7 @@ impl Files {
     fn name(self) -> &'static str {
         match self {
             Self::Tls => "tls",
-            Self::CallerKeys => "caller_keys",
+            Self::Callers => "callers",
             Self::UpstreamKey => "upstream_key",
         }
     }

@@ -8,6 +8,7 @@ pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod health;
+mod key;
 mod probe;
 mod request;
 mod response;
@@ -22,7 +23,7 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-pub use self::{error::Error, health::Health};
+pub use self::{error::Error, health::Health, key::parse_key};
 use self::{
     request::{Ask, Expected, JSON, SSE},
     response::Head,
@@ -43,8 +44,7 @@ pub(crate) const MAX_CHUNK_BYTES: usize = 416 * 1024;
 pub struct Settings {
     /// The base that `/graph/invoke`, `/graph/stream` and `/threads` are appended to.
     pub url: Url,
-    /// The bridge's own key. `None` when callers bring theirs: each call then has a connection of its
-    /// own, so that no caller can get an answer to another's key.
+    /// The bridge's own key; `None` when callers bring theirs.
     pub key: Option<Reload<SecretString>>,
     /// Certificate authorities in PEM that may vouch for the upstream, in place of the system's.
     pub ca_pem: Option<Vec<u8>>,
@@ -66,7 +66,11 @@ pub struct Settings {
 /// ALİM, as the bridge reaches it.
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// For calls and probes with the bridge's key.
     client: Client,
+    /// For calls with a caller's key. Each has a connection of its own, so that a late answer can't meet another key. ALİM
+    /// lets a key ask 30 times a minute and closes a connection after 5 s, so there would be little to use again.
+    single_use: Client,
     invoke_url: Url,
     stream_url: Url,
     threads_url: Url,
@@ -95,21 +99,11 @@ impl Upstream {
     ///
     /// - [`BuildError`] when TLS can't be set up.
     pub fn new(settings: Settings) -> Result<Self, BuildError> {
-        let mut client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .http1_only()
-            .connect_timeout(settings.connect_timeout)
-            .pool_idle_timeout(settings.pool_idle_timeout);
-        if settings.key.is_none() {
-            client = client.pool_max_idle_per_host(0); // a late answer must not meet another key
-        }
-        if let Some(pem) = &settings.ca_pem {
-            let roots = Certificate::from_pem_bundle(pem).map_err(BuildError::Authorities)?;
-            client = client.tls_certs_only(roots);
-        }
+        let single_use = client(&settings, 0)?;
+        let client = match settings.key {
+            Some(_) => client(&settings, usize::MAX)?,
+            None => single_use.clone(),
+        };
         let join = |path: &str| {
             let mut url = settings.url.clone();
             let base = url.path().trim_end_matches('/').to_owned();
@@ -117,7 +111,8 @@ impl Upstream {
             url
         };
         Ok(Self {
-            client: client.build().map_err(BuildError::Client)?,
+            client,
+            single_use,
             invoke_url: join("/graph/invoke"),
             stream_url: join("/graph/stream"),
             threads_url: join("/threads"),
@@ -181,11 +176,15 @@ impl Upstream {
 
     async fn ask<Q>(&self, ask: Ask, call: Call<Q>, until: Instant) -> Result<Head, Error> {
         let (key, call) = (self.key(&call), call.written());
+        let client = match call.caller_key {
+            Some(_) => &self.single_use,
+            None => &self.client,
+        };
         let body_bytes = ask.body_bytes();
         call.memory.hold_or_reject(body_bytes).await?;
         call.memory.release_to(body_bytes);
         let request = || request::build(&ask, &call, key.as_ref());
-        let sent = self.send(request, until).await;
+        let sent = self.send(client, request, until).await;
         let (url, expected) = ask.answered();
         call.memory.release_to(0);
         let judged = match sent {
@@ -211,12 +210,13 @@ impl Upstream {
 
     async fn send(
         &self,
+        client: &Client,
         request: impl Fn() -> Request,
         until: Instant,
     ) -> Result<reqwest::Response, Error> {
         self.retries.begin();
         for attempt in 1.. {
-            let error = match self.client.execute(request()).await {
+            let error = match client.execute(request()).await {
                 Ok(response) => return Ok(response),
                 Err(error) if error.is_connect() => Error::Unreachable(error),
                 Err(error) => Error::Interrupted(error),
@@ -231,6 +231,24 @@ impl Upstream {
         }
         unreachable!("attempts are counted without end")
     }
+}
+
+/// A client that keeps so many connections without a call.
+fn client(settings: &Settings, max_idle: usize) -> Result<Client, BuildError> {
+    let mut client = Client::builder()
+        .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .http1_only()
+        .connect_timeout(settings.connect_timeout)
+        .pool_idle_timeout(settings.pool_idle_timeout)
+        .pool_max_idle_per_host(max_idle);
+    if let Some(pem) = &settings.ca_pem {
+        let roots = Certificate::from_pem_bundle(pem).map_err(BuildError::Authorities)?;
+        client = client.tls_certs_only(roots);
+    }
+    client.build().map_err(BuildError::Client)
 }
 
 fn expected(call: &Call<Question>, accept: &'static str) -> Expected {

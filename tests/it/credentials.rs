@@ -5,8 +5,7 @@ mod quotes;
 use std::{fs, time::Duration};
 
 use alim_bridge::pb::{InvokeRequest, StreamRequest};
-use ring::digest::{SHA256, digest};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 use tonic::{Code, IntoRequest, Request, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_reflection::pb::v1::{
@@ -14,7 +13,9 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::support::{
-    Bridge, SERVICE_KEY, Told, ask, ask_stream, config,
+    Bridge, SERVICE_KEY, Told, ask, ask_stream,
+    callers::{CallersFile, entry, sha256},
+    config,
     extra::{files_are_read_again, time_passes, with_metadata},
     reply_json, sse_tokens,
     upstream::{Reply, Upstream},
@@ -51,22 +52,12 @@ fn a_reply() -> Reply {
     Reply::json(200, reply_json())
 }
 
-/// A line of `CALLER_KEYS_FILE`.
-fn line_for(key: &str) -> String {
-    let hash = digest(&SHA256, key.as_bytes());
-    let hex = hash.as_ref().iter().map(|byte| format!("{byte:02x}"));
-    format!("orders:{}\n", hex.collect::<String>())
-}
-
-/// A bridge that knows one caller, an upstream behind it, and the directory with the file `keys`.
-async fn guarded() -> (Upstream, Bridge, TempDir) {
-    let dir = TempDir::new().expect("a directory");
-    let keys = dir.path().join("keys");
-    fs::write(&keys, line_for(KEY)).expect("written");
-    let keys = keys.to_str().expect("UTF-8");
+/// A bridge that knows one caller, an upstream behind it, and the file that says so.
+async fn guarded() -> (Upstream, Bridge, CallersFile) {
+    let file = CallersFile::with(&entry("orders", KEY));
     let upstream = Upstream::answering(a_reply());
-    let bridge = Bridge::with(&upstream.url(), &[("CALLER_KEYS_FILE", keys)]).await;
-    (upstream, bridge, dir)
+    let bridge = Bridge::with(&upstream.url(), &[("CALLERS_FILE", &file.path())]).await;
+    (upstream, bridge, file)
 }
 
 /// A bridge that passes the caller's own key on.
@@ -118,13 +109,31 @@ async fn a_caller_without_a_key_is_told_so_and_nothing_is_sent() {
 #[tokio::test]
 async fn a_caller_with_anything_but_its_key_is_rejected_and_nothing_is_sent() {
     let (upstream, bridge, _dir) = guarded().await;
-    let hash = line_for(KEY).replace("orders:", "Bearer ");
-    for shown in NOT_ITS_KEY.into_iter().chain([hash.trim()]) {
+    let hash = format!("Bearer {}", sha256(KEY));
+    for shown in NOT_ITS_KEY.into_iter().chain([&*hash]) {
         let invoke = bearing(ask("Salam"), shown);
         for status in refusals(&bridge, invoke, bearing(ask_stream("Salam"), shown)).await {
             assert_eq!(status.code_and_reason(), rejected(), "{shown:?}");
             assert_eq!(status.info("sent").as_deref(), Some("false"), "{shown:?}");
         }
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_second_authorization_beside_the_key_is_rejected() {
+    let (upstream, bridge, _file) = guarded().await;
+    for other in [&b"Bearer orders-key"[..], b"Bearer another-key"] {
+        let both = [
+            ("authorization", &b"Bearer orders-key"[..]),
+            ("authorization", other),
+        ];
+        let answer = bridge
+            .client
+            .clone()
+            .invoke(with_metadata(ask("Salam"), &both))
+            .await;
+        assert_eq!(answer.expect_err("two").code_and_reason(), rejected());
     }
     assert!(upstream.requests().is_empty());
 }
@@ -184,15 +193,23 @@ async fn unknown_method(bridge: &Bridge, request: Request<InvokeRequest>) -> Sta
 
 #[tokio::test]
 async fn a_changed_key_file_is_taken_over_and_a_bad_change_leaves_the_old_one_standing() {
-    let (_upstream, bridge, dir) = guarded().await;
+    let (_upstream, bridge, file) = guarded().await;
     let mut client = bridge.client.clone();
     for (content, known, unknown) in [
-        (line_for("second"), "Bearer second", "Bearer orders-key"),
-        ("orders:no-hash".into(), "Bearer second", "Bearer no-hash"),
+        (
+            entry("orders", "second"),
+            "Bearer second",
+            "Bearer orders-key",
+        ),
+        (
+            "orders = 'no-hash'".into(),
+            "Bearer second",
+            "Bearer no-hash",
+        ),
         (String::new(), "Bearer second", "Bearer "),
-        (line_for("third"), "Bearer third", "Bearer second"),
+        (entry("orders", "third"), "Bearer third", "Bearer second"),
     ] {
-        fs::write(dir.path().join("keys"), &content).expect("written");
+        file.put("callers.toml", &content);
         files_are_read_again().await;
         let passed = client.invoke(bearing(ask("Salam"), known)).await;
         passed.unwrap_or_else(|status| panic!("after {content:?}: {status:?}"));
@@ -313,9 +330,9 @@ async fn half_a_key_file_is_not_used() {
 
 #[tokio::test]
 async fn half_a_callers_file_locks_nobody_out() {
-    let (_upstream, bridge, dir) = guarded().await;
+    let (_upstream, bridge, file) = guarded().await;
     let mut client = bridge.client.clone();
-    fs::write(dir.path().join("keys"), line_for("another")).expect("written");
+    file.put("callers.toml", &entry("orders", "another"));
     time_passes(Duration::from_secs(3)).await; // one look
     let passed = client.invoke(bearing(ask("Salam"), "Bearer orders-key"));
     passed.await.expect("its line is not written yet");

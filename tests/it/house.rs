@@ -13,7 +13,7 @@ use rules::File;
 use source::{code, words};
 
 /// Where tasks and threads begin, and why the work can't be awaited where it stands.
-const SPAWNS: [(&str, &str); 9] = [
+const SPAWNS: [(&str, &str); 10] = [
     (
         "client/demo.rs",
         "the upstream, the bridge and its caller run at once in one process",
@@ -39,8 +39,12 @@ const SPAWNS: [(&str, &str); 9] = [
         "the allocator gives memory back in a thread that no call waits for",
     ),
     (
+        "server/files.rs",
+        "each set of files is looked at by itself, and connections are given time to leave",
+    ),
+    (
         "server/mod.rs",
-        "the admin port, probes, file watches, the watchdog and accepting go on at once",
+        "the admin port, probes, the watchdog and accepting go on at once",
     ),
     (
         "telemetry/logs.rs",

@@ -6,13 +6,13 @@
 use std::{fmt::Write, fs};
 
 use http::HeaderMap;
-use ring::digest::{SHA256, digest};
 use serde_json::json;
 use tempfile::TempDir;
 use tonic::{Request, Status};
 
 use crate::support::{
     ask, ask_stream,
+    callers::entry,
     deployed::Deployed,
     extra::with_metadata,
     reply_json, sse_tokens,
@@ -177,18 +177,12 @@ fn settings(shown: Shown, format: &'static str, dir: &TempDir) -> Vec<(&'static 
         fs::write(&path, text).expect("written");
         path.to_str().expect("UTF-8").to_owned()
     };
-    let hash = digest(&SHA256, key(CALLER).as_bytes());
-    let hex: String = hash
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
     let mut settings = vec![
         ("LOG", "trace".to_owned()),
         ("LOG_FORMAT", format.to_owned()),
         (
-            "CALLER_KEYS_FILE",
-            file("callers", &format!("orders:{hex}\n")),
+            "CALLERS_FILE",
+            file("callers", &entry("orders", &key(CALLER))),
         ),
     ];
     match shown {

@@ -161,7 +161,7 @@ async fn a_field_that_is_left_out_of_replies_is_warned_of_once_and_not_quoted() 
 async fn callers_who_are_not_known_fill_no_log_and_are_counted() {
     const UNKNOWN: usize = 100;
     let keys = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&keys, format!("orders:{}\n", "0".repeat(64))).expect("written");
+    std::fs::write(&keys, "[[caller]]\nname = 'orders'\n").expect("written");
     let keys = keys.path().to_str().expect("UTF-8");
     for (level, is_shown) in [("info", false), ("debug", true)] {
         let serve = [
@@ -177,7 +177,7 @@ async fn callers_who_are_not_known_fill_no_log_and_are_counted() {
             url,
             key,
             ("ALIM_BRIDGE_LOG", level.as_str()),
-            ("ALIM_BRIDGE_CALLER_KEYS_FILE", keys),
+            ("ALIM_BRIDGE_CALLERS_FILE", keys),
         ];
         let mut bridge = running::start(&serve, &settings);
         let address = bridge.address().parse().expect("an address");

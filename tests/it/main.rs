@@ -4,6 +4,7 @@ mod admission;
 mod bombs;
 mod books;
 mod bursts;
+mod callers;
 mod calls;
 mod chaos;
 mod cli;

@@ -55,18 +55,18 @@ async fn with_tls(upstream: &Upstream, files: &Files, client_ca: &str) -> Bridge
     Bridge::with(&upstream.url(), &settings).await
 }
 
-fn trusting(authority: &Authority) -> ClientTlsConfig {
+pub(crate) fn trusting(authority: &Authority) -> ClientTlsConfig {
     ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem))
 }
 
-fn showing(tls: ClientTlsConfig, identity: &Identity) -> ClientTlsConfig {
+pub(crate) fn showing(tls: ClientTlsConfig, identity: &Identity) -> ClientTlsConfig {
     tls.identity(tonic::transport::Identity::from_pem(
         &identity.cert,
         &identity.key,
     ))
 }
 
-fn client(address: SocketAddr, tls: ClientTlsConfig) -> GraphServiceClient<Channel> {
+pub(crate) fn client(address: SocketAddr, tls: ClientTlsConfig) -> GraphServiceClient<Channel> {
     let endpoint = Channel::from_shared(format!("https://{address}")).expect("a URL");
     let endpoint = endpoint.tls_config(tls).expect("usable certificates");
     GraphServiceClient::new(endpoint.connect_lazy())

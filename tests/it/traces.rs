@@ -10,7 +10,9 @@ use tonic::Code;
 
 use self::collector::{Collector, attribute, events, named};
 use crate::support::{
-    Bridge, SERVICE_KEY, Told, ask, config,
+    Bridge, SERVICE_KEY, Told, ask,
+    callers::{CallersFile, entry},
+    config,
     deployed::Deployed,
     extra::with_metadata,
     frames::{HEADERS, Raw, call},
@@ -283,15 +285,14 @@ async fn a_collector_with_tls_is_trusted_by_the_systems_roots() {
 }
 
 #[tokio::test]
-async fn a_caller_who_is_not_known_makes_no_span() {
+async fn a_span_names_its_caller_and_a_caller_who_is_not_known_makes_none() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let collector = Collector::start().await;
-    let keys = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&keys, format!("orders:{}\n", "0".repeat(64))).expect("written");
+    let file = CallersFile::with(&entry("orders", "o"));
     let mut config = config(&[
         ("UPSTREAM_URL", &upstream.url()),
         ("UPSTREAM_API_KEY", SERVICE_KEY),
-        ("CALLER_KEYS_FILE", keys.path().to_str().expect("UTF-8")),
+        ("CALLERS_FILE", &file.path()),
     ]);
     let traces = Traces::to(&collector.url.parse().expect("a URL"), &config.upstream.url);
     let traces = traces.expect("an exporter");
@@ -302,8 +303,12 @@ async fn a_caller_who_is_not_known_makes_no_span() {
         let status = bridge.client.clone().invoke(request).await;
         assert_eq!(status.expect_err("unknown").code(), Code::Unauthenticated);
     }
+    let known = with_metadata(ask("Salam"), &[("authorization", b"Bearer o")]);
+    bridge.client.clone().invoke(known).await.expect("a reply");
     flushed(traces).await;
-    assert_eq!(collector.spans(), []);
+    let spans = collector.spans();
+    let (server, _) = both(&spans);
+    assert_eq!(attribute(server, "alim_bridge.caller"), "orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]

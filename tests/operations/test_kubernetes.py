@@ -106,10 +106,10 @@ def test_an_unknown_field_would_be_found() -> None:
 def test_the_bridge_starts_with_the_settings_of_the_config_map(overlay: str, tmp_path: Path) -> None:
     """The real binary reads them; only the ports and the key's place are this machine's."""
     (tmp_path / "key").write_text("some-key")
-    (tmp_path / "callers").write_text(f"orders:{'0' * 64}\n")
+    subprocess.run([BIN, "callers", "add", tmp_path / "callers.toml", "orders"], check=True, capture_output=True)
     here = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--upstream-api-key-file", str(tmp_path / "key")]
-    if "ALIM_BRIDGE_CALLER_KEYS_FILE" in settings(overlay):
-        here += ["--caller-keys-file", str(tmp_path / "callers")]
+    if "ALIM_BRIDGE_CALLERS_FILE" in settings(overlay):
+        here += ["--callers-file", str(tmp_path / "callers.toml")]
     with running([BIN, *container(overlay)["args"], *here], serving, env=settings(overlay)):
         pass
 
@@ -128,7 +128,7 @@ def admitted(line: str) -> str | None:
 
 
 def test_production_and_tls_are_closed_as_they_are_shipped() -> None:
-    assert "ALIM_BRIDGE_CALLER_KEYS_FILE" in settings("production")
+    assert "ALIM_BRIDGE_CALLERS_FILE" in settings("production")
     assert "ALIM_BRIDGE_TLS_CLIENT_CA_FILE" in settings("tls")
     volumes = [volume["secret"] for overlay in ("production", "tls") for volume in pod(overlay)["volumes"]]
     assert not any(volume.get("optional") for volume in volumes), "without its Secret a pod must not start"

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
 use self::io::{Io, OpeningTimeout};
+use super::tls;
 use crate::{
     grpc::alarm::Alarm,
     inbound::{Connection, Ending},
@@ -109,6 +110,11 @@ where
         io = shake_hands(stream, tls) => io?,
         _ = connection.ended(None) => return Ok(()),
     };
+    if let Either::Right(tls) = &io
+        && let Some(certificate) = tls.get_ref().1.peer_certificates().and_then(<[_]>::first)
+    {
+        connection.set_certificate_names(tls::names(certificate));
+    }
     let is_http1_served = settings.protocols != Protocols::Http2;
     let io = Io::new(
         io,

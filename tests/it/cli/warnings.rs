@@ -61,7 +61,7 @@ fn tls_alone_does_not_silence_the_warning_of_an_open_network() {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for("127.0.0.1"));
     files.put("ca.crt", &authority.pem);
-    files.put("callers", &format!("orders:{}\n", "0".repeat(64)));
+    files.put("callers", "[[caller]]\nname = 'orders'\n");
     let [cert, key, ca, callers] =
         ["tls.crt", "tls.key", "ca.crt", "callers"].map(|name| files.path(name));
     let tls = [
@@ -76,7 +76,7 @@ fn tls_alone_does_not_silence_the_warning_of_an_open_network() {
     for (settings, is_warned) in [
         (&tls[..], true),
         (&client_ca, false),
-        (&[("ALIM_BRIDGE_CALLER_KEYS_FILE", &*callers)], false),
+        (&[("ALIM_BRIDGE_CALLERS_FILE", &*callers)], false),
         (&callers_bring_keys, false),
     ] {
         let open = [("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")];

@@ -12,6 +12,7 @@ use super::{samples, scraped};
 use crate::{
     support::{
         Bridge, ask,
+        callers::entry,
         extra::{files_are_read_again, time_passes},
         sse_tokens,
         upstream::{Reply, Upstream, refused_url},
@@ -20,8 +21,6 @@ use crate::{
 };
 
 const EXPIRY: &str = "alim_bridge_tls_certificate_expiry_timestamp_seconds";
-/// The SHA-256 of nothing that anyone shows.
-const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
 fn refused(cause: &str) -> String {
     format!(r#"alim_bridge_refused_connections_total{{cause="{cause}"}}"#)
@@ -118,12 +117,12 @@ async fn tls_handshakes_that_fail_and_that_take_too_long_are_counted_apart() {
 async fn changes_of_files_are_counted_and_a_bad_one_shows_until_it_is_mended() {
     let file = NamedTempFile::new().expect("a file");
     let list = |names: &[&str]| {
-        let lines: String = names.iter().map(|it| format!("{it}:{HASH}\n")).collect();
-        fs::write(&file, lines).expect("written");
+        let entries: String = names.iter().map(|it| entry(it, it)).collect();
+        fs::write(&file, entries).expect("written");
     };
     list(&["orders"]);
     let path = file.path().to_str().expect("UTF-8");
-    let bridge = Bridge::with(&refused_url(), &[("CALLER_KEYS_FILE", path)]).await;
+    let bridge = Bridge::with(&refused_url(), &[("CALLERS_FILE", path)]).await;
     for (names, taken_over, failed, last) in [
         (None, 0.0, 0.0, 1.0),
         (Some(&["orders", "farms"][..]), 1.0, 0.0, 1.0),
@@ -135,9 +134,9 @@ async fn changes_of_files_are_counted_and_a_bad_one_shows_until_it_is_mended() {
             files_are_read_again().await;
         }
         let samples = samples(&bridge).await;
-        assert_eq!(samples[&reloads("caller_keys", "taken_over")], taken_over);
-        assert_eq!(samples[&reloads("caller_keys", "failed")], failed);
-        assert_eq!(samples[&last_reload("caller_keys")], last);
+        assert_eq!(samples[&reloads("callers", "taken_over")], taken_over);
+        assert_eq!(samples[&reloads("callers", "failed")], failed);
+        assert_eq!(samples[&last_reload("callers")], last);
         assert!(!samples.contains_key(&last_reload("tls")), "not in use");
         assert!(!samples.contains_key(&last_reload("upstream_key")), "text");
     }

@@ -29,7 +29,7 @@ fn tls_files() -> (NamedTempFile, NamedTempFile) {
 
 /// A file that lists one caller.
 fn callers_file() -> NamedTempFile {
-    file(format!("orders:{}", "0".repeat(64)))
+    file("[[caller]]\nname = 'orders'")
 }
 
 /// A path in a directory that is there, to a file that is not.
@@ -107,7 +107,7 @@ fn a_missing_file_is_told_under_the_name_that_points_to_it() {
         ["UPSTREAM_API_KEY_FILE"]
     );
     assert_refused("UPSTREAM_CA_FILE", &[missing]);
-    assert_refused("CALLER_KEYS_FILE", &[missing]);
+    assert_refused("CALLERS_FILE", &[missing]);
     let (cert, key) = tls_files();
     let good = [("TLS_CERT_FILE", path(&cert)), ("TLS_KEY_FILE", path(&key))];
     for name in ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"] {
@@ -121,7 +121,7 @@ fn a_missing_file_is_told_under_the_name_that_points_to_it() {
 fn files_that_hold_something_else_are_faults() {
     let other = file("Suvarın.\n");
     assert_refused("UPSTREAM_CA_FILE", &[path(&other)]);
-    assert_refused("CALLER_KEYS_FILE", &[path(&other)]);
+    assert_refused("CALLERS_FILE", &[path(&other)]);
     let (cert, _) = tls_files();
     let cert = ("TLS_CERT_FILE", path(&cert));
     assert!(!at_fault(&[KEY, cert, ("TLS_KEY_FILE", path(&other))]).is_empty());
@@ -146,7 +146,7 @@ fn a_key_put_where_its_file_belongs_is_not_repeated() {
 fn what_a_faulty_file_holds_is_never_repeated() {
     let secret = file("orders: hunter2 ü");
     let (cert, _) = tls_files();
-    for name in ["UPSTREAM_API_KEY_FILE", "CALLER_KEYS_FILE", "TLS_KEY_FILE"] {
+    for name in ["UPSTREAM_API_KEY_FILE", "CALLERS_FILE", "TLS_KEY_FILE"] {
         let text = told(&[("TLS_CERT_FILE", path(&cert)), (name, path(&secret))]);
         assert!(!text.contains("hunter2"), "{text}");
     }
@@ -168,7 +168,7 @@ fn a_bridge_is_open_when_it_leaves_loopback_and_knows_no_callers() {
         &[][..],
         &[("LISTEN", "127.0.0.2:50051")],
         &[("LISTEN", "[::1]:50051")],
-        &[everywhere, ("CALLER_KEYS_FILE", path(&callers))],
+        &[everywhere, ("CALLERS_FILE", path(&callers))],
         &[&[everywhere], &mutual_tls[..]].concat(),
     ] {
         assert!(!parsed(closed).is_open_to_the_network(), "{closed:?}");

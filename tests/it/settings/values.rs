@@ -262,13 +262,9 @@ fn only_a_star_without_keys_is_open_to_every_page() {
     assert!(!is_open(&[KEY]));
     assert!(!is_open(&[("CREDENTIALS", "caller"), ("GRPC_WEB", "*")]));
     let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&file, format!("orders:{}\n", "0".repeat(64))).expect("written");
+    std::fs::write(&file, "[[caller]]\nname = 'orders'\n").expect("written");
     let path = file.path().to_str().expect("UTF-8");
-    assert!(!is_open(&[
-        KEY,
-        ("GRPC_WEB", "*"),
-        ("CALLER_KEYS_FILE", path)
-    ]));
+    assert!(!is_open(&[KEY, ("GRPC_WEB", "*"), ("CALLERS_FILE", path)]));
 }
 
 #[test]

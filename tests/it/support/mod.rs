@@ -1,6 +1,7 @@
 //! What every story needs: a bridge on a real socket, and words to read its statuses with.
 
 pub(crate) mod bare;
+pub(crate) mod callers;
 pub(crate) mod deployed;
 pub(crate) mod extra;
 pub(crate) mod faults;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 
 /// An authority that nobody trusts unless told to.
@@ -33,6 +33,14 @@ impl Authority {
     /// Vouches for a name or an IP address.
     pub(crate) fn vouch_for(&self, name: &str) -> Identity {
         self.sign(CertificateParams::new([name.to_owned()]).expect("a name"))
+    }
+
+    /// Vouches for a URI, as a mesh does.
+    pub(crate) fn vouch_for_uri(&self, uri: &str) -> Identity {
+        let mut params = CertificateParams::default();
+        let uri = uri.try_into().expect("ASCII");
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        self.sign(params)
     }
 
     /// Vouches for it until this year, month and day have begun.

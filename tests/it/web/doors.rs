@@ -13,6 +13,7 @@ use super::{
 use crate::support::{
     Bridge, Told, ask,
     bare::Connection,
+    callers::{CallersFile, entry},
     reply_json,
     upstream::{Reply, Upstream},
 };
@@ -171,16 +172,8 @@ async fn with_a_star_every_page_may_call() {
 #[tokio::test]
 async fn a_page_shows_its_key_as_any_caller() {
     let upstream = replying();
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let digest = ring::digest::digest(&ring::digest::SHA256, b"k-1");
-    let hex: String = digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    std::fs::write(&file, format!("orders:{hex}\n")).expect("written");
-    let path = file.path().to_str().expect("UTF-8");
-    let bridge = for_pages(&upstream, &[("CALLER_KEYS_FILE", path)]).await;
+    let file = CallersFile::with(&entry("orders", "k-1"));
+    let bridge = for_pages(&upstream, &[("CALLERS_FILE", &file.path())]).await;
     let asked = preflight(&bridge, ORIGIN).await;
     assert_eq!(asked.status, 204, "browsers show no key when they ask");
     let mut page = Page::at(bridge.address).await;

@@ -1,0 +1,170 @@
+//! The commands `callers check` and `callers add`: a file that is read as `serve` reads it, and one that gets a new key.
+//!
+//! A new key is made here, its hash is written and the key is given out once. Comments and order stay, and the file is
+//! swapped by a rename, so that a running bridge takes it over whole.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ring::{
+    digest::{SHA256, digest},
+    rand::{SecureRandom, SystemRandom},
+};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
+
+use super::{Caller, Callers, OwnKeys, file};
+use crate::reload;
+
+/// How keys begin, so that whoever finds one knows what it opens.
+const KEY_PREFIX: &str = "alimb_";
+const KEY_BYTES: usize = 32;
+
+/// Why a callers file can't be used or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read, or is not as it must be.
+    #[error(transparent)]
+    File(#[from] reload::Error),
+    /// The name can't be a caller's.
+    #[error("a caller's name must be 1 to 32 of a-z, 0-9, '.', '_' and '-'")]
+    Name,
+    /// The file can't be written.
+    #[error("can't be written: {0}")]
+    Write(#[source] io::Error),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
+}
+
+/// What a valid file says, a line for each caller.
+///
+/// # Errors
+///
+/// - [`Error::File`] with everything that is wrong, one fault a line.
+pub fn check(path: &Path) -> Result<Vec<String>, Error> {
+    let callers = Callers::open(path.to_owned(), OwnKeys::Allowed)?.load();
+    let mut lines: Vec<_> = callers
+        .iter()
+        .map(|caller| callers.describe(caller))
+        .collect();
+    for shared in callers.shared_counts(None) {
+        lines.push(format!("warning: {shared}"));
+    }
+    Ok(lines)
+}
+
+/// Adds a key to the caller of this name, and the caller where there is none; gives the key. A file that is not there is
+/// made.
+///
+/// # Errors
+///
+/// - [`Error`]; nothing is written then.
+pub fn add(path: &Path, name: &str) -> Result<String, Error> {
+    if !file::is_name(name) {
+        return Err(Error::Name);
+    }
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(reload::Error::Read(error).into()),
+    };
+    let key = new_key()?;
+    let text = with_key(&text, name, &key)?;
+    swap(path, &text).map_err(Error::Write)?;
+    Ok(key)
+}
+
+impl Callers {
+    /// One line on a caller.
+    fn describe(&self, caller: &Caller) -> String {
+        let index = self.all.iter().position(|it| it.name == caller.name);
+        let keys = self.hashes.iter().filter(|(_, of)| Some(*of) == index);
+        let sans = self.sans.values().filter(|of| Some(**of) == index);
+        let (keys, sans) = (keys.count(), sans.count());
+        let rules = &caller.rules;
+        let or_any = |limit: Option<String>| limit.unwrap_or_else(|| "unlimited".into());
+        let mut line = format!(
+            "{}: keys {keys}, certificate names {sans}, weight {}, open calls {}, rate {}",
+            caller.name,
+            caller.weight,
+            or_any(rules.max_open_calls.map(|limit| limit.to_string())),
+            or_any(rules.rate.map(|rate| rate.to_string())),
+        );
+        if !caller.may_override_system_prompt() {
+            line += ", no system_prompt_override";
+        }
+        if caller.own_key.is_some() {
+            line += ", own upstream key";
+        }
+        if keys + sans == 0 {
+            line += " (warning: nothing identifies it, so it can't call)";
+        }
+        line
+    }
+}
+
+fn new_key() -> Result<String, Error> {
+    let mut bytes = [0; KEY_BYTES];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| Error::Random)?;
+    Ok(format!("{KEY_PREFIX}{}", hex(&bytes)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The text with the hash of `key` in the entry of `name`.
+fn with_key(text: &str, name: &str, key: &str) -> Result<String, Error> {
+    let content = |why: String| Error::File(reload::Error::Content(why));
+    let document = text.parse::<DocumentMut>();
+    let mut document =
+        document.map_err(|error| content(format!("is no TOML: {}", error.message())))?;
+    let hash = hex(digest(&SHA256, key.as_bytes()).as_ref());
+    let callers = document.entry("caller");
+    let callers = callers.or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    let Some(tables) = callers.as_array_of_tables_mut() else {
+        return Err(content("caller must be tables: [[caller]]".into()));
+    };
+    let is_named = |table: &Table| table.get("name").and_then(Item::as_str) == Some(name);
+    let found = tables.iter().position(is_named);
+    match found.and_then(|index| tables.get_mut(index)) {
+        Some(table) => {
+            let hashes = table.entry("key_sha256").or_insert(list_of(None));
+            let hashes = hashes.as_array_mut();
+            hashes
+                .ok_or_else(|| content("caller.key_sha256 must be a list".into()))?
+                .push(hash);
+        }
+        None => {
+            let mut table = Table::new();
+            table.insert("name", name.into());
+            table.insert("key_sha256", list_of(Some(hash)));
+            tables.push(table);
+        }
+    }
+    let text = document.to_string();
+    let (_, faults) = file::parse(&text);
+    faults
+        .or(text)
+        .map_err(|faults| content(faults.to_string()))
+}
+
+fn list_of(hash: Option<String>) -> Item {
+    Item::Value(Value::Array(Array::from_iter(hash)))
+}
+
+/// Puts another file in the place of the one that `path` leads to, with its rights.
+fn swap(path: &Path, text: &str) -> io::Result<()> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut name = target.clone().into_os_string();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    fs::write(&new, text)?;
+    if let Ok(meta) = fs::metadata(&target) {
+        fs::set_permissions(&new, meta.permissions())?;
+    }
+    fs::rename(&new, &target)
+}

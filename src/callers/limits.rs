@@ -1,0 +1,138 @@
+//! What one caller may have open, and how often it may call.
+//!
+//! What is counted outlives a change of the file: a caller whose entry changes keeps its open calls, and its bucket
+//! while its rate stays.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::rate::{Bucket, Rate};
+use crate::admission::Rejected;
+
+/// What an entry of the file allows; `None` is as much as the bridge does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) max_open_calls: Option<usize>,
+    pub(super) rate: Option<Rate>,
+    /// Whether `system_prompt_override` is rejected.
+    pub(super) rejects_override: Option<bool>,
+}
+
+impl Rules {
+    /// These, and `defaults` where these say nothing.
+    pub(super) fn or(self, defaults: Self) -> Self {
+        Self {
+            max_open_calls: self.max_open_calls.or(defaults.max_open_calls),
+            rate: self.rate.or(defaults.rate),
+            rejects_override: self.rejects_override.or(defaults.rejects_override),
+        }
+    }
+}
+
+/// The limits of one caller, and what it has used of them.
+#[derive(Debug)]
+pub(super) struct Limits {
+    max_open_calls: Option<usize>,
+    open: Arc<AtomicUsize>,
+    bucket: Option<Arc<Bucket>>,
+}
+
+/// One open call of a caller, until this is dropped.
+#[derive(Debug)]
+pub struct Slot(Arc<AtomicUsize>);
+
+impl Limits {
+    /// Limits by `rules`; `last` is what the caller had until now.
+    pub(super) fn new(rules: Rules, last: Option<&Self>) -> Self {
+        let bucket = |rate: Rate| {
+            let kept = last.and_then(|last| last.bucket.as_ref());
+            let kept = kept.filter(|bucket| bucket.rate == rate);
+            kept.map_or_else(|| Arc::new(Bucket::of(rate)), Arc::clone)
+        };
+        Self {
+            max_open_calls: rules.max_open_calls,
+            open: last.map_or_else(Arc::default, |last| Arc::clone(&last.open)),
+            bucket: rules.rate.map(bucket),
+        }
+    }
+
+    /// Never waits.
+    ///
+    /// # Errors
+    ///
+    /// - [`Rejected::CallerSaturated`] and [`Rejected::CallerRateLimited`]; neither takes a call from the bucket.
+    pub(super) fn admit(&self) -> Result<Slot, Rejected> {
+        let slot = Slot(Arc::clone(&self.open));
+        let others = self.open.fetch_add(1, Ordering::Relaxed);
+        if let Some(limit) = self.max_open_calls.filter(|limit| others >= *limit) {
+            return Err(Rejected::CallerSaturated { limit });
+        }
+        if let Some(bucket) = &self.bucket {
+            let taken = bucket.take();
+            taken.map_err(|wait| Rejected::CallerRateLimited { wait })?;
+        }
+        Ok(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn rules(max_open_calls: Option<usize>, rate: Option<&str>) -> Rules {
+        Rules {
+            max_open_calls,
+            rate: rate.and_then(Rate::parse),
+            rejects_override: None,
+        }
+    }
+
+    #[test]
+    fn open_calls_are_counted_across_a_change_of_the_limit() {
+        let limits = Limits::new(Rules::default(), None);
+        let open = [(); 3].map(|()| limits.admit().expect("unlimited"));
+        let limits = Limits::new(rules(Some(3), None), Some(&limits));
+        let full = Some(Rejected::CallerSaturated { limit: 3 });
+        assert_eq!([limits.admit().err(), limits.admit().err()], [full, full]);
+        drop(open);
+        let again = [(); 3].map(|()| limits.admit());
+        assert!(again.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_is_kept_while_its_rate_stays() {
+        let limits = Limits::new(rules(None, Some("1/min")), None);
+        assert!(limits.admit().is_ok());
+        let wait = Duration::from_secs(60);
+        let limited = Some(Rejected::CallerRateLimited { wait });
+        let same = Limits::new(rules(Some(9), Some("1/min")), Some(&limits));
+        assert_eq!(same.admit().err(), limited);
+        let other = Limits::new(rules(None, Some("2/min")), Some(&limits));
+        assert!(other.admit().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_a_slot_takes_nothing_from_the_bucket() {
+        let limits = Limits::new(rules(Some(1), Some("2/min")), None);
+        let open = limits.admit().expect("the first");
+        assert!(limits.admit().is_err());
+        drop(open);
+        assert!(limits.admit().is_ok(), "the second of two a minute");
+    }
+
+    #[test]
+    fn a_rule_of_the_caller_stands_before_the_default() {
+        let own = rules(Some(1), None).or(rules(Some(2), Some("1/s")));
+        assert_eq!(own, rules(Some(1), Some("1/s")));
+    }
+}

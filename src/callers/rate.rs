@@ -1,0 +1,159 @@
+//! How often a caller may call: `60/min` as text, and the bucket that counts.
+//!
+//! governor's bucket (GCRA) holds as many calls as the rate names and fills evenly: after a rest that many may come at
+//! once, and then one each `period / calls`. A call that is rejected takes nothing from it.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::Clock,
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
+use tokio::time::Instant;
+
+/// The longest period of a rate, and the most calls in one.
+const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
+const MAX_CALLS: u32 = 1_000_000;
+
+/// Calls in a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rate {
+    calls: NonZeroU32,
+    period: Duration,
+}
+
+impl Rate {
+    pub(super) const RULE: &str = "a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"";
+
+    /// Reads `CALLS/PERIOD`; a unit alone is one of it.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (calls, period) = text.split_once('/')?;
+        let calls = calls.parse::<u32>().ok().filter(|it| *it <= MAX_CALLS)?;
+        let period = match period.starts_with(|char: char| char.is_ascii_digit()) {
+            true => humantime::parse_duration(period),
+            false => humantime::parse_duration(&format!("1{period}")),
+        };
+        let is_fit = |period: &Duration| (Duration::from_millis(1)..=MAX_PERIOD).contains(period);
+        Some(Self {
+            calls: NonZeroU32::new(calls)?,
+            period: period.ok().filter(is_fit)?,
+        })
+    }
+}
+
+/// As it was written, in the largest unit that fits.
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.period.as_millis() {
+            1_000 => write!(f, "{}/s", self.calls),
+            60_000 => write!(f, "{}/min", self.calls),
+            3_600_000 => write!(f, "{}/h", self.calls),
+            _ => {
+                let period = humantime::format_duration(self.period);
+                write!(f, "{}/{period}", self.calls)
+            }
+        }
+    }
+}
+
+/// Counts the calls of one caller.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    pub(super) rate: Rate,
+    limiter: RateLimiter<NotKeyed, InMemoryState, SinceStart, NoOpMiddleware<Duration>>,
+}
+
+impl Bucket {
+    /// A full one.
+    pub(super) fn of(rate: Rate) -> Self {
+        let quota = Quota::with_period(rate.period / rate.calls.get());
+        let quota = quota.expect("a rate leaves time between two calls");
+        Self {
+            rate,
+            limiter: RateLimiter::direct_with_clock(
+                quota.allow_burst(rate.calls),
+                SinceStart(Instant::now()),
+            ),
+        }
+    }
+
+    /// Takes one call.
+    ///
+    /// # Errors
+    ///
+    /// - The time until there is one, when there is none.
+    pub(super) fn take(&self) -> Result<(), Duration> {
+        let taken = self.limiter.check();
+        taken.map_err(|not_until| not_until.wait_time_from(self.limiter.clock().now()))
+    }
+}
+
+/// tokio's clock, from the bucket's making on.
+#[derive(Clone, Debug)]
+struct SinceStart(Instant);
+
+impl Clock for SinceStart {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_calls_and_a_period() {
+        for (text, calls, period, shown) in [
+            ("60/min", 60, 60_000, "60/min"),
+            ("5/s", 5, 1_000, "5/s"),
+            ("10/10s", 10, 10_000, "10/10s"),
+            ("1/h", 1, 3_600_000, "1/h"),
+            ("1000000/1ms", 1_000_000, 1, "1000000/1ms"),
+        ] {
+            let rate = Rate::parse(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(rate.calls.get(), calls);
+            assert_eq!(rate.period, Duration::from_millis(period));
+            assert_eq!(rate.to_string(), shown);
+        }
+        for text in [
+            "",
+            "60",
+            "0/min",
+            "-1/s",
+            "1/",
+            "1/0s",
+            "1/25h",
+            "x/s",
+            "1/x",
+            "1000001/s",
+        ] {
+            assert_eq!(Rate::parse(text), None, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_is_exact_and_a_rejected_call_costs_nothing() {
+        let bucket = Bucket::of(Rate::parse("2/10s").expect("a rate"));
+        assert_eq!([bucket.take(), bucket.take()], [Ok(()), Ok(())]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..3 {
+            assert_eq!(bucket.take(), Err(Duration::from_secs(4)));
+        }
+        tokio::time::advance(Duration::from_millis(3999)).await;
+        assert_eq!(bucket.take(), Err(Duration::from_millis(1)));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(bucket.take(), Ok(()));
+        assert_eq!(bucket.take(), Err(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn the_fastest_rate_leaves_time_between_two_calls() {
+        let rate = Rate::parse("1000000/1ms").expect("a rate");
+        assert_eq!(Bucket::of(rate).take(), Ok(()));
+    }
+}

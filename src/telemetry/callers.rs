@@ -1,0 +1,185 @@
+//! Metrics by caller: the label's values are the names of the callers file, at most 200.
+//!
+//! The series of a caller are there from the file's reading on. When the file no longer lists it, they go; its open
+//! calls count on in series that nobody scrapes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::metrics::New;
+use crate::reason::Reason;
+
+/// Reasons that only a caller of the file can meet: there from the start, so that a first one is a rise.
+const OWN_REASONS: [Reason; 3] = [
+    Reason::CallerSaturated,
+    Reason::CallerRateLimited,
+    Reason::FieldNotAllowed,
+];
+
+/// The metrics of all callers.
+#[derive(Debug)]
+pub struct CallerMetrics {
+    started: IntCounterVec,
+    failures: IntCounterVec,
+    tokens: IntCounterVec,
+    open_calls: IntGaugeVec,
+    listed: Mutex<HashMap<Arc<str>, Arc<Series>>>,
+}
+
+/// The metrics of one caller.
+#[derive(Debug)]
+pub(super) struct Series {
+    name: Arc<str>,
+    started: IntCounter,
+    tokens: IntCounter,
+    open_calls: IntGauge,
+}
+
+impl CallerMetrics {
+    pub(super) fn new(new: &New<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            started: new.counters(
+                "alim_bridge_caller_started_total",
+                "Calls begun by a caller of the callers file, health's and reflection's not among them.",
+                &["caller"],
+            )?,
+            failures: new.counters(
+                "alim_bridge_caller_failures_total",
+                "Those that failed, by the reason in the log.",
+                &["caller", "reason"],
+            )?,
+            tokens: new.counters(
+                "alim_bridge_caller_tokens_total",
+                "Tokens sent to a caller, counted when its call ends.",
+                &["caller"],
+            )?,
+            open_calls: new.gauges(
+                "alim_bridge_caller_open_calls",
+                "Calls of a caller that have not ended.",
+                &["caller"],
+            )?,
+            listed: Mutex::default(),
+        })
+    }
+
+    /// Keeps series for these callers, and for no others.
+    pub fn list<'a>(&self, names: impl IntoIterator<Item = &'a Arc<str>>) {
+        let mut listed = self.listed();
+        let mut last = std::mem::take(&mut *listed);
+        for name in names {
+            let series = last.remove(name).unwrap_or_else(|| self.series(name));
+            listed.insert(Arc::clone(name), series);
+        }
+        for name in last.into_keys() {
+            self.remove(&name);
+        }
+    }
+
+    /// Counts a call until [`ended`](Self::ended).
+    pub(super) fn started(&self, name: &Arc<str>) -> Arc<Series> {
+        let mut listed = self.listed();
+        let series = listed.entry(Arc::clone(name));
+        let series = Arc::clone(series.or_insert_with(|| self.series(name)));
+        drop(listed);
+        series.started.inc();
+        series.open_calls.inc();
+        series
+    }
+
+    /// Counts what became of a call.
+    pub(super) fn ended(&self, series: &Arc<Series>, tokens: u64, reason: Option<Reason>) {
+        series.open_calls.dec();
+        series.tokens.inc_by(tokens);
+        let Some(reason) = reason else { return };
+        let listed = self.listed();
+        let is_listed = |listed: &Arc<Series>| Arc::ptr_eq(listed, series);
+        if listed.get(&series.name).is_some_and(is_listed) {
+            self.failed(&series.name, reason).inc();
+        }
+    }
+
+    fn series(&self, name: &Arc<str>) -> Arc<Series> {
+        for reason in OWN_REASONS {
+            self.failed(name, reason);
+        }
+        Arc::new(Series {
+            started: self.started.with_label_values(&[name]),
+            tokens: self.tokens.with_label_values(&[name]),
+            open_calls: self.open_calls.with_label_values(&[name]),
+            name: Arc::clone(name),
+        })
+    }
+
+    fn failed(&self, name: &str, reason: Reason) -> IntCounter {
+        self.failures.with_label_values(&[name, reason.name()])
+    }
+
+    /// What is not there need not be removed.
+    fn remove(&self, name: &str) {
+        let _ = self.started.remove_label_values(&[name]);
+        let _ = self.tokens.remove_label_values(&[name]);
+        let _ = self.open_calls.remove_label_values(&[name]);
+        for reason in Reason::ALL {
+            let _ = self.failures.remove_label_values(&[name, reason.name()]);
+        }
+    }
+
+    fn listed(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Series>>> {
+        self.listed.lock().unwrap_or_else(|held| held.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admission::Admission, telemetry::metrics::Metrics};
+
+    fn lines(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.render(&Admission::new(1)).expect("text");
+        let lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("alim_bridge_caller_"));
+        let lines = lines.filter(|line| !line.starts_with("cancelled"));
+        lines.map(String::from).collect()
+    }
+
+    #[test]
+    fn the_series_of_a_caller_are_there_while_the_file_lists_it() {
+        let metrics = Metrics::new().expect("fresh");
+        let [a, b] = ["a", "b"].map(Arc::<str>::from);
+        assert_eq!(lines(&metrics), [""; 0]);
+        metrics.callers.list([&a, &b]);
+        let call = metrics.callers.started(&a);
+        metrics
+            .callers
+            .ended(&call, 3, Some(Reason::UpstreamFailed));
+        let open = metrics.callers.started(&a);
+        let told = lines(&metrics);
+        for line in [
+            r#"started_total{caller="a"} 2"#,
+            r#"started_total{caller="b"} 0"#,
+            r#"tokens_total{caller="a"} 3"#,
+            r#"open_calls{caller="a"} 1"#,
+            r#"failures_total{caller="a",reason="UPSTREAM_FAILED"} 1"#,
+            r#"failures_total{caller="b",reason="CALLER_SATURATED"} 0"#,
+        ] {
+            assert!(told.iter().any(|found| found == line), "{line}: {told:#?}");
+        }
+        metrics.callers.list([&b]);
+        metrics
+            .callers
+            .ended(&open, 9, Some(Reason::UpstreamFailed));
+        let told = lines(&metrics);
+        assert!(
+            !told.iter().any(|line| line.contains(r#""a""#)),
+            "{told:#?}"
+        );
+        metrics.callers.list([&a, &b]);
+        let fresh = r#"started_total{caller="a"} 0"#;
+        assert!(lines(&metrics).iter().any(|line| line == fresh));
+    }
+}
