@@ -65,6 +65,8 @@ pub mod plain;
 pub mod reason;
 pub mod reload;
 
+pub mod quota;
+
 pub mod call;
 pub mod reply;
 
