@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::quota::Slots;
+
 /// The fields of a request as the caller sent them.
 #[derive(Debug, Default)]
 pub struct Draft {
@@ -72,15 +74,18 @@ pub struct Call<T> {
     pub headers: HeaderMap,
     /// The key to show to the upstream in place of the bridge's own.
     pub caller_key: Option<SecretString>,
+    /// The right to send it, and the further requests of the same call.
+    pub slots: Slots,
 }
 
 impl<T> Call<T> {
-    /// Another question of the same caller's, within the same call.
-    pub fn with<U>(&self, asked: U) -> Call<U> {
+    /// Another question of the same caller's, within the same call; it is sent first, in a slot of the call's.
+    pub fn with<U>(&mut self, asked: U) -> Call<U> {
         Call {
             asked,
             headers: self.headers.clone(),
             caller_key: self.caller_key.clone(),
+            slots: self.slots.split_off(),
         }
     }
 }

@@ -21,6 +21,7 @@ pub use self::{
 use crate::{
     callers::CallerKeys,
     grpc::{clocks::Clocks, failure::Credentials, origins::Origins},
+    quota,
     reload::Reload,
     server::{self, tls},
     telemetry::{access::AccessLog, logs},
@@ -167,6 +168,10 @@ fn upstream_settings(
         },
         retries: read.number("RETRIES"),
         health_url: read.optional("UPSTREAM_HEALTH_URL", Reader::url),
+        quota: quota::Settings {
+            rate: read.unless_off("UPSTREAM_QUOTA", Reader::rate).flatten(),
+            wait: read.duration_or_zero("QUOTA_WAIT"),
+        },
     }
 }
 

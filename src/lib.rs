@@ -58,14 +58,14 @@
 
 pub mod pb;
 
+pub mod quota;
+
 pub mod deadline;
 pub mod headers;
 pub mod json;
 pub mod plain;
 pub mod reason;
 pub mod reload;
-
-pub mod quota;
 
 pub mod call;
 pub mod reply;

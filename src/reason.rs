@@ -40,6 +40,8 @@ pub enum Reason {
     UpstreamRouteMissing,
     /// The key's share of the upstream is used up.
     UpstreamRateLimited,
+    /// `UPSTREAM_QUOTA` has no room; nothing was sent.
+    QuotaExhausted,
     /// `MAX_CALLS` are open.
     BridgeSaturated,
     /// The bridge shuts down.
@@ -80,7 +82,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each once, at the index that it has as a number.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::UpstreamUnreachable,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
@@ -98,6 +100,7 @@ impl Reason {
         Self::UpstreamRedirected,
         Self::UpstreamRouteMissing,
         Self::UpstreamRateLimited,
+        Self::QuotaExhausted,
         Self::BridgeSaturated,
         Self::BridgeDraining,
         Self::InvalidRequest,
@@ -138,6 +141,7 @@ impl Reason {
             Self::UpstreamRedirected => "UPSTREAM_REDIRECTED",
             Self::UpstreamRouteMissing => "UPSTREAM_ROUTE_MISSING",
             Self::UpstreamRateLimited => "UPSTREAM_RATE_LIMITED",
+            Self::QuotaExhausted => "QUOTA_EXHAUSTED",
             Self::BridgeSaturated => "BRIDGE_SATURATED",
             Self::BridgeDraining => "BRIDGE_DRAINING",
             Self::InvalidRequest => "INVALID_REQUEST",

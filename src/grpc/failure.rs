@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{admission::Rejected, call::Invalid, deadline::Clock, upstream::Error};
+use crate::{
+    admission::Rejected, call::Invalid, deadline::Clock, quota::Exhausted, upstream::Error,
+};
 
 /// Everything that can keep a call from its answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,9 @@ pub enum Failure {
     /// Admission.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// The upstream key's quota has no room; nothing was sent.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
     /// The upstream.
     #[error(transparent)]
     Upstream(#[from] Error),
@@ -87,6 +92,7 @@ impl Failure {
             | Self::CredentialsMissing
             | Self::CredentialsRejected
             | Self::Rejected(_)
+            | Self::Exhausted(_)
             | Self::MessageTimeout(_)
             | Self::Protocol(..) => false,
         }
@@ -103,6 +109,7 @@ impl Failure {
             | Self::CredentialsMissing
             | Self::CredentialsRejected
             | Self::Rejected(_)
+            | Self::Exhausted(_)
             | Self::MessageTimeout(_)
             | Self::Protocol(..) => None,
         }

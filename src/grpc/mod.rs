@@ -32,8 +32,10 @@ mod woken;
 use std::{pin::Pin, time::Duration};
 
 use prost::Message;
+use secrecy::ExposeSecret;
 use tokio::time::Instant;
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::{
@@ -44,8 +46,10 @@ use self::{
     woken::Woken,
 };
 use crate::{
+    admission::Rejected,
     call::Call,
     pb::{self, graph_service_server::GraphService},
+    quota::{Caller, UpstreamKey},
     reply::ReplyHead,
     telemetry::Record,
     upstream::{Error, Upstream},
@@ -62,6 +66,8 @@ pub struct Bridge {
     pub credentials: Credentials,
     /// Bytes of an encoded unary answer; exactly as many pass.
     pub max_reply_bytes: usize,
+    /// Cancelled when what has not left for ALİM must end.
+    pub draining: CancellationToken,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamResponse, Status>> + Send>>;
@@ -105,6 +111,7 @@ impl Bridge {
     ) -> Result<Response<M>, Failure> {
         let record = context.record();
         context.due.head.check()?;
+        self.wait_for_turn(context, &mut call, 1).await?;
         record.upstream_asked(&mut call.headers);
         let (reply, head) = ask(&self.upstream, &call, context.due.head.at).await?;
         record.upstream_status(200);
@@ -125,6 +132,8 @@ impl Bridge {
         let record = context.record();
         record.thread(call.asked.thread_id());
         context.due.head.check()?;
+        let requests = if starts_thread { 2 } else { 1 };
+        self.wait_for_turn(context, &mut call, requests).await?;
         record.upstream_asked(&mut call.headers);
         if starts_thread {
             self.start_thread(context, &mut call).await?;
@@ -141,6 +150,35 @@ impl Bridge {
             Box::pin(events) as Events,
             head.headers,
         ))
+    }
+
+    /// Waits until the upstream key may send so many requests, and gives the call its slots for them. What ends the call meanwhile
+    /// takes it out of the queue: its caller, its deadline or the drain.
+    async fn wait_for_turn<Q>(
+        &self,
+        context: &CallContext,
+        call: &mut Call<Q>,
+        requests: u32,
+    ) -> Result<(), Failure> {
+        let quota = self.upstream.quota();
+        if !quota.is_on() {
+            return Ok(());
+        }
+        let key = match &call.caller_key {
+            Some(key) => UpstreamKey::brought(key.expose_secret()),
+            None => UpstreamKey::Service,
+        };
+        let caller = Caller {
+            name: context.record().caller_name().into(),
+            weight: 1,
+        };
+        let due = context.due.head;
+        call.slots = tokio::select! {
+            biased;
+            slots = quota.acquire(&key, &caller, requests, due.at) => slots?,
+            () = self.draining.cancelled() => return Err(Rejected::Draining.into()),
+        };
+        Ok(due.check()?)
     }
 
     fn told<T>(&self, outcome: Result<T, Failure>, context: &CallContext) -> Result<T, Status> {
@@ -173,8 +211,7 @@ impl Bridge {
         if self.credentials == Credentials::Caller {
             return;
         }
-        let left = head.headers.get("x-ratelimit-remaining");
-        if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
+        if let Some(left) = head.remaining {
             record.ratelimit_remaining(left);
         }
     }

@@ -8,6 +8,7 @@ use super::failure::{Credentials, Failure};
 use crate::{
     call::{Call, Draft, Invalid, NewThread, Question, ThreadId, Violation},
     headers, json, pb,
+    quota::Slots,
 };
 
 const API_KEY: &str = "x-api-key";
@@ -33,6 +34,7 @@ pub(super) fn parse<M, T>(
         asked: asked(message)?,
         headers: headers::to_upstream(&metadata),
         caller_key,
+        slots: Slots::default(),
     })
 }
 

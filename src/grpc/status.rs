@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     call::{Invalid, Violation},
-    headers::RATE_LIMIT,
+    headers::{RATE_LIMIT, set_limits},
     reason::Reason,
     telemetry::Record,
     upstream::{Error, error::Rejection},
@@ -74,6 +74,11 @@ impl Failure {
             }
             Self::Invalid(Invalid { violations }) => {
                 row.into_status(info, HeaderMap::new(), &violations, left)
+            }
+            Self::Exhausted(exhausted) => {
+                let mut limits = HeaderMap::new();
+                set_limits(&mut limits, exhausted.limits);
+                row.into_status(info, limits, &[], left)
             }
             Self::Upstream(_)
             | Self::CredentialsMissing

@@ -215,14 +215,15 @@ async fn start(
     );
     let probe = AbortOnDropHandle::new(tokio::spawn(probe));
 
+    let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
     let bridge = Bridge {
         upstream,
         idle: settings.clocks.idle,
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
+        draining: goaway.clone(),
     };
     let services = Services::new(bridge, settings.max_request_bytes, health);
-    let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
     background.spawn(open_calls.clone().watch());
     let edge = Edge {
         metrics: Arc::clone(&metrics),

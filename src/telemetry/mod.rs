@@ -147,6 +147,11 @@ impl Record {
         self.notes().caller = Some(name.to_owned());
     }
 
+    /// The caller's name; empty where it has none.
+    pub fn caller_name(&self) -> String {
+        self.notes().caller.clone().unwrap_or_default()
+    }
+
     /// Notes whose connection the call came over.
     pub fn peer(&self, peer: SocketAddr) {
         self.notes().peer = Some(peer);

@@ -17,6 +17,7 @@ mod threads;
 
 use std::{sync::Arc, time::Duration};
 
+use http::StatusCode;
 use reqwest::{Certificate, Client, Request, Url, redirect};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -24,13 +25,15 @@ use tokio::time::Instant;
 
 pub use self::{error::Error, health::Health};
 use self::{
-    request::{Ask, Expected, JSON, SSE},
+    request::{Ask, Expected, JSON, SSE, Unknown},
     response::Head,
     retry::Retries,
     sse::Events,
 };
 use crate::{
     call::{Call, Question},
+    headers,
+    quota::{self, Answer, Quota, Slot},
     reload::Reload,
     reply::{Reply, ReplyHead},
 };
@@ -58,6 +61,8 @@ pub struct Settings {
     pub retries: u32,
     /// What [`Upstream::probe`] asks with GET; without it, it opens a connection.
     pub health_url: Option<Url>,
+    /// How many requests each key may send.
+    pub quota: quota::Settings,
 }
 
 /// ALİM, as the bridge reaches it.
@@ -69,6 +74,7 @@ pub struct Upstream {
     threads_url: Url,
     retries: Retries,
     health: Health,
+    quota: Quota,
     /// For probes that only connect.
     tls: Option<Arc<rustls::ClientConfig>>,
     settings: Settings,
@@ -120,6 +126,7 @@ impl Upstream {
             threads_url: join("/threads"),
             retries: Retries::new(settings.retries),
             health: Health::unknown(),
+            quota: Quota::new(settings.quota),
             tls: probe::tls(&settings),
             settings,
         })
@@ -152,14 +159,18 @@ impl Upstream {
         until: Instant,
     ) -> Result<(Events, ReplyHead), Error> {
         let ask = Ask::post(self.stream_url.clone(), &call.asked, expected(call, SSE));
-        let head = self.ask(ask, call, until).await?;
-        let fields = head.fields();
+        let (head, fields) = self.ask(ask, call, until).await?;
         Ok((head.into_events(self.settings.sse), fields))
     }
 
     /// What is known of the upstream's health.
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// How many requests each key may send: who calls takes the slots, and gives them with the call.
+    pub fn quota(&self) -> &Quota {
+        &self.quota
     }
 
     /// Asks for a whole answer with the `required` fields.
@@ -170,19 +181,35 @@ impl Upstream {
         until: Instant,
         required: &'static str,
     ) -> Result<(T, ReplyHead), Error> {
-        let head = self.ask(ask, call, until).await?;
-        let fields = head.fields();
+        let (head, fields) = self.ask(ask, call, until).await?;
         let limit = self.settings.max_reply_bytes;
         Ok((head.into_reply(limit, required).await?, fields))
     }
 
-    async fn ask<Q>(&self, ask: Ask, call: &Call<Q>, until: Instant) -> Result<Head, Error> {
+    async fn ask<Q>(
+        &self,
+        ask: Ask,
+        call: &Call<Q>,
+        until: Instant,
+    ) -> Result<(Head, ReplyHead), Error> {
         let key = self.key(call);
         let request = || request::build(&ask, call, key.as_ref());
+        let slot = call.slots.current();
+        let unknown = Unknown::new(slot.filter(|_| !ask.has_body()));
         let judged = match self.send(request, until).await {
             Ok(response) => response::judge(response, ask.expected, key).await,
             Err(error) => Err(error),
         };
+        if matches!(judged, Err(Error::Unreachable(_))) {
+            unknown.unsent();
+        }
+        let mut judged = judged.map(|head| {
+            let fields = head.fields();
+            (head, fields)
+        });
+        if let Some(slot) = slot {
+            learn(slot, &mut judged);
+        }
         let is_graphs = [&self.invoke_url, &self.stream_url].contains(&&ask.url);
         let url = if is_graphs {
             &ask.url
@@ -228,6 +255,22 @@ impl Upstream {
     }
 }
 
+/// Takes what the answer's head says of ALİM's limit, and puts the bridge's own in its place.
+fn learn(slot: &Slot, judged: &mut Result<(Head, ReplyHead), Error>) {
+    let (stop, fields) = match judged {
+        Ok((_, fields)) => (None, fields),
+        Err(Error::Rejected(rejection)) => {
+            let is_limited = rejection.status == StatusCode::TOO_MANY_REQUESTS;
+            let stop = rejection.retry_after.filter(|_| is_limited);
+            (stop, &mut rejection.head)
+        }
+        Err(_) => return,
+    };
+    let remaining = fields.remaining;
+    let limits = slot.learn(Answer { remaining, stop });
+    headers::set_limits(&mut fields.headers, limits);
+}
+
 fn expected(call: &Call<Question>, accept: &'static str) -> Expected {
     Expected {
         accept,
@@ -243,5 +286,5 @@ pub async fn answers(url: Url) -> bool {
         .build();
     let Ok(client) = client else { return false };
     let answer = client.get(url).send().await;
-    answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK)
+    answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
 }
