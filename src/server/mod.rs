@@ -197,6 +197,7 @@ async fn start(
         let admin = admin::Admin {
             metrics: Arc::clone(&metrics),
             health: upstream.health().clone(),
+            quota: upstream.quota().clone(),
             admission: admission.clone(),
             connections: connections.clone(),
             drain: drain.clone(),
