@@ -9,6 +9,8 @@ mod queue;
 pub mod rate;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::{
