@@ -171,6 +171,7 @@ fn upstream_settings(
         quota: quota::Settings {
             rate: read.unless_off("UPSTREAM_QUOTA", Reader::rate).flatten(),
             wait: read.duration_or_zero("QUOTA_WAIT"),
+            has_service_key: credentials == Credentials::Service,
         },
     }
 }

@@ -42,6 +42,8 @@ pub struct Settings {
     pub rate: Option<Rate>,
     /// How long a call may wait for its turn; zero for not at all.
     pub wait: Duration,
+    /// Whether the bridge has a key of its own, which is then reported from the start.
+    pub has_service_key: bool,
 }
 
 /// Who shares the quota.
@@ -126,6 +128,7 @@ pub struct Quota(Option<Arc<Engine>>);
 struct Engine {
     rate: Rate,
     wait: Duration,
+    has_service_key: bool,
     service: Arc<Key>,
     others: Mutex<Others>,
 }
@@ -157,6 +160,7 @@ impl Quota {
         Self(Some(Arc::new(Engine {
             rate,
             wait: settings.wait,
+            has_service_key: settings.has_service_key,
             service: Arc::new(Key::new(rate)),
             others: Mutex::new(Others {
                 keys: HashMap::new(),
@@ -223,7 +227,10 @@ impl Quota {
             remaining: key.limits().remaining,
             requests: key.requests(),
         };
-        let mut keys = vec![report(&SERVICE.into(), &engine.service)];
+        let service = engine
+            .has_service_key
+            .then(|| report(&SERVICE.into(), &engine.service));
+        let mut keys: Vec<_> = service.into_iter().collect();
         let others = engine.others();
         let mut waiting = engine.service.waiting() + others.shared.waiting();
         for (name, key) in &others.keys {

@@ -95,7 +95,11 @@ impl World {
         let rate = format!("{LIMIT}/{}s", WINDOW.as_secs()).parse();
         let rate = Some(rate.expect("a rate"));
         Self {
-            quota: Quota::new(Settings { rate, wait }),
+            quota: Quota::new(Settings {
+                rate,
+                wait,
+                has_service_key: true,
+            }),
             alim: Arc::new(Mutex::new(Alim::new(kind))),
         }
     }

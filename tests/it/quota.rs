@@ -1,5 +1,6 @@
 //! UPSTREAM_QUOTA and QUOTA_WAIT: what reaches ALİM, counted where it arrives, and what callers learn who find no room.
 
+mod emulated;
 mod share;
 
 use std::time::{Duration, Instant};
