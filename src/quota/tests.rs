@@ -99,6 +99,23 @@ async fn five_hundred_calls_of_one_caller_delay_anothers_first_by_one_turn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_small_call_does_not_pass_one_that_waits_for_room_for_two() {
+    let quota = quota("2/10s", 3600 * SECOND);
+    send(&quota).await;
+    let mut two = Box::pin(acquire(&quota, "a", 2));
+    assert!(
+        timeout(SECOND, &mut two).await.is_err(),
+        "there is room for one"
+    );
+    let one = entered(&quota, "b", Instant::now());
+    sleep(SECOND).await;
+    assert_eq!(waiting_calls(&quota), 2);
+    let both = timeout(10 * SECOND, two).await.expect("room for two");
+    drop(both);
+    sent_after(one).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_leaves_at_its_turn_passes_it_on() {
     let quota = quota("2/10s", 3600 * SECOND);
     let start = Instant::now();

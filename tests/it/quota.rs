@@ -155,6 +155,22 @@ async fn requests_without_a_body_count_too() {
 }
 
 #[tokio::test]
+async fn a_request_that_was_given_up_counts_with_a_body_and_without() {
+    let upstream = Upstream::answering(Reply::nothing().then_hold());
+    let bridge = with_quota(&upstream, "2/min", "0s").await;
+    let (mut client, mut threads) = (bridge.client.clone(), bridge.threads());
+    let asked = GetThreadRequest {
+        thread_id: THREAD.into(),
+    };
+    let late = threads.get_thread(within(300, asked)).await;
+    late.expect_err("no answer comes");
+    let late = client.invoke(within(300, ask("Salam"))).await;
+    late.expect_err("no answer comes");
+    assert_eq!(upstream.received(2).await.len(), 2);
+    exhausted(&bridge.invoke("Salam").await.expect_err("no room"));
+}
+
+#[tokio::test]
 async fn what_found_no_connection_costs_nothing() {
     let settings = [("UPSTREAM_QUOTA", "2/min"), ("RETRIES", "1")];
     let bridge = Bridge::with(&refused_url(), &settings).await;
