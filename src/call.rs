@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::memory::Account;
+use crate::{memory::Account, quota::Slots};
 
 /// The fields of a request as the caller sent them.
 #[derive(Debug, Default)]
@@ -76,22 +76,31 @@ pub struct Call<T> {
     pub caller_key: Option<SecretString>,
     /// What the call holds of the bridge's memory.
     pub memory: Arc<Account>,
+    /// The right to send it, and the further requests of the same call.
+    pub slots: Slots,
 }
 
 impl<T> Call<T> {
-    /// Another question of the same caller's, within the same call.
-    pub fn with<U>(&self, asked: U) -> Call<U> {
+    /// Another question of the same caller's, within the same call; it is sent first, in a slot of the call's.
+    pub fn with<U>(&mut self, asked: U) -> Call<U> {
         Call {
             asked,
             headers: self.headers.clone(),
             caller_key: self.caller_key.clone(),
             memory: Arc::clone(&self.memory),
+            slots: self.slots.split_off(),
         }
     }
 
     /// The call without its question, which need not be kept once it is written down.
     pub fn written(self) -> Call<()> {
-        self.with(())
+        Call {
+            asked: (),
+            headers: self.headers,
+            caller_key: self.caller_key,
+            memory: self.memory,
+            slots: self.slots,
+        }
     }
 }
 

@@ -17,8 +17,10 @@ pub use self::{
 use crate::{
     client::{Error, screen::Output},
     config::{PREFIX, SETTINGS, Setting, Strings},
-    emulator, json,
+    emulator::{self, Beyond, RateLimit},
+    json,
     pb::StreamRequest,
+    quota::Rate,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 64 bad usage; invoke, stream and health \
@@ -35,6 +37,8 @@ pub const DEMO: &[(&str, &str)] = &[
     ("LOG", "warn"),
     ("LOG_FORMAT", "auto"),
     ("ACCESS_LOG", "off"),
+    ("UPSTREAM_QUOTA", "off"),
+    ("QUOTA_WAIT", "0s"),
 ];
 
 /// Settings of `emulate`, and their defaults there.
@@ -129,6 +133,23 @@ fn emulate() -> Command {
                 "Holds the key that it accepts [default: the guide's] [env, the key: ALIM_EMULATOR_API_KEY]",
             )
             .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
+            option(
+                "rate-limit",
+                "RATE",
+                "Requests that a key may send, such as 30/min as ALİM's; rejected ones count too [default: no limit]",
+            )
+            .value_parser(value_parser!(Rate)),
+        )
+        .arg(
+            option(
+                "rate-limit-status",
+                "STATUS",
+                "What a request beyond it gets: 500 as ALİM gives today, or 429 with Retry-After",
+            )
+            .default_value("500")
+            .value_parser(["500", "429"]),
         )
         .args(EMULATE.iter().map(setting))
 }
@@ -301,6 +322,16 @@ pub fn emulator(
     let mut settings = emulator::Settings::default();
     if let Some(delay) = matches.get_one::<Duration>("token-delay") {
         settings.token_delay = *delay;
+    }
+    if let Some(rate) = matches.get_one::<Rate>("rate-limit") {
+        let beyond = match text(matches, "rate-limit-status").as_deref() {
+            Some("429") => Beyond::TooManyRequests,
+            _ => Beyond::Crash,
+        };
+        settings.rate_limit = Some(RateLimit {
+            rate: *rate,
+            beyond,
+        });
     }
     let vars = vars.collect();
     if let Some(key) = secret(matches, "api-key-file", "ALIM_EMULATOR_API_KEY", &vars)? {

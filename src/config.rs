@@ -22,6 +22,7 @@ pub use self::{
 use crate::{
     callers::{Callers, OwnKeys},
     grpc::{clocks::Clocks, failure::Credentials, origins::Origins},
+    quota,
     reload::Reload,
     server::{self, tls},
     telemetry::{access::AccessLog, logs},
@@ -168,6 +169,11 @@ fn upstream_settings(
         },
         retries: read.number("RETRIES"),
         health_url: read.optional("UPSTREAM_HEALTH_URL", Reader::url),
+        quota: quota::Settings {
+            rate: read.unless_off("UPSTREAM_QUOTA", Reader::rate).flatten(),
+            wait: read.duration_or_zero("QUOTA_WAIT"),
+            has_service_key: credentials == Credentials::Service,
+        },
     }
 }
 

@@ -7,6 +7,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 use uuid::Uuid;
 
+use crate::quota::Limits;
+
 /// Names the call in both systems' logs.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -26,6 +28,11 @@ const MAX_REPLY_NAME_BYTES: usize = 40;
 const MAX_LIMITS: usize = 6;
 /// How the names of limits begin.
 pub const RATE_LIMIT: &str = "x-ratelimit-";
+
+/// How many requests the upstream lets the key send yet.
+pub const RATE_LIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RATE_LIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// What of the caller's metadata goes to the upstream: the trace, the language, and a request id
 /// that is made when the caller sent none that is fit to pass.
@@ -58,6 +65,20 @@ pub fn to_caller(head: &HeaderMap) -> HeaderMap {
         out.insert(name.clone(), value.clone());
     }
     out
+}
+
+/// Puts the bridge's own limit in the place of the upstream's.
+pub fn set_limits(fields: &mut HeaderMap, limits: Limits) {
+    let names: Vec<_> = fields.keys().cloned().collect();
+    for name in names {
+        if name.as_str().starts_with(RATE_LIMIT) {
+            fields.remove(name);
+        }
+    }
+    fields.insert(RATE_LIMIT_LIMIT, limits.limit.into());
+    fields.insert(RATE_LIMIT_REMAINING, limits.remaining.into());
+    let reset = limits.reset.as_secs_f64().ceil() as u64;
+    fields.insert(RATE_LIMIT_RESET, reset.into());
 }
 
 /// The upstream's own name for the call, where it can be logged.

@@ -5,7 +5,7 @@
 //! - [`upstream`] is the client side, towards ALİM: it alone names the HTTP client and eventsource-stream.
 //! - [`server`] and [`grpc`] are the server side, towards callers: with [`pb`] and [`client`] they alone name tonic.
 //! - Between them stand plain words that know neither: [`call`], [`reply`], [`deadline`], [`headers`],
-//!   [`reason`], [`admission`], [`inbound`].
+//!   [`reason`], [`quota`], [`admission`], [`inbound`].
 //! - [`plain`] cleans all text from outside before a terminal, a text log or a status shows it.
 //!
 //! # The life of a call
@@ -18,7 +18,7 @@
 //! Head: [`grpc::web`] → [`grpc::edge`]: [`grpc::identity`], by the [`callers`] file → [`admission::Admission::admit`] →
 //! [`callers::Caller::admit`] → [`grpc::message`], which reads the message in time → `server::services`.
 //!
-//! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → `Bridge::unary` → [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
+//! Invoke: `Bridge::invoke` → `grpc::request::parse` → [`call::Call`] → `Bridge::unary` → [`quota::Quota::acquire`], where the upstream key's quota is counted → [`upstream::Upstream::invoke`] → `request::build` → HTTP, under the [`deadline`] →
 //! `response::judge` → `Head::into_reply` → [`reply::Reply`] → `grpc::response::invoke`.
 //!
 //! The methods of ThreadService go Invoke's way, with [`call::NewThread`] or [`call::ThreadId`] for the
@@ -57,6 +57,8 @@
 //! `tests/it/house.rs` holds the code to that, and to the two sides.
 
 pub mod pb;
+
+pub mod quota;
 
 pub mod deadline;
 pub mod headers;

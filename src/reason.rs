@@ -40,6 +40,8 @@ pub enum Reason {
     UpstreamRouteMissing,
     /// The key's share of the upstream is used up.
     UpstreamRateLimited,
+    /// `UPSTREAM_QUOTA` has no room; nothing was sent.
+    QuotaExhausted,
     /// `MAX_CALLS` are open.
     BridgeSaturated,
     /// The bridge shuts down.
@@ -88,7 +90,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each once, at the index that it has as a number.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::UpstreamUnreachable,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
@@ -106,6 +108,7 @@ impl Reason {
         Self::UpstreamRedirected,
         Self::UpstreamRouteMissing,
         Self::UpstreamRateLimited,
+        Self::QuotaExhausted,
         Self::BridgeSaturated,
         Self::BridgeDraining,
         Self::InvalidRequest,
@@ -150,6 +153,7 @@ impl Reason {
             Self::UpstreamRedirected => "UPSTREAM_REDIRECTED",
             Self::UpstreamRouteMissing => "UPSTREAM_ROUTE_MISSING",
             Self::UpstreamRateLimited => "UPSTREAM_RATE_LIMITED",
+            Self::QuotaExhausted => "QUOTA_EXHAUSTED",
             Self::BridgeSaturated => "BRIDGE_SATURATED",
             Self::BridgeDraining => "BRIDGE_DRAINING",
             Self::InvalidRequest => "INVALID_REQUEST",

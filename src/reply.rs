@@ -13,6 +13,8 @@ pub struct ReplyHead {
     pub headers: HeaderMap,
     /// The upstream's own name for the call: for the log, never for the caller, who knows the bridge's.
     pub request_id: Option<String>,
+    /// How many requests the upstream said its key may still send, in `x-ratelimit-remaining`.
+    pub remaining: Option<u32>,
 }
 
 /// The unary answer. `response` and `thread_id` are required. Fields that the contract does not know are ignored,

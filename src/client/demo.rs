@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     config::{Config, Strings},
-    emulator,
+    emulator::{self, Beyond, RateLimit},
     pb::{InvokeRequest, StreamRequest},
+    quota::Rate,
     server::{self, Drained},
     shutdown::Shutdown,
     telemetry::logs,
@@ -29,8 +30,13 @@ const QUESTION: &str = "Salam! Pomidorda zərərverici var, nə edim?";
 pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error> {
     let upstream = TcpListener::bind("127.0.0.1:0").await?;
     let upstream_url = format!("http://{}/api/v1", upstream.local_addr()?);
-    let emulated = emulator::Settings::default();
+    let mut emulated = emulator::Settings::default();
     let config = demo_config(settings, &upstream_url, &emulated.api_key)?;
+    let quota = config.upstream.quota.rate;
+    emulated.rate_limit = quota.map(|rate| RateLimit {
+        rate,
+        beyond: Beyond::Crash,
+    });
     let _written = logs::init(config.logs);
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
@@ -57,7 +63,7 @@ pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error
         print(&format!("Its metrics are on {url}\n"))?;
     }
     tokio::select! {
-        shown = show(address, metrics.as_deref()) => match shown {
+        shown = show(address, metrics.as_deref(), quota) => match shown {
             Err(Error::Interrupted) => {
                 shutdown.drain.cancelled().await; // Ctrl-C: the call that is shown hears of it too
             }
@@ -103,7 +109,11 @@ async fn bind(usual: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
-async fn show(address: SocketAddr, metrics: Option<&str>) -> Result<(), Error> {
+async fn show(
+    address: SocketAddr,
+    metrics: Option<&str>,
+    quota: Option<Rate>,
+) -> Result<(), Error> {
     let target = Target {
         address: address.to_string(),
         timeout: Some(Duration::from_secs(60)),
@@ -123,13 +133,20 @@ async fn show(address: SocketAddr, metrics: Option<&str>) -> Result<(), Error> {
         ..StreamRequest::default()
     };
     ask::stream(&target, question, Output::Transcript).await?;
-    print(&next_steps(address, metrics))?;
+    print(&next_steps(address, metrics, quota))?;
     std::future::pending().await
 }
 
-fn next_steps(address: SocketAddr, metrics: Option<&str>) -> String {
+fn next_steps(address: SocketAddr, metrics: Option<&str>, quota: Option<Rate>) -> String {
     let scrape = metrics.map(|url| format!("curl -s {url}\n"));
     let scrape = scrape.unwrap_or_default();
+    let share = match quota {
+        None => "alim-bridge demo --upstream-quota 5/10s    # ALİM's rate limit at work; --quota-wait 8s lets calls wait for their turn".into(),
+        Some(rate) => format!(
+            "for n in $(seq {}); do alim-bridge invoke --address {address} Salam; done    # the quota is {rate}: the last one learns when to come again",
+            rate.requests().min(100) + 1,
+        ),
+    };
     format!(
         r#"
 ── Try next, in another terminal
@@ -138,6 +155,7 @@ grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.Gr
 grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.GraphService/Stream
 grpcurl -plaintext -d '{{"message": ""}}' {address} alim.v1.GraphService/Invoke
 grpcurl -plaintext {address} describe alim.v1.GraphService
+{share}
 {scrape}
 Ready. Ctrl-C stops it.
 "#

@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{MAX_DURATION, PREFIX, SETTINGS, names};
-use crate::{callers::TrustedProxies, grpc::origins::Origins, reload::Reload, server::tls};
+use crate::{
+    callers::TrustedProxies, grpc::origins::Origins, quota::Rate, reload::Reload, server::tls,
+};
 
 /// What was typed: the flags, and the environment's variables that begin with [`PREFIX`]. Keys are among
 /// them, so it can't be shown by Debug.
@@ -276,6 +278,12 @@ impl<'a> Reader<'a> {
                 .filter(|count| (1..=1_000_000).contains(count))
         };
         self.parsed(name, "a whole number from 1 to 1000000", parse, 1)
+    }
+
+    pub(super) fn rate(&mut self, name: &str) -> Option<Rate> {
+        let rule = format!("off, or {}", Rate::RULE);
+        let parse = |text: &str| text.parse().ok().map(Some);
+        self.parsed(name, &rule, parse, None)
     }
 
     pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {

@@ -189,6 +189,16 @@ pub const SETTINGS: &[Setting] = &[
         "Between probes of ALİM; three failures in a row flip its health. auto is 5s, and 60s with the key, since ALİM counts those calls",
     ),
     row(
+        "UPSTREAM_QUOTA",
+        "off",
+        "How many requests each key may send to ALİM in any window of a length, such as 30/min, 5/s or 10/10s; threads and probes with the key count too; off for no limit",
+    ),
+    row(
+        "QUOTA_WAIT",
+        "0s",
+        "How long a call may wait for its turn under UPSTREAM_QUOTA, in a queue that is fair between callers; 0s rejects at once",
+    ),
+    row(
         "DRAIN_DELAY",
         "0s",
         "From SIGTERM until new calls are refused",

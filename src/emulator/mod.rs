@@ -23,6 +23,8 @@ mod fault;
 mod refusal;
 mod url;
 
+mod rate_limit;
+
 mod body;
 mod validate;
 
@@ -47,6 +49,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::alim::Alim;
 use self::connection::{Gate, Idle};
+use self::rate_limit::Limiter;
+pub use self::rate_limit::{Beyond, RateLimit};
 use self::threads::Threads;
 
 /// From the stop signal to the moment when calls that are still open are cut.
@@ -63,6 +67,8 @@ pub struct Settings {
     /// From one event of a stream to the next. `invoke` answers after as long as all its events
     /// would have taken; zero answers at once.
     pub token_delay: Duration,
+    /// How many requests each key may send; `None` for as many as it likes, as ALİM without its Redis.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// The guide's key, and a pace at which one can read along.
@@ -71,6 +77,7 @@ impl Default for Settings {
         Self {
             api_key: "dev-api-key-change-in-production".into(),
             token_delay: Duration::from_millis(30),
+            rate_limit: None,
         }
     }
 }
@@ -88,11 +95,12 @@ pub async fn run(
 ) -> io::Result<()> {
     let cut = CancellationToken::new();
     let _cut_when_dropped = cut.clone().drop_guard();
-    let router = routes::router(Arc::new(Alim {
+    let alim = Alim {
         api_key: settings.api_key,
         token_delay: settings.token_delay,
         threads: Threads::default(),
-    }));
+    };
+    let router = routes::router(Arc::new(alim), settings.rate_limit.map(Limiter::new));
     let app = router.into_make_service_with_connect_info::<Idle>();
     let mut serving = pin!(
         axum::serve(Gate::new(listener, cut.clone()), app)

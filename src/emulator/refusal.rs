@@ -38,12 +38,16 @@ pub(super) enum Refusal {
     GraphFailed(String),
     /// The rate limit is used up.
     RateLimited,
+    /// The same, as the limit itself tells it.
+    OverLimit(String),
     /// A proxy found nothing behind it.
     Unavailable,
     /// The backend stumbled over a value; the call's URL, which ALİM tells.
     BadValue(String),
     /// The backend failed in a way that nobody thought of; the same.
     Crashed(String),
+    /// The same, with its detail before the URL.
+    Uncaught(String, String),
 }
 
 /// One thing that is wrong with a body, as pydantic tells it.
@@ -102,6 +106,7 @@ impl IntoResponse for Refusal {
                 ),
             )
                 .into_response(),
+            Self::OverLimit(why) => detail(StatusCode::TOO_MANY_REQUESTS, why),
             Self::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 [(CONTENT_TYPE, "text/html")],
@@ -112,6 +117,7 @@ impl IntoResponse for Refusal {
             Self::Crashed(path) => {
                 uncaught(StatusCode::INTERNAL_SERVER_ERROR, "emulated crash", &path)
             }
+            Self::Uncaught(why, path) => uncaught(StatusCode::INTERNAL_SERVER_ERROR, &why, &path),
         }
     }
 }

@@ -15,8 +15,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::alim::Alim;
+use super::rate_limit::Limiter;
 use super::refusal::Refusal;
-use super::{body, connection, graph, url, validate};
+use super::{body, connection, graph, rate_limit, url, validate};
 
 /// The largest body taken, in bytes; one byte more is a 413. ALİM showed no limit at 16 MB.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -28,9 +29,9 @@ const THREADS: &str = "/api/v1/threads";
 const HEALTH: &str = "/health";
 const LIVE: &str = "/live";
 
-/// All the endpoints of `alim`.
-pub(super) fn router(alim: Arc<Alim>) -> Router {
-    Router::new()
+/// All the endpoints of `alim`, behind its rate limit where it has one.
+pub(super) fn router(alim: Arc<Alim>, limiter: Option<Limiter>) -> Router {
+    let mut router = Router::new()
         .route(INVOKE, post(graph::invoke))
         .route(STREAM, post(graph::stream))
         .route(GRAPH_HEALTH, get(graph_health).head(refuse_method))
@@ -43,7 +44,12 @@ pub(super) fn router(alim: Arc<Alim>) -> Router {
         .route(LIVE, get(live).head(refuse_method))
         .fallback(refuse_route)
         .method_not_allowed_fallback(refuse_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY));
+    if let Some(limiter) = limiter {
+        let limiter = Arc::new(limiter);
+        router = router.layer(middleware::from_fn_with_state(limiter, rate_limit::limit));
+    }
+    router
         .layer(middleware::from_fn(connection::hold_open))
         .layer(middleware::from_fn(record))
         .with_state(alim)

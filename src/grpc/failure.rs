@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{admission::Rejected, call::Invalid, deadline::Clock, upstream::Error};
+use crate::{
+    admission::Rejected, call::Invalid, deadline::Clock, quota::Exhausted, upstream::Error,
+};
 
 /// Everything that can keep a call from its answer.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,9 @@ pub enum Failure {
     /// Admission.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// The upstream key's quota has no room; nothing was sent.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
     /// The upstream.
     #[error(transparent)]
     Upstream(#[from] Error),
@@ -94,6 +99,7 @@ impl Failure {
             | Self::CredentialsRejected
             | Self::FieldNotAllowed(_)
             | Self::Rejected(_)
+            | Self::Exhausted(_)
             | Self::MessageTimeout(_)
             | Self::Protocol(..) => false,
         }
@@ -112,6 +118,7 @@ impl Failure {
             | Self::CredentialsRejected
             | Self::FieldNotAllowed(_)
             | Self::Rejected(_)
+            | Self::Exhausted(_)
             | Self::MessageTimeout(_)
             | Self::Protocol(..) => None,
         }

@@ -29,11 +29,13 @@ mod threads;
 pub mod web;
 mod woken;
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use prost::Message;
+use secrecy::ExposeSecret;
 use tokio::time::Instant;
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::{
@@ -44,8 +46,10 @@ use self::{
     woken::Woken,
 };
 use crate::{
+    admission::Rejected,
     call::Call,
     pb::{self, graph_service_server::GraphService},
+    quota::{self, UpstreamKey},
     reply::ReplyHead,
     upstream::{Error, Upstream},
 };
@@ -61,6 +65,8 @@ pub struct Bridge {
     pub credentials: Credentials,
     /// Bytes of an encoded unary answer; exactly as many pass.
     pub max_reply_bytes: usize,
+    /// Cancelled when what has not left for ALİM must end.
+    pub draining: CancellationToken,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamResponse, Status>> + Send>>;
@@ -105,6 +111,7 @@ impl Bridge {
     ) -> Result<Response<M>, Failure> {
         let record = context.record();
         context.due.head.check()?;
+        self.wait_for_turn(context, &mut call, 1).await?;
         record.upstream_asked(&mut call.headers);
         context.hold_question().await?;
         let (reply, head) = ask(&self.upstream, call, context.due.head.at).await?;
@@ -128,6 +135,8 @@ impl Bridge {
         let record = context.record();
         record.thread(call.asked.thread_id());
         context.due.head.check()?;
+        let requests = if starts_thread { 2 } else { 1 };
+        self.wait_for_turn(context, &mut call, requests).await?;
         record.upstream_asked(&mut call.headers);
         if starts_thread {
             self.start_thread(context, &mut call).await?;
@@ -146,6 +155,35 @@ impl Bridge {
             Box::pin(events) as Events,
             head.headers,
         ))
+    }
+
+    /// Waits until the upstream key may send so many requests, and gives the call its slots for them. What ends the call meanwhile
+    /// takes it out of the queue: its caller, its deadline or the drain.
+    async fn wait_for_turn<Q>(
+        &self,
+        context: &CallContext,
+        call: &mut Call<Q>,
+        requests: u32,
+    ) -> Result<(), Failure> {
+        let quota = self.upstream.quota();
+        if !quota.is_on() {
+            return Ok(());
+        }
+        let caller = quota_caller(context);
+        let key = match &call.caller_key {
+            Some(key) if self.credentials == Credentials::Caller => {
+                UpstreamKey::brought(key.expose_secret())
+            }
+            Some(_) => UpstreamKey::OfCaller(caller.name.clone()),
+            None => UpstreamKey::Service,
+        };
+        let due = context.due.head;
+        call.slots = tokio::select! {
+            biased;
+            slots = quota.acquire(&key, &caller, requests, due.at) => slots?,
+            () = self.draining.cancelled() => return Err(Rejected::Draining.into()),
+        };
+        Ok(due.check()?)
     }
 
     fn told<T>(&self, outcome: Result<T, Failure>, context: &CallContext) -> Result<T, Status> {
@@ -180,10 +218,23 @@ impl Bridge {
         if self.credentials == Credentials::Caller || context.own_key().is_some() {
             return;
         }
-        let left = head.headers.get("x-ratelimit-remaining");
-        if let Some(left) = left.and_then(|left| left.to_str().ok()?.parse::<u32>().ok()) {
+        if let Some(left) = head.remaining {
             record.ratelimit_remaining(left);
         }
+    }
+}
+
+/// Who takes a turn; with no callers file, all are one.
+fn quota_caller(context: &CallContext) -> quota::Caller {
+    match &context.call.caller {
+        Some(caller) => quota::Caller {
+            name: Arc::clone(caller.name()),
+            weight: caller.weight(),
+        },
+        None => quota::Caller {
+            name: "".into(),
+            weight: 1,
+        },
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     call::{Call, Draft, Invalid, NewThread, Question, ThreadId, Violation},
     headers, json, pb,
+    quota::Slots,
 };
 
 const API_KEY: &str = "x-api-key";
@@ -41,6 +42,7 @@ pub(super) fn parse<M, T>(
         headers: headers::to_upstream(&metadata),
         caller_key,
         memory,
+        slots: Slots::default(),
     })
 }
 

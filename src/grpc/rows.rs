@@ -101,6 +101,12 @@ impl Failure {
                 format!("{rejected}; nothing was sent"),
                 Pushback::Unsaid,
             ),
+            Self::Exhausted(exhausted) => (
+                Code::ResourceExhausted,
+                Reason::QuotaExhausted,
+                format!("{exhausted}; nothing was sent"),
+                Pushback::After(exhausted.wait),
+            ),
             Self::MessageTimeout(timeout) => (
                 Code::DeadlineExceeded,
                 Reason::MessageTimeout,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     call::{Invalid, Violation},
-    headers::RATE_LIMIT,
+    headers::{RATE_LIMIT, set_limits},
     reason::Reason,
     telemetry::Record,
     upstream::{Error, error::Rejection},
@@ -79,6 +79,11 @@ impl Failure {
                 let violation =
                     Violation::new(field, "must be left out: this caller may not set it");
                 row.into_status(info, HeaderMap::new(), &[violation], left)
+            }
+            Self::Exhausted(exhausted) => {
+                let mut limits = HeaderMap::new();
+                set_limits(&mut limits, exhausted.limits);
+                row.into_status(info, limits, &[], left)
             }
             Self::Upstream(_)
             | Self::CredentialsMissing

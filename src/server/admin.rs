@@ -21,7 +21,10 @@ use super::{
     connection::{Protocols, Settings},
     connections::Connections,
 };
-use crate::{admission::Admission, memory::Budget, telemetry::metrics::Metrics, upstream::Health};
+use crate::{
+    admission::Admission, memory::Budget, quota::Quota, telemetry::metrics::Metrics,
+    upstream::Health,
+};
 
 /// Connections to the admin port: a few scrapers, probes and people.
 const MAX_CONNECTIONS: usize = 64;
@@ -35,6 +38,7 @@ const MAX_IDLE: Duration = Duration::from_secs(120);
 pub(super) struct Admin {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Health,
+    pub(super) quota: Quota,
     pub(super) admission: Admission,
     pub(super) connections: Connections,
     pub(super) budget: Budget,
@@ -78,6 +82,9 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     state.draining(admin.drain.is_cancelled());
     state.connections(connections.open(), connections.limit());
     state.memory(admin.budget.used(), admin.memory_limit);
+    if let Some(report) = admin.quota.report() {
+        state.quota(&report);
+    }
     match admin.metrics.render(&admin.admission) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

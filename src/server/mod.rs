@@ -211,6 +211,7 @@ async fn start(
         let admin = admin::Admin {
             metrics: Arc::clone(&metrics),
             health: upstream.health().clone(),
+            quota: upstream.quota().clone(),
             admission: admission.clone(),
             connections: connections.clone(),
             budget: budget.clone(),
@@ -231,14 +232,15 @@ async fn start(
     );
     let probe = AbortOnDropHandle::new(tokio::spawn(probe));
 
+    let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
     let bridge = Bridge {
         upstream,
         idle: settings.clocks.idle,
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
+        draining: goaway.clone(),
     };
     let services = Services::new(bridge, settings.max_request_bytes, health);
-    let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
     background.spawn(open_calls.clone().watch());
     let overload = Overload {
         memory_limit: settings.memory_limit,

@@ -151,7 +151,6 @@ impl Record {
         notes.caller = Some(Arc::clone(name));
         notes.of_caller = is_counted.then(|| self.0.metrics.callers.started(name));
     }
-
     /// Notes whose connection the call came over.
     pub fn peer(&self, peer: SocketAddr) {
         self.notes().peer = Some(peer);

@@ -3,10 +3,12 @@
 //! Counters are there at 0 from the first scrape, so that a first event is a rise; what belongs to files
 //! is there only where such files are watched.
 
+use std::sync::Mutex;
+
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::metrics::New;
-use crate::reload::Outcome;
+use crate::{quota::Report, reload::Outcome};
 
 /// Why a connection was closed before a call could come over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,16 @@ pub struct State {
     reloads: IntCounterVec,
     last_reload: IntGaugeVec,
     expiry: IntGaugeVec,
+    quota: Mutex<Quotas>,
+}
+
+/// The metrics of the upstream keys' quota, which are not there while it is off.
+#[derive(Debug)]
+struct Quotas {
+    limit: IntGaugeVec,
+    waiting: IntGaugeVec,
+    remaining: IntGaugeVec,
+    requests: IntCounterVec,
 }
 
 impl State {
@@ -155,7 +167,25 @@ impl State {
                 "When the first certificate of the chain that callers are shown ends, in Unix time.",
                 &[],
             )?,
+            quota: Mutex::new(Quotas::new(new)?),
         })
+    }
+
+    /// Notes what the quota is doing. One at a time may, or a request would count twice.
+    pub fn quota(&self, report: &Report) {
+        let quota = self.quota.lock().unwrap_or_else(|held| held.into_inner());
+        let waiting = i64::try_from(report.waiting).unwrap_or(i64::MAX);
+        quota
+            .limit
+            .with_label_values::<&str>(&[])
+            .set(report.limit.into());
+        quota.waiting.with_label_values::<&str>(&[]).set(waiting);
+        for key in &report.keys {
+            let remaining = quota.remaining.with_label_values(&[&*key.name]);
+            remaining.set(key.remaining.into());
+            let requests = quota.requests.with_label_values(&[&*key.name]);
+            requests.inc_by(key.requests.saturating_sub(requests.get()));
+        }
     }
 
     /// Notes whether the bridge drains.
@@ -217,6 +247,33 @@ impl State {
             Outcome::Failed => "failed",
         };
         self.reloads.with_label_values(&[files.name(), outcome])
+    }
+}
+
+impl Quotas {
+    fn new(new: &New<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            limit: new.gauges(
+                "alim_bridge_quota_limit",
+                "The requests of UPSTREAM_QUOTA; absent where it is off, as all of the quota's.",
+                &[],
+            )?,
+            waiting: new.gauges(
+                "alim_bridge_quota_waiting_calls",
+                "Calls that wait for their turn, for at most QUOTA_WAIT.",
+                &[],
+            )?,
+            remaining: new.gauges(
+                "alim_bridge_quota_remaining",
+                "Requests that may be sent now with an upstream key of the bridge's, by the key's name.",
+                &["upstream_key"],
+            )?,
+            requests: new.counters(
+                "alim_bridge_quota_requests_total",
+                "Requests sent with an upstream key of the bridge's that count against its quota, by the key's name.",
+                &["upstream_key"],
+            )?,
+        })
     }
 }
 

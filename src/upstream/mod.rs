@@ -18,6 +18,7 @@ mod threads;
 
 use std::{sync::Arc, time::Duration};
 
+use http::StatusCode;
 use reqwest::{Certificate, Client, Request, Url, redirect};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -25,13 +26,15 @@ use tokio::time::Instant;
 
 pub use self::{error::Error, health::Health, key::parse_key};
 use self::{
-    request::{Ask, Expected, JSON, SSE},
+    request::{Ask, Expected, JSON, SSE, Unknown},
     response::Head,
     retry::Retries,
     sse::Events,
 };
 use crate::{
     call::{Call, Question},
+    headers,
+    quota::{self, Answer, Quota, Slot},
     reload::Reload,
     reply::{Reply, ReplyHead},
 };
@@ -61,6 +64,8 @@ pub struct Settings {
     pub retries: u32,
     /// What [`Upstream::probe`] asks with GET; without it, it opens a connection.
     pub health_url: Option<Url>,
+    /// How many requests each key may send.
+    pub quota: quota::Settings,
 }
 
 /// ALİM, as the bridge reaches it.
@@ -76,6 +81,7 @@ pub struct Upstream {
     threads_url: Url,
     retries: Retries,
     health: Health,
+    quota: Quota,
     /// For probes that only connect.
     tls: Option<Arc<rustls::ClientConfig>>,
     settings: Settings,
@@ -118,6 +124,7 @@ impl Upstream {
             threads_url: join("/threads"),
             retries: Retries::new(settings.retries),
             health: Health::unknown(),
+            quota: Quota::new(settings.quota),
             tls: probe::tls(&settings),
             settings,
         })
@@ -150,14 +157,18 @@ impl Upstream {
         until: Instant,
     ) -> Result<(Events, ReplyHead), Error> {
         let ask = Ask::post(self.stream_url.clone(), &call.asked, expected(&call, SSE));
-        let head = self.ask(ask, call, until).await?;
-        let fields = head.fields();
+        let (head, fields) = self.ask(ask, call, until).await?;
         Ok((head.into_events(self.settings.sse), fields))
     }
 
     /// What is known of the upstream's health.
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// How many requests each key may send: who calls takes the slots, and gives them with the call.
+    pub fn quota(&self) -> &Quota {
+        &self.quota
     }
 
     /// Asks for a whole answer with the `required` fields.
@@ -168,29 +179,45 @@ impl Upstream {
         until: Instant,
         required: &'static str,
     ) -> Result<(T, ReplyHead), Error> {
-        let head = self.ask(ask, call, until).await?;
-        let fields = head.fields();
+        let (head, fields) = self.ask(ask, call, until).await?;
         let limit = self.settings.max_reply_bytes;
         Ok((head.into_reply(limit, required).await?, fields))
     }
 
-    async fn ask<Q>(&self, ask: Ask, call: Call<Q>, until: Instant) -> Result<Head, Error> {
+    async fn ask<Q>(
+        &self,
+        ask: Ask,
+        call: Call<Q>,
+        until: Instant,
+    ) -> Result<(Head, ReplyHead), Error> {
         let (key, call) = (self.key(&call), call.written());
+        let body_bytes = ask.body_bytes();
+        call.memory.hold_or_reject(body_bytes).await?;
+        call.memory.release_to(body_bytes);
         let client = match call.caller_key {
             Some(_) => &self.single_use,
             None => &self.client,
         };
-        let body_bytes = ask.body_bytes();
-        call.memory.hold_or_reject(body_bytes).await?;
-        call.memory.release_to(body_bytes);
+        let slot = call.slots.current().cloned();
+        let unknown = Unknown::new(slot.as_ref().filter(|_| !ask.has_body()));
         let request = || request::build(&ask, &call, key.as_ref());
         let sent = self.send(client, request, until).await;
+        if matches!(sent, Err(Error::Unreachable(_))) {
+            unknown.unsent();
+        }
         let (url, expected) = ask.answered();
         call.memory.release_to(0);
         let judged = match sent {
             Ok(response) => response::judge(response, expected, call, key).await,
             Err(error) => Err(error),
         };
+        let mut judged = judged.map(|head| {
+            let fields = head.fields();
+            (head, fields)
+        });
+        if let Some(slot) = slot {
+            learn(&slot, &mut judged);
+        }
         let is_graphs = [&self.invoke_url, &self.stream_url].contains(&&url);
         let url = if is_graphs { &url } else { &self.threads_url };
         self.health.note_call(url, is_graphs, judged.as_ref().err());
@@ -251,6 +278,22 @@ fn client(settings: &Settings, max_idle: usize) -> Result<Client, BuildError> {
     client.build().map_err(BuildError::Client)
 }
 
+/// Takes what the answer's head says of ALİM's limit, and puts the bridge's own in its place.
+fn learn(slot: &Slot, judged: &mut Result<(Head, ReplyHead), Error>) {
+    let (stop, fields) = match judged {
+        Ok((_, fields)) => (None, fields),
+        Err(Error::Rejected(rejection)) => {
+            let is_limited = rejection.status == StatusCode::TOO_MANY_REQUESTS;
+            let stop = rejection.retry_after.filter(|_| is_limited);
+            (stop, &mut rejection.head)
+        }
+        Err(_) => return,
+    };
+    let remaining = fields.remaining;
+    let limits = slot.learn(Answer { remaining, stop });
+    headers::set_limits(&mut fields.headers, limits);
+}
+
 fn expected(call: &Call<Question>, accept: &'static str) -> Expected {
     Expected {
         accept,
@@ -266,5 +309,5 @@ pub async fn answers(url: Url) -> bool {
         .build();
     let Ok(client) = client else { return false };
     let answer = client.get(url).send().await;
-    answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK)
+    answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
 }

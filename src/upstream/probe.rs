@@ -20,8 +20,10 @@ use tokio_rustls::TlsConnector;
 use super::{
     Settings, Upstream,
     health::root_cause,
-    request::{JSON, USER_AGENT, key_header},
+    request::{JSON, USER_AGENT, Unknown, key_header},
+    response,
 };
+use crate::quota::{Slots, UpstreamKey};
 
 /// Bytes of a health page; of a larger one only the status counts.
 const MAX_PAGE_BYTES: usize = 16 * 1024;
@@ -41,9 +43,19 @@ impl Settings {
 impl Upstream {
     /// Notes in [`Upstream::health`] whether the upstream can be reached now: the health URL answers 200, and
     /// not `{"healthy": false}`, or, without one, a connection is accepted. Within the connect timeout.
+    ///
+    /// Where the key is shown, the probe counts against its quota; with none left nothing is asked, and nothing noted.
     pub async fn probe(&self) {
         let (url, failed) = match &self.settings.health_url {
-            Some(url) => (url, self.bounded(self.ask_page(url)).await),
+            Some(url) => {
+                let key = self.settings.health_key();
+                let slots = match &key {
+                    Some(_) => self.quota.try_acquire(&UpstreamKey::Service),
+                    None => Ok(Slots::default()),
+                };
+                let Ok(slots) = slots else { return };
+                (url, self.bounded(self.ask_page(url, key, &slots)).await)
+            }
             None => (
                 &self.settings.url,
                 self.bounded(self.connect(&self.settings.url)).await,
@@ -58,14 +70,26 @@ impl Upstream {
         bounded.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
     }
 
-    async fn ask_page(&self, url: &Url) -> Result<(), String> {
+    async fn ask_page(
+        &self,
+        url: &Url,
+        key: Option<SecretString>,
+        slots: &Slots,
+    ) -> Result<(), String> {
         let mut request = self.client.get(url.clone());
         request = request.header(header::USER_AGENT, USER_AGENT);
-        if let Some(key) = self.settings.health_key() {
-            request = request.header("x-api-key", key_header(&key));
+        if let Some(key) = &key {
+            request = request.header("x-api-key", key_header(key));
         }
+        let unknown = Unknown::new(slots.current());
         let answer = request.send().await;
+        if answer.as_ref().is_err_and(reqwest::Error::is_connect) {
+            unknown.unsent();
+        }
         let answer = answer.map_err(|error| root_cause(&error))?;
+        if let Some(slot) = slots.current() {
+            slot.learn(response::limits(&answer));
+        }
         if answer.status() != StatusCode::OK {
             return Err(format!("answered {}", answer.status().as_u16()));
         }

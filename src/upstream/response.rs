@@ -28,6 +28,7 @@ use crate::{
     call::{Call, Violation},
     headers,
     memory::Account,
+    quota::Answer,
     reply::ReplyHead,
 };
 
@@ -166,14 +167,34 @@ fn fields(head: &HeaderMap, key: Option<&SecretString>) -> ReplyHead {
     };
     let crossing = headers::to_caller(head).into_iter();
     let named = crossing.filter_map(|(name, value)| Some((name?, value)));
-    let headers = named
+    let crossing = named
         .filter(|(name, value)| !quotes(name.as_ref()) && !quotes(value.as_bytes()))
         .collect();
     let request_id = headers::upstream_request_id(head).filter(|id| !quotes(id.as_bytes()));
     ReplyHead {
-        headers,
+        headers: crossing,
         request_id: request_id.map(String::from),
+        remaining: remaining(head),
     }
+}
+
+fn remaining(head: &HeaderMap) -> Option<u32> {
+    let left = head.get(headers::RATE_LIMIT_REMAINING)?;
+    left.to_str().ok()?.parse().ok()
+}
+
+/// What the head says of the upstream's limit.
+pub(super) fn limits(response: &Response) -> Answer {
+    let is_limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
+    Answer {
+        remaining: remaining(response.headers()),
+        stop: retry_after(response.headers()).filter(|_| is_limited),
+    }
+}
+
+fn retry_after(head: &HeaderMap) -> Option<Duration> {
+    let when = head.get(header::RETRY_AFTER)?.to_str().ok()?;
+    parse_retry_after(when, SystemTime::now())
 }
 
 async fn reject(
@@ -184,10 +205,7 @@ async fn reject(
 ) -> Error {
     let status = response.status();
     let head = fields(response.headers(), key);
-    let retry_after = response
-        .headers()
-        .get(header::RETRY_AFTER)
-        .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+    let retry_after = retry_after(response.headers());
     let says_json = has_content_type(response.headers(), JSON);
     let body = tokio::time::timeout(
         ERROR_BODY_TIMEOUT,

@@ -24,6 +24,7 @@ mod leaks;
 mod logs;
 mod metrics;
 mod protocol;
+mod quota;
 mod readme;
 mod reflection_health;
 mod retries;

@@ -49,6 +49,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("SSE_FRAMING", "recover"),
     ("UPSTREAM_HEALTH_URL", ""),
     ("UPSTREAM_HEALTH_INTERVAL", "auto"),
+    ("UPSTREAM_QUOTA", "off"),
+    ("QUOTA_WAIT", "0s"),
     ("DRAIN_DELAY", "0s"),
     ("DRAIN_TIMEOUT", "25s"),
     ("LOG_FORMAT", "auto"),

@@ -332,6 +332,7 @@ async fn before_the_emulator() -> (DropGuard, Bridge) {
     let settings = emulator::Settings {
         api_key: SERVICE_KEY.into(),
         token_delay: std::time::Duration::ZERO,
+        rate_limit: None,
     };
     tokio::spawn(emulator::run(settings, listener, stop.clone()));
     (stop.drop_guard(), Bridge::before(&url).await)

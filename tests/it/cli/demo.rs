@@ -54,6 +54,25 @@ fn demo_serves_metrics_and_writes_a_log_where_it_is_told_to() {
 }
 
 #[test]
+fn demo_shows_how_to_see_a_quota_at_work() {
+    let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
+    demo.says("alim-bridge demo --upstream-quota 5/10s ");
+    assert_eq!(demo.stopped().code, Some(0));
+    let args = ["demo", "--admin-listen", "off", "--upstream-quota", "3/min"];
+    let mut demo = start(&args, &[]);
+    let address = demo.says("alim-bridge serves gRPC on ");
+    let address = address.rsplit(' ').next().expect("a last word").to_owned();
+    let line = demo.says("for n in $(seq 4); do alim-bridge invoke --address ");
+    assert!(line.contains(&address), "{line}");
+    demo.says("Ready.");
+    let call = || run(&["invoke", "--json", "--address", &address, "Salam"]);
+    assert_eq!(call().code, Some(0), "two were shown");
+    let Ended { code, stderr, .. } = call();
+    assert_eq!(code, Some(72), "{stderr}");
+    assert!(stderr.contains("QUOTA_EXHAUSTED"), "{stderr}");
+}
+
+#[test]
 fn demo_without_an_admin_port_serves_all_the_same() {
     let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
     demo.says("Ready.");

@@ -12,7 +12,7 @@ use super::{KEY, assert_refused, assert_taken, at_fault, parse, parsed, told};
 type Clock = fn(&Config) -> Duration;
 
 /// Every duration, and where it must arrive.
-const CLOCKS: [(&str, Clock); 12] = [
+const CLOCKS: [(&str, Clock); 13] = [
     ("CONNECT_TIMEOUT", |it| it.upstream.connect_timeout),
     ("INVOKE_TIMEOUT", |it| it.server.clocks.invoke),
     ("STREAM_INITIAL_TIMEOUT", |it| it.server.clocks.initial),
@@ -25,6 +25,7 @@ const CLOCKS: [(&str, Clock); 12] = [
         it.server.max_connection_age.unwrap_or_default()
     }),
     ("UPSTREAM_HEALTH_INTERVAL", |it| it.server.health_interval),
+    ("QUOTA_WAIT", |it| it.upstream.quota.wait),
     ("DRAIN_DELAY", |it| it.server.drain_delay),
     ("DRAIN_TIMEOUT", |it| it.server.drain_timeout),
 ];
@@ -63,7 +64,7 @@ fn durations_need_a_unit_and_only_drains_may_be_zero() {
         assert_refused(name, &["3", "0", "-3s", "3 parsecs", "s", "1000y"]);
         assert_taken(name, &["500ms", "3s", "15m", "1h 30m"]);
         match name {
-            "DRAIN_DELAY" | "DRAIN_TIMEOUT" => {
+            "DRAIN_DELAY" | "DRAIN_TIMEOUT" | "QUOTA_WAIT" => {
                 assert_eq!(clock(&parsed(&[(name, "0s")])), Duration::ZERO);
             }
             _ => assert_refused(name, &["0s", "0ms"]),
@@ -118,6 +119,11 @@ fn counts_and_choices_have_bounds() {
     assert_refused("MAX_CALLS", &["0", "-1", "1.5", "1000001", "off"]);
     assert_refused("MAX_CONNECTIONS", &["0", "1000001"]);
     assert_refused("RETRIES", &["-1", "11", "two"]);
+    assert_refused("UPSTREAM_QUOTA", &["30", "1/min", "30/", "5/500ms", "on"]);
+    assert_taken(
+        "UPSTREAM_QUOTA",
+        &["off", "30/min", "5/s", "10/10s", "100/h"],
+    );
     assert_refused("CREDENTIALS", &["Service", "both"]);
     assert_refused("SSE_FRAMING", &["Recover", "none"]);
     assert_refused("LOG_FORMAT", &["xml"]);

@@ -26,6 +26,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 use reply::{Ending, Step, wire_head};
@@ -69,6 +70,8 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
     /// Two requests with the same number came over the same connection.
     pub(crate) connection: usize,
+    /// When all of it was there.
+    pub(crate) at: Instant,
 }
 
 /// The peer closed the connection, or reset it.
@@ -258,6 +261,7 @@ impl Connection {
             headers,
             body,
             connection: self.number,
+            at: Instant::now(),
         })
     }
 

@@ -1,0 +1,313 @@
+//! Calls that wait for their turn: fair between callers by weight, first-come within one.
+//!
+//! Surplus round robin (Adiseshu, Parulkar and Varghese, 1996; a deficit round robin that may overdraw): the callers that wait
+//! stand in a ring, and a caller's turn is worth its weight in requests. A caller that comes anew stands last in the ring, so
+//! its first call waits for at most one turn of each other caller, however many calls those have. Nothing here knows the time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::Caller;
+
+/// A call that waits.
+#[derive(Debug)]
+pub(super) struct Waiting<T> {
+    /// Tells it from all others; later ones have higher numbers.
+    pub(super) id: u64,
+    /// How many requests it sends.
+    pub(super) requests: u32,
+    /// How it learns of its turn.
+    pub(super) wake: T,
+}
+
+/// The calls of one caller.
+#[derive(Debug)]
+struct Line<T> {
+    weight: i64,
+    /// What is left of the caller's turn; at most 0 outside it.
+    credit: i64,
+    waiting: VecDeque<Waiting<T>>,
+    /// The sum over `waiting`.
+    requests: u32,
+}
+
+/// The calls that wait for one upstream key.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    lines: HashMap<Arc<str>, Line<T>>,
+    /// The callers that have calls here; the first has its turn.
+    ring: VecDeque<Arc<str>>,
+    calls: usize,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            lines: HashMap::new(),
+            ring: VecDeque::new(),
+            calls: 0,
+        }
+    }
+
+    /// How many calls wait.
+    pub(super) fn calls(&self) -> usize {
+        self.calls
+    }
+
+    /// All that wait, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting<T>> {
+        self.lines.values().flat_map(|line| &line.waiting)
+    }
+
+    /// Puts a call behind all others of its caller.
+    pub(super) fn push(&mut self, caller: &Caller, call: Waiting<T>) {
+        let line = self.lines.entry(Arc::clone(&caller.name));
+        let line = line.or_insert_with(|| {
+            self.ring.push_back(Arc::clone(&caller.name));
+            Line {
+                weight: 1,
+                credit: 0,
+                waiting: VecDeque::new(),
+                requests: 0,
+            }
+        });
+        line.weight = i64::from(caller.weight.max(1));
+        line.requests += call.requests;
+        line.waiting.push_back(call);
+        self.calls += 1;
+    }
+
+    /// The call whose turn it is.
+    pub(super) fn next(&mut self) -> Option<&Waiting<T>> {
+        self.begin_turn()?.waiting.front()
+    }
+
+    /// Takes the call whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<Waiting<T>> {
+        let line = self.begin_turn()?;
+        let call = line.waiting.pop_front()?;
+        line.requests -= call.requests;
+        line.credit -= i64::from(call.requests);
+        let (is_empty, is_over) = (line.waiting.is_empty(), line.credit <= 0);
+        self.calls -= 1;
+        match self.ring.pop_front() {
+            Some(name) if is_empty => drop(self.lines.remove(&name)),
+            Some(name) if is_over => self.ring.push_back(name),
+            Some(name) => self.ring.push_front(name),
+            None => {}
+        }
+        Some(call)
+    }
+
+    /// Takes a call out that no longer waits.
+    pub(super) fn remove(&mut self, caller: &str, id: u64) {
+        let Some(line) = self.lines.get_mut(caller) else {
+            return;
+        };
+        let Ok(place) = line.waiting.binary_search_by_key(&id, |call| call.id) else {
+            return;
+        };
+        if let Some(call) = line.waiting.remove(place) {
+            line.requests -= call.requests;
+            self.calls -= 1;
+        }
+        if line.waiting.is_empty() {
+            self.lines.remove(caller);
+            self.ring.retain(|name| **name != *caller);
+        }
+    }
+
+    /// How many requests would go before the last of a call that this caller adds now, itself included, if nobody leaves and nobody
+    /// comes.
+    pub(super) fn ahead(&mut self, caller: &Caller, requests: u32) -> u32 {
+        self.begin_turn();
+        let place = self.ring.iter().position(|name| *name == caller.name);
+        let own = self.lines.get(&caller.name);
+        let (own_requests, credit) = own.map_or((0, 0), |line| (line.requests, line.credit));
+        // A turn goes on while credit is left: so many turns must begin first.
+        let weight = i64::from(caller.weight.max(1));
+        let turns = (i64::from(own_requests) - credit + weight).div_euclid(weight);
+        let turns = turns.max(0);
+        let mut ahead = u64::from(own_requests) + u64::from(requests);
+        for (at, name) in self.ring.iter().enumerate() {
+            let Some(line) = self.lines.get(name).filter(|_| place != Some(at)) else {
+                continue;
+            };
+            let is_before = place.is_none_or(|place| at < place);
+            let begun = i64::from(at == 0); // its turn is in its credit already
+            let turns = match (is_before, place) {
+                (true, _) => turns - begun,
+                (false, Some(0)) => turns, // its own is in its credit
+                (false, _) => turns - 1,
+            };
+            let served = line.credit + turns.max(0) * line.weight;
+            let served = served.clamp(0, i64::from(line.requests));
+            ahead += u64::try_from(served).unwrap_or(0);
+        }
+        u32::try_from(ahead).unwrap_or(u32::MAX)
+    }
+
+    /// The caller whose turn it is; passes over those that have overdrawn theirs.
+    fn begin_turn(&mut self) -> Option<&mut Line<T>> {
+        loop {
+            let name = self.ring.front()?;
+            let line = self
+                .lines
+                .get_mut(name)
+                .expect("who stands in the ring waits");
+            if line.credit <= 0 {
+                line.credit += line.weight;
+            }
+            if line.credit > 0 {
+                break;
+            }
+            self.ring.rotate_left(1);
+        }
+        self.lines.get_mut(self.ring.front()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn caller(name: &str, weight: u32) -> Caller {
+        Caller {
+            name: name.into(),
+            weight,
+        }
+    }
+
+    struct Numbered {
+        queue: Queue<String>,
+        last: u64,
+    }
+
+    impl Numbered {
+        fn new() -> Self {
+            Self {
+                queue: Queue::new(),
+                last: 0,
+            }
+        }
+
+        fn push(&mut self, caller: &Caller, requests: u32, times: usize) {
+            for _ in 0..times {
+                self.last += 1;
+                let (id, wake) = (self.last, caller.name.to_string());
+                let call = Waiting { id, requests, wake };
+                self.queue.push(caller, call);
+            }
+        }
+
+        /// Whose calls come next, one letter each.
+        fn pop(&mut self, times: usize) -> String {
+            let calls = (0..times).filter_map(|_| self.queue.pop());
+            calls.map(|call| call.wake).collect()
+        }
+    }
+
+    #[test]
+    fn a_turn_is_worth_the_callers_weight() {
+        let mut waiting = Numbered::new();
+        waiting.push(&caller("a", 1), 1, 9);
+        waiting.push(&caller("b", 3), 1, 9);
+        assert_eq!(waiting.pop(12), "abbbabbbabbb");
+        assert_eq!(waiting.pop(9), "aaaaaa", "nobody else waits");
+        assert_eq!(
+            (waiting.queue.calls(), waiting.queue.pop().is_none()),
+            (0, true)
+        );
+        assert!(waiting.queue.lines.is_empty() && waiting.queue.ring.is_empty());
+    }
+
+    #[test]
+    fn a_callers_first_call_waits_for_one_turn_of_each_other_caller() {
+        let mut waiting = Numbered::new();
+        waiting.push(&caller("a", 2), 1, 500);
+        waiting.push(&caller("b", 1), 1, 500);
+        assert_eq!(waiting.pop(1), "a");
+        waiting.push(&caller("c", 1), 1, 1);
+        assert_eq!(waiting.pop(4), "abca");
+    }
+
+    #[test]
+    fn a_call_of_two_requests_takes_two_turns() {
+        let mut waiting = Numbered::new();
+        waiting.push(&caller("a", 1), 2, 5);
+        waiting.push(&caller("b", 1), 1, 5);
+        assert_eq!(waiting.pop(6), "abbabb");
+    }
+
+    #[test]
+    fn who_leaves_costs_the_others_no_turn() {
+        let mut waiting = Numbered::new();
+        waiting.push(&caller("a", 1), 1, 2);
+        waiting.push(&caller("b", 1), 1, 1);
+        waiting.push(&caller("c", 1), 1, 1);
+        waiting.queue.remove("b", 3);
+        waiting.queue.remove("b", 3);
+        waiting.queue.remove("a", 1);
+        waiting.queue.remove("nobody", 1);
+        let next = waiting.queue.next().map(|call| call.id);
+        assert_eq!((next, waiting.queue.calls()), (Some(2), 2));
+        assert_eq!(waiting.pop(3), "ac");
+    }
+
+    proptest! {
+        /// What is foretold comes true when nobody leaves and nobody comes, and each call sends one request.
+        #[test]
+        fn how_many_go_first_is_known(
+            lines in prop::collection::vec((1_u32..5, 0_usize..20), 1..6),
+            popped in 0_usize..30,
+            whose in 0_usize..6,
+        ) {
+            let mut waiting = Numbered::new();
+            let callers: Vec<_> = lines.iter().zip('a'..).map(|((weight, _), name)| {
+                caller(&name.to_string(), *weight)
+            }).collect();
+            for (caller, (_, calls)) in callers.iter().zip(&lines) {
+                waiting.push(caller, 1, *calls);
+            }
+            waiting.pop(popped);
+            let newcomer = callers.get(whose).cloned().unwrap_or(caller("z", 2));
+            let foretold = waiting.queue.ahead(&newcomer, 1);
+            waiting.push(&newcomer, 1, 1);
+            let mut ahead = 1;
+            while waiting.queue.pop().expect("the newcomer's").id != waiting.last {
+                ahead += 1;
+            }
+            prop_assert_eq!(foretold, ahead);
+        }
+
+        /// While all wait, nobody gets more than one turn more than its share.
+        #[test]
+        fn who_waits_gets_its_share(
+            lines in prop::collection::vec((1_u32..5, 1_u32..3), 2..6),
+            served in 50_u32..200,
+        ) {
+            let mut waiting = Numbered::new();
+            for ((weight, requests), name) in lines.iter().zip('a'..) {
+                waiting.push(&caller(&name.to_string(), *weight), *requests, 300);
+            }
+            let mut got = vec![0_i64; lines.len()];
+            let mut sum = 0;
+            while sum < served {
+                let call = waiting.queue.pop().expect("all wait");
+                let whose = usize::from(call.wake.as_bytes()[0] - b'a');
+                got[whose] += i64::from(call.requests);
+                sum += call.requests;
+            }
+            let turns: Vec<_> = got.iter().zip(&lines).map(|(got, (weight, _))| {
+                (got / i64::from(*weight), *weight)
+            }).collect();
+            let (most, least) = (turns.iter().max(), turns.iter().min());
+            let (most, least) = (most.expect("two").0, least.expect("two").0);
+            prop_assert!(most - least <= 3, "{:?}", got);
+        }
+    }
+}

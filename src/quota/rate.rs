@@ -1,0 +1,129 @@
+//! How many requests in how long: `30/min`, `5/s`, `10/10s`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+/// More requests than this in one window are not counted one by one.
+const MAX_REQUESTS: u32 = 10_000;
+/// A call that starts a thread sends two requests, and takes both at once.
+const MIN_REQUESTS: u32 = 2;
+const MIN_WINDOW: Duration = Duration::from_secs(1);
+const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
+const UNITS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("d", 24 * 3600)];
+
+/// At most `requests` in any window of this length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    requests: u32,
+    window: Duration,
+}
+
+/// Not a rate that can be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", Rate::RULE)]
+pub struct Invalid;
+
+impl Rate {
+    /// What [`Rate::from_str`] takes.
+    pub const RULE: &str =
+        "2 to 10000 requests and a window of 1s to 1d, such as 30/min, 5/s or 10/10s";
+
+    /// How many requests.
+    pub fn requests(self) -> u32 {
+        self.requests
+    }
+
+    /// In how long.
+    pub fn window(self) -> Duration {
+        self.window
+    }
+}
+
+impl FromStr for Rate {
+    type Err = Invalid;
+
+    /// # Errors
+    ///
+    /// - [`Invalid`] for another form, or numbers beyond [`Rate::RULE`].
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (requests, window) = text.split_once('/').ok_or(Invalid)?;
+        if !requests.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Invalid); // `parse` takes a plus sign
+        }
+        let requests = requests.parse().map_err(|_| Invalid)?;
+        let unit = UNITS.iter().find(|(unit, _)| *unit == window);
+        let window = match unit {
+            Some((_, seconds)) => Duration::from_secs(*seconds),
+            None if window.starts_with(|first: char| first.is_ascii_digit()) => {
+                humantime::parse_duration(window).map_err(|_| Invalid)?
+            }
+            None => return Err(Invalid),
+        };
+        let fits = (MIN_REQUESTS..=MAX_REQUESTS).contains(&requests)
+            && (MIN_WINDOW..=MAX_WINDOW).contains(&window);
+        match fits {
+            true => Ok(Self { requests, window }),
+            false => Err(Invalid),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut units = UNITS.iter();
+        match units.find(|(_, seconds)| Duration::from_secs(*seconds) == self.window) {
+            Some((unit, _)) => write!(f, "{}/{unit}", self.requests),
+            None => {
+                let window = humantime::format_duration(self.window).to_string();
+                write!(f, "{}/{}", self.requests, window.replace(' ', ""))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_count_and_a_window_with_its_unit() {
+        for (text, requests, seconds, shown) in [
+            ("30/min", 30, 60, "30/min"),
+            ("5/s", 5, 1, "5/s"),
+            ("10/10s", 10, 10, "10/10s"),
+            ("100/h", 100, 3600, "100/h"),
+            ("30/1m", 30, 60, "30/min"),
+            ("2/1m30s", 2, 90, "2/1m30s"),
+            ("10000/d", 10_000, 24 * 3600, "10000/d"),
+        ] {
+            let rate: Rate = text.parse().expect(text);
+            let window = Duration::from_secs(seconds);
+            assert_eq!(rate, Rate { requests, window }, "{text}");
+            assert_eq!(rate.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_counted_is_no_rate() {
+        for text in [
+            "",
+            "30",
+            "/min",
+            "30/",
+            "x/min",
+            "-1/s",
+            "+5/s",
+            "30/min/s",
+            "30 /min",
+            "30/minute?",
+            "0/s",
+            "1/min",
+            "10001/s",
+            "5/500ms",
+            "5/25h",
+            "5/0s",
+            "5/10",
+        ] {
+            assert_eq!(text.parse::<Rate>(), Err(Invalid), "{text}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The requests of one upstream key that still count: an exact sliding window, as ALİM has it.
+//!
+//! A request is held from the moment when it is let through until its first byte goes to a connection, and counts from then on for
+//! the window and [`MARGIN`]. ALİM counts arrivals, so this keeps the limit as long as a request arrives within the margin.
+//! Requests of others are learned from ALİM's answers; all times come from the caller.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::rate::Rate;
+
+/// From a request's first byte to its arrival, at most; a request counts that much longer here than at ALİM.
+pub(super) const MARGIN: Duration = Duration::from_millis(250);
+
+/// What counts at one time.
+#[derive(Debug)]
+struct Entry {
+    at: Instant,
+    requests: u32,
+}
+
+/// When a request was sent, and what had counted before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    at: Instant,
+    expired: u64,
+}
+
+/// The requests that count.
+#[derive(Debug)]
+pub(super) struct Window {
+    limit: u32,
+    /// How long a request counts.
+    span: Duration,
+    /// Oldest first.
+    entries: VecDeque<Entry>,
+    /// The sum of the entries.
+    counted: u32,
+    /// Let through, but not sent yet.
+    held: u32,
+    /// How many have ever ceased to count.
+    expired: u64,
+    stopped_until: Option<Instant>,
+}
+
+impl Window {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self {
+            limit: rate.requests(),
+            span: rate.window() + MARGIN,
+            entries: VecDeque::new(),
+            counted: 0,
+            held: 0,
+            expired: 0,
+            stopped_until: None,
+        }
+    }
+
+    /// How many requests may be let through now.
+    pub(super) fn free(&mut self, now: Instant) -> u32 {
+        self.expire(now);
+        match self.stopped_until {
+            Some(_) => 0,
+            None => self.limit.saturating_sub(self.counted + self.held),
+        }
+    }
+
+    /// Lets so many requests through; only as many as are [`free`](Self::free).
+    pub(super) fn hold(&mut self, requests: u32) {
+        self.held += requests;
+    }
+
+    /// One that was let through will not be sent.
+    pub(super) fn give_back(&mut self) {
+        self.held -= 1;
+    }
+
+    /// One that was let through goes to a connection.
+    pub(super) fn send(&mut self, now: Instant) -> Sent {
+        self.held -= 1;
+        self.insert(now, 1);
+        Sent {
+            at: now,
+            expired: self.expired,
+        }
+    }
+
+    /// Takes ALİM's word for how many requests were left when it counted the one `sent`. If that is less than this window has
+    /// left, others have used the key: theirs count as long as that one, for they had arrived before it.
+    pub(super) fn learn(&mut self, now: Instant, sent: Sent, remaining: u32) {
+        self.expire(now);
+        if sent.at + self.span <= now {
+            return;
+        }
+        // Of two requests that were sent within the margin, either may have arrived first.
+        let newest = sent.at + MARGIN;
+        let later = self.entries.iter().rev();
+        let later = later.take_while(|entry| entry.at > newest);
+        let later: u32 = later.map(|entry| entry.requests).sum();
+        let expired_since = u32::try_from(self.expired - sent.expired).unwrap_or(u32::MAX);
+        let known = (self.counted - later).saturating_add(expired_since);
+        let others = self.limit.saturating_sub(known.saturating_add(remaining));
+        if others > 0 {
+            self.insert(sent.at, others);
+        }
+    }
+
+    /// Lets nothing through until then.
+    pub(super) fn stop(&mut self, until: Instant) {
+        self.stopped_until = self.stopped_until.max(Some(until));
+    }
+
+    /// The earliest time at which the request can be let through that has `ahead` others before it, itself included: those
+    /// that are held are taken to be sent after `held_for`.
+    pub(super) fn free_at(&mut self, now: Instant, ahead: u32, held_for: Duration) -> Instant {
+        self.expire(now);
+        let start = self.stopped_until.unwrap_or(now);
+        // The last of a whole window's requests follows the first by a whole span.
+        let rounds = ahead.saturating_sub(1) / self.limit;
+        let ahead = ahead - rounds * self.limit;
+        let mut missing = (self.counted + self.held + ahead).saturating_sub(self.limit);
+        let mut at = now;
+        for entry in &self.entries {
+            if missing == 0 {
+                break;
+            }
+            at = entry.at + self.span;
+            missing = missing.saturating_sub(entry.requests);
+        }
+        if missing > 0 {
+            at = now + held_for + self.span;
+        }
+        at.max(start) + self.span * rounds
+    }
+
+    /// When the oldest request ceases to count, or the key is no longer stopped; none where all may be sent.
+    pub(super) fn next_release(&mut self, now: Instant) -> Option<Instant> {
+        self.expire(now);
+        let oldest = self.entries.front().map(|entry| entry.at + self.span);
+        let held = (self.held > 0).then(|| now + self.span);
+        self.stopped_until.max(oldest.or(held))
+    }
+
+    /// Whether nothing is remembered that a new window would not know.
+    pub(super) fn is_empty(&mut self, now: Instant) -> bool {
+        self.expire(now);
+        self.counted + self.held == 0 && self.stopped_until.is_none()
+    }
+
+    fn insert(&mut self, at: Instant, requests: u32) {
+        let place = self.entries.partition_point(|entry| entry.at <= at);
+        self.entries.insert(place, Entry { at, requests });
+        self.counted += requests;
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(oldest) = self.entries.front()
+            && oldest.at + self.span <= now
+        {
+            self.counted -= oldest.requests;
+            self.expired += u64::from(oldest.requests);
+            self.entries.pop_front();
+        }
+        self.stopped_until = self.stopped_until.filter(|until| *until > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn window() -> (Window, Instant) {
+        let rate = "3/10s".parse().expect("a rate");
+        (Window::new(rate), Instant::now())
+    }
+
+    fn sent(window: &mut Window, at: Instant) -> Sent {
+        assert!(window.free(at) > 0, "none is free");
+        window.hold(1);
+        window.send(at)
+    }
+
+    #[test]
+    fn a_request_counts_from_its_first_byte_for_the_window_and_the_margin() {
+        let (mut window, start) = window();
+        window.hold(3);
+        assert_eq!(window.free(start + 99 * SECOND), 0, "held, however long");
+        let first = start + 5 * SECOND;
+        window.send(first);
+        window.give_back();
+        assert_eq!(window.free(first), 1);
+        let end = first + 10 * SECOND + MARGIN;
+        assert_eq!(window.free(end - Duration::from_millis(1)), 1);
+        assert_eq!(window.free(end), 2);
+    }
+
+    #[test]
+    fn the_wait_is_until_enough_requests_cease_to_count() {
+        let (mut window, start) = window();
+        let span = 10 * SECOND + MARGIN;
+        sent(&mut window, start);
+        sent(&mut window, start + SECOND);
+        let now = start + 2 * SECOND;
+        let mut wait = |ahead| window.free_at(now, ahead, MARGIN);
+        assert_eq!(wait(1), now);
+        assert_eq!(wait(2), start + span);
+        assert_eq!(wait(3), start + SECOND + span);
+        assert_eq!(wait(4), now + span, "after the first of those that wait");
+        assert_eq!(wait(5), start + span + span);
+        window.hold(1);
+        assert_eq!(window.free_at(now, 3, MARGIN), now + MARGIN + span, "held");
+        window.stop(start + 40 * SECOND);
+        assert_eq!(window.free_at(now, 1, MARGIN), start + 40 * SECOND);
+    }
+
+    #[test]
+    fn requests_of_others_count_as_long_as_the_one_whose_answer_told_of_them() {
+        let (mut window, start) = window();
+        let first = sent(&mut window, start);
+        window.learn(start + SECOND, first, 2);
+        assert_eq!(window.free(start + SECOND), 2, "nobody else");
+        window.learn(start + SECOND, first, 1);
+        window.learn(start + 2 * SECOND, first, 1);
+        assert_eq!(
+            window.free(start + 2 * SECOND),
+            1,
+            "one other, learned once"
+        );
+        window.learn(start + 2 * SECOND, first, 0);
+        assert_eq!(window.free(start + 2 * SECOND), 0);
+        assert_eq!(window.free(start + 10 * SECOND + MARGIN), 3, "all at once");
+    }
+
+    #[test]
+    fn what_was_sent_after_the_request_is_not_missed_in_its_answer() {
+        let (mut window, start) = window();
+        let first = sent(&mut window, start);
+        sent(&mut window, start + SECOND);
+        window.learn(start + 2 * SECOND, first, 1);
+        assert_eq!(window.free(start + 2 * SECOND), 0, "one other before it");
+        let (mut window, start) = self::window();
+        let first = sent(&mut window, start);
+        sent(&mut window, start + MARGIN);
+        window.learn(start + SECOND, first, 1);
+        assert_eq!(window.free(start + SECOND), 1, "it may have overtaken");
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_does_not_take_what_ceased_to_count_for_others() {
+        let (mut window, start) = window();
+        sent(&mut window, start);
+        let second = sent(&mut window, start + 9 * SECOND);
+        window.learn(start + 15 * SECOND, second, 1);
+        assert_eq!(window.free(start + 15 * SECOND), 2);
+        window.learn(start + 60 * SECOND, second, 0);
+        assert_eq!(window.free(start + 60 * SECOND), 3, "too late to say");
+    }
+
+    #[test]
+    fn a_stopped_key_lets_nothing_through_until_then() {
+        let (mut window, start) = window();
+        window.stop(start + 9 * SECOND);
+        window.stop(start + 2 * SECOND);
+        assert_eq!(window.free(start + 8 * SECOND), 0);
+        assert_eq!(window.next_release(start), Some(start + 9 * SECOND));
+        assert!(!window.is_empty(start));
+        assert_eq!(window.free(start + 9 * SECOND), 3);
+        assert!(window.is_empty(start + 9 * SECOND));
+    }
+}

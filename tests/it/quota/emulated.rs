@@ -1,0 +1,68 @@
+//! The embedded ALİM with the real one's rate limit, without a quota before it and with one.
+
+use std::time::Duration;
+
+use alim_bridge::emulator::{self, Beyond, RateLimit};
+use futures_util::future::join_all;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::support::{Bridge, SERVICE_KEY, Told, extra::get, running::run};
+
+/// An ALİM that lets each key send three requests in two seconds, and a bridge before it.
+async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let stop = CancellationToken::new();
+    let rate = "3/2s".parse().expect("a rate");
+    let emulated = emulator::Settings {
+        api_key: SERVICE_KEY.into(),
+        token_delay: Duration::ZERO,
+        rate_limit: Some(RateLimit { rate, beyond }),
+    };
+    tokio::spawn(emulator::run(emulated, listener, stop.clone()));
+    for _ in 0..9 {
+        assert_eq!(get(address, "/health").await.0, 200, "not counted");
+    }
+    let bridge = Bridge::with(&format!("http://{address}/api/v1"), settings).await;
+    (stop.drop_guard(), bridge)
+}
+
+#[tokio::test]
+async fn without_a_quota_alim_rejects_what_is_beyond_its_limit() {
+    for (beyond, reason) in [
+        (Beyond::Crash, "UPSTREAM_FAILED"),
+        (Beyond::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
+    ] {
+        let (_alim, bridge) = limited(beyond, &[]).await;
+        for left in ["2", "1", "0"] {
+            let answer = bridge.invoke("Salam").await.expect("within the limit");
+            let remaining = answer.metadata().get("x-ratelimit-remaining");
+            assert_eq!(remaining.expect("ALİM's"), left);
+        }
+        let status = bridge.invoke("Salam").await.expect_err("beyond");
+        assert_eq!(status.code_and_reason().1, reason);
+        let is_told = status.rich().retry_info().is_some();
+        assert_eq!(is_told, beyond == Beyond::TooManyRequests);
+    }
+}
+
+#[tokio::test]
+async fn with_the_quota_of_its_limit_alim_rejects_nothing() {
+    let settings = [("UPSTREAM_QUOTA", "3/2s"), ("QUOTA_WAIT", "30s")];
+    let (_alim, bridge) = limited(Beyond::Crash, &settings).await;
+    let calls = (0..10).map(|_| bridge.invoke("Salam"));
+    for answer in join_all(calls).await {
+        answer.expect("each in its turn");
+    }
+}
+
+#[test]
+fn a_rate_limit_that_is_none_is_bad_usage() {
+    for args in [
+        ["emulate", "--rate-limit", "30"],
+        ["emulate", "--rate-limit-status", "503"],
+    ] {
+        assert_eq!(run(&args).code, Some(64), "{args:?}");
+    }
+}
