@@ -1,0 +1,187 @@
+"""Copies the examples out of the repository, runs each against a bridge with TLS and callers' keys, and compares.
+
+Between bridge and ALİM stands the witness of `tests/clients`, which counts what each call cost: an example names its calls
+by the end of their request ids. That of the retried call meets a 503 with Retry-After first.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from difflib import unified_diff
+from pathlib import Path
+
+import servers
+from witness import Call, Request, Witness, running
+
+HERE = Path(__file__).parent
+OUT = Path(os.environ["EXAMPLES_OUT"])
+KEY = "a-key-of-the-examples"
+UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+SECONDS = 600  # for one example, its build included
+EXPECTED = (HERE / "expected.txt").read_text()
+
+# What each call costs: requests sent to ALİM, and how many of them the bridge dropped before their end.
+COSTS = {
+    "invoke": Call(posts=1),
+    "stream": Call(posts=2),  # the one that creates its thread first
+    "invalid": Call(posts=0),
+    "failing": Call(posts=1),
+    "limited": Call(posts=1),
+    "deadline": Call(posts=1, closed=1),
+    "cancel": Call(posts=1, closed=1),
+    "retry": Call(posts=2),
+}
+TOOLS = {
+    "python": "python3",
+    "python-asyncio": "python3",
+    "grpcurl": "go",
+    "node": "npm",
+    "go": "go",
+    "java": "mvn",
+    "rust": "cargo",
+    "cpp": "g++",
+}
+
+
+class Attendant(Witness):
+    def plan(self, request: Request) -> list[str]:
+        name = request.headers.get("x-request-id", "")
+        return ["unavailable_1"] if name.endswith("-retry") else []
+
+    def costs(self) -> dict[str, Call]:
+        """What the calls cost, by the end of their ids; the dearest where there were several."""
+        found: dict[str, Call] = {name: Call() for name in COSTS}
+        for name, call in self.calls.items():
+            end = name.rpartition("-")[2]
+            if UUID.match(name) and end in found:
+                found[end] = max(found[end], call, key=lambda it: (it.posts, it.closed))
+        return found
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """A certificate that vouches for itself, and its key."""
+    crt, key = folder / "tls.crt", folder / "tls.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", crt], check=True, capture_output=True, timeout=60)
+    return str(crt), str(key)
+
+
+class Stage:
+    """The embedded ALİM, and how a bridge in front of it is started."""
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self.emulator = stack.enter_context(servers.emulator())
+        self.crt, self.key = certificate(folder)
+        self.callers = folder / "callers"
+        self.callers.write_text(f"examples:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
+
+    @contextmanager
+    def bridge(self, upstream: str, secure: bool) -> Iterator[dict[str, str]]:
+        """A bridge in front of that upstream; gives the environment of those who call it."""
+        settings = {"TLS_CERT_FILE": self.crt, "TLS_KEY_FILE": self.key, "CALLER_KEYS_FILE": str(self.callers)}
+        settings = {"ACCESS_LOG": "off"} | (settings if secure else {})
+        with servers.bridge(upstream, **settings) as address:
+            inherited = {name: value for name, value in servers.OURS.items() if not name.startswith(("ALIM_", "PYTHON"))}
+            secrets = {"ALIM_CA_FILE": self.crt, "ALIM_CALLER_KEY": KEY}
+            yield inherited | {"ALIM_ADDRESS": address} | (secrets if secure else {})
+
+
+def copy(name: str, to: Path) -> Path:
+    """What a team copies: the files of the folder that git knows, and the bundle as `proto`."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."]
+    files = subprocess.run(listed, cwd=HERE / name, check=True, capture_output=True, text=True).stdout
+    for file in files.splitlines():
+        copied = to / name / file
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(HERE / name / file, copied)
+    shutil.copytree(OUT / "proto", to / name / "proto")
+    return to / name
+
+
+def run(folder: Path, environment: dict[str, str]) -> tuple[str, int]:
+    """Runs the example; gives what it printed, and in how many pieces that came."""
+    with subprocess.Popen(["./run"], cwd=folder, env=environment, stdout=subprocess.PIPE) as example:
+        pieces = list(iter(lambda: os.read(example.stdout.fileno(), 1 << 16), b""))
+    if example.returncode:
+        raise AssertionError(f"ended with {example.returncode} and printed:\n{b''.join(pieces).decode()}")
+    return b"".join(pieces).decode(), len(pieces)
+
+
+def compare(what: str, expected: str, found: str) -> None:
+    difference = "\n".join(unified_diff(expected.splitlines(), found.splitlines(), "expected", what, lineterm=""))
+    if difference:
+        raise AssertionError(difference)
+
+
+def show(costs: dict[str, Call]) -> str:
+    return "\n".join(f"{name}: {call.posts} sent, {call.closed} dropped" for name, call in costs.items())
+
+
+def expected_of(name: str) -> tuple[str, dict[str, Call]]:
+    """An example may say that its tool can't show all of it, by a file `expected.txt` and `costs.json` of its own."""
+    own, costs = HERE / name / "expected.txt", HERE / name / "costs.json"
+    text = own.read_text() if own.exists() else EXPECTED
+    return text, COSTS | ({it: Call(*cost) for it, cost in json.loads(costs.read_text()).items()} if costs.exists() else {})
+
+
+def try_once(name: str, folder: Path, stage: Stage, secure: bool) -> None:
+    expected, costs = expected_of(name)
+    attendant = Attendant(stage.emulator)
+    with running(attendant) as counted, stage.bridge(counted, secure) as environment:
+        printed, pieces = run(folder, environment)
+        deadline = time.monotonic() + 5
+        while attendant.costs() != costs and time.monotonic() < deadline:
+            time.sleep(0.05)  # The bridge hangs up a moment after the example has left.
+    compare(name, expected, UUID.sub("UUID", printed))
+    compare(name, show(costs), show(attendant.costs()))
+    if pieces < 20:
+        raise AssertionError(f"the text came in {pieces} pieces: it was not typed")
+
+
+def check(name: str, stage: Stage, folder: Path) -> bool:
+    start = time.monotonic()
+    copied = copy(name, folder)
+    try:
+        try_once(name, copied, stage, secure=True)
+        built = time.monotonic()
+        try_once(name, copied, stage, secure=False)
+    except (AssertionError, OSError) as wrong:
+        print(f"✗ {name}: {wrong}", flush=True)
+        return False
+    now = time.monotonic()
+    print(f"✓ {name}  {built - start:.0f} s with its build, {now - built:.0f} s again without TLS", flush=True)
+    return True
+
+
+def present(name: str) -> bool:
+    if shutil.which(TOOLS[name]):
+        return True
+    print(f"examples/check: LEAVING OUT {name}, since there is no {TOOLS[name]} here", flush=True)
+    return False
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - set(TOOLS)
+    if unknown:
+        sys.exit(f"examples/check: no example is called {', '.join(unknown)}")
+    names = names or list(TOOLS)
+    found = [name for name in names if present(name)]
+    with tempfile.TemporaryDirectory(prefix="alim-examples-") as place, ExitStack() as stack:
+        stage = Stage(stack, Path(place))
+        passed = sum([check(name, stage, Path(place)) for name in found])
+    left_out = len(names) - len(found)
+    print(f"{passed} passed, {len(found) - passed} failed, {left_out} skipped")
+    return int(passed < len(found) or (left_out > 0 and os.environ.get("CI") == "true"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
