@@ -111,7 +111,7 @@ async def cancel(alim: GraphServiceStub) -> None:
 
 
 async def retry(alim: GraphServiceStub) -> None:
-    print("== A call that the service config retries")
+    print("== A call that is retried")
     reply = await alim.Invoke(InvokeRequest(message="Salam"), timeout=60, metadata=request_id("retry"))
     print("answered" if reply.response else "empty")
 

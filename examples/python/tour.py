@@ -109,7 +109,7 @@ def cancel(alim: GraphServiceStub) -> None:
 
 
 def retry(alim: GraphServiceStub) -> None:
-    print("== A call that the service config retries")
+    print("== A call that is retried")
     reply = alim.Invoke(InvokeRequest(message="Salam"), timeout=60, metadata=request_id("retry"))
     print("answered" if reply.response else "empty")
 
