@@ -91,6 +91,7 @@ class Stage:
         settings = {"ACCESS_LOG": "off"} | (settings if secure else {})
         with servers.bridge(upstream, **settings) as address:
             inherited = {name: value for name, value in servers.OURS.items() if not name.startswith(("ALIM_", "PYTHON"))}
+            inherited["PATH"] += f":{OUT}/tools/bin"  # for buf
             secrets = {"ALIM_CA_FILE": self.crt, "ALIM_CALLER_KEY": KEY}
             yield inherited | {"ALIM_ADDRESS": address} | (secrets if secure else {})
 
