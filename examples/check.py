@@ -5,7 +5,6 @@ by the end of their request ids. That of the retried call meets a 503 with Retry
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from difflib import unified_diff
 from pathlib import Path
 
 import servers
-from witness import Call, Request, Witness, running
+from witness import Request, Witness, running
 
 HERE = Path(__file__).parent
 OUT = Path(os.environ["EXAMPLES_OUT"])
@@ -28,17 +27,19 @@ UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 SECONDS = 600  # for one example, its build included
 EXPECTED = (HERE / "expected.txt").read_text()
 
-# What each call costs: requests sent to ALİM, and how many of them the bridge dropped before their end.
-COSTS = {
-    "invoke": Call(posts=1),
-    "stream": Call(posts=2),  # the one that creates its thread first
-    "invalid": Call(posts=0),
-    "failing": Call(posts=1),
-    "limited": Call(posts=1),
-    "deadline": Call(posts=1, closed=1),
-    "cancel": Call(posts=1, closed=1),
-    "retry": Call(posts=2),
+# How often each call is sent to ALİM, by the end of its request id.
+POSTS = {
+    "invoke": 1,
+    "stream": 2,  # the one that creates its thread first
+    "invalid": 0,
+    "failing": 1,
+    "limited": 1,
+    "deadline": 1,
+    "cancel": 1,
+    "retry": 2,
 }
+# What the bridge must hang up on.
+DROPPED = ("deadline", "cancel")
 TOOLS = {
     "python": "python3",
     "python-asyncio": "python3",
@@ -56,14 +57,21 @@ class Attendant(Witness):
         name = request.headers.get("x-request-id", "")
         return ["unavailable_1"] if name.endswith("-retry") else []
 
-    def costs(self) -> dict[str, Call]:
-        """What the calls cost, by the end of their ids; the dearest where there were several."""
-        found: dict[str, Call] = {name: Call() for name in COSTS}
+    def costs(self) -> str:
+        """What the calls cost; the dearest where there were several of a name."""
+        posts, dropped = dict.fromkeys(POSTS, 0), dict.fromkeys(DROPPED, 0)
         for name, call in self.calls.items():
             end = name.rpartition("-")[2]
-            if UUID.match(name) and end in found:
-                found[end] = max(found[end], call, key=lambda it: (it.posts, it.closed))
-        return found
+            if UUID.match(name) and end in posts:
+                posts[end] = max(posts[end], call.posts)
+                if end in dropped:
+                    dropped[end] += call.closed
+        return show(posts, dropped)
+
+
+def show(posts: dict[str, int], dropped: dict[str, int]) -> str:
+    lines = [f"{name}: sent {number} times" for name, number in posts.items()]
+    return "\n".join(lines + [f"{name}: dropped {number} times" for name, number in dropped.items()])
 
 
 def certificate(folder: Path) -> tuple[str, str]:
@@ -92,6 +100,7 @@ class Stage:
         with servers.bridge(upstream, **settings) as address:
             inherited = {name: value for name, value in servers.OURS.items() if not name.startswith(("ALIM_", "PYTHON"))}
             inherited["PATH"] += f":{OUT}/tools/bin"  # for buf
+            inherited["CARGO_TARGET_DIR"] = str(OUT.parent / "clients/rust")  # with the crates that are built there
             secrets = {"ALIM_CA_FILE": self.crt, "ALIM_CALLER_KEY": KEY}
             yield inherited | {"ALIM_ADDRESS": address} | (secrets if secure else {})
 
@@ -123,27 +132,16 @@ def compare(what: str, expected: str, found: str) -> None:
         raise AssertionError(difference)
 
 
-def show(costs: dict[str, Call]) -> str:
-    return "\n".join(f"{name}: {call.posts} sent, {call.closed} dropped" for name, call in costs.items())
-
-
-def expected_of(name: str) -> tuple[str, dict[str, Call]]:
-    """An example may say that its tool can't show all of it, by a file `expected.txt` and `costs.json` of its own."""
-    own, costs = HERE / name / "expected.txt", HERE / name / "costs.json"
-    text = own.read_text() if own.exists() else EXPECTED
-    return text, COSTS | ({it: Call(*cost) for it, cost in json.loads(costs.read_text()).items()} if costs.exists() else {})
-
-
 def try_once(name: str, folder: Path, stage: Stage, secure: bool) -> None:
-    expected, costs = expected_of(name)
+    costs = show(POSTS, dict.fromkeys(DROPPED, 1))
     attendant = Attendant(stage.emulator)
     with running(attendant) as counted, stage.bridge(counted, secure) as environment:
         printed, pieces = run(folder, environment)
         deadline = time.monotonic() + 5
         while attendant.costs() != costs and time.monotonic() < deadline:
             time.sleep(0.05)  # The bridge hangs up a moment after the example has left.
-    compare(name, expected, UUID.sub("UUID", printed))
-    compare(name, show(costs), show(attendant.costs()))
+    compare(name, EXPECTED, UUID.sub("UUID", printed))
+    compare(name, costs, attendant.costs())
     if pieces < 20:
         raise AssertionError(f"the text came in {pieces} pieces: it was not typed")
 
