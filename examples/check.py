@@ -74,13 +74,22 @@ def show(posts: dict[str, int], dropped: dict[str, int]) -> str:
     return "\n".join(lines + [f"{name}: dropped {number} times" for name, number in dropped.items()])
 
 
-def certificate(folder: Path) -> tuple[str, str]:
-    """A certificate that vouches for itself, and its key."""
-    crt, key = folder / "tls.crt", folder / "tls.key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", key, "-out", crt], check=True, capture_output=True, timeout=60)
-    return str(crt), str(key)
+class Certificates:
+    """An authority, and what it gave the bridge."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca, self.crt, self.key = folder / "ca.crt", folder / "tls.crt", folder / "tls.key"
+        extensions = folder / "extensions"
+        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        openssl(*new, "-x509", "-days", "2", "-subj", "/CN=examples", "-keyout", folder / "ca.key", "-out", self.ca)
+        openssl(*new, "-subj", "/CN=bridge", "-keyout", self.key, "-out", folder / "tls.csr")
+        sign = ["x509", "-req", "-days", "2", "-CA", self.ca, "-CAkey", folder / "ca.key", "-CAcreateserial"]
+        openssl(*sign, "-in", folder / "tls.csr", "-extfile", extensions, "-out", self.crt)
+
+
+def openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
 
 
 class Stage:
@@ -88,20 +97,22 @@ class Stage:
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.emulator = stack.enter_context(servers.emulator())
-        self.crt, self.key = certificate(folder)
+        self.certificates = Certificates(folder)
         self.callers = folder / "callers"
         self.callers.write_text(f"examples:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
 
     @contextmanager
     def bridge(self, upstream: str, secure: bool) -> Iterator[dict[str, str]]:
         """A bridge in front of that upstream; gives the environment of those who call it."""
-        settings = {"TLS_CERT_FILE": self.crt, "TLS_KEY_FILE": self.key, "CALLER_KEYS_FILE": str(self.callers)}
-        settings = {"ACCESS_LOG": "off"} | (settings if secure else {})
+        settings = {"ACCESS_LOG": "off"}
+        if secure:
+            settings |= {"TLS_CERT_FILE": str(self.certificates.crt), "TLS_KEY_FILE": str(self.certificates.key)}
+            settings |= {"CALLER_KEYS_FILE": str(self.callers)}
         with servers.bridge(upstream, **settings) as address:
             inherited = {name: value for name, value in servers.OURS.items() if not name.startswith(("ALIM_", "PYTHON"))}
             inherited["PATH"] += f":{OUT}/tools/bin"  # for buf
             inherited["CARGO_TARGET_DIR"] = str(OUT.parent / "clients/rust")  # with the crates that are built there
-            secrets = {"ALIM_CA_FILE": self.crt, "ALIM_CALLER_KEY": KEY}
+            secrets = {"ALIM_CA_FILE": str(self.certificates.ca), "ALIM_CALLER_KEY": KEY}
             yield inherited | {"ALIM_ADDRESS": address} | (secrets if secure else {})
 
 
