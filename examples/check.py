@@ -48,7 +48,7 @@ TOOLS = {
     "go": "go",
     "java": "mvn",
     "rust": "cargo",
-    "cpp": "g++",
+    "cpp": "grpc_cpp_plugin",
 }
 
 
