@@ -4,7 +4,7 @@ Between bridge and ALİM stands the witness of `tests/clients`, which counts wha
 by the end of their request ids. That of the retried call meets a 503 with Retry-After first.
 """
 
-import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,12 +17,12 @@ from contextlib import ExitStack, contextmanager
 from difflib import unified_diff
 from pathlib import Path
 
+import compose_check
 import servers
 from witness import Request, Witness, running
 
 HERE = Path(__file__).parent
 OUT = Path(os.environ["EXAMPLES_OUT"])
-KEY = "a-key-of-the-examples"
 UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 SECONDS = 600  # for one example, its build included
 EXPECTED = (HERE / "expected.txt").read_text()
@@ -49,7 +49,11 @@ TOOLS = {
     "java": "mvn",
     "rust": "cargo",
     "cpp": "grpc_cpp_plugin",
+    "compose": "openssl",
+    "stubs": "grpc_cpp_plugin",
 }
+# Where `stubs` puts what an example makes by itself.
+STUBS = {"python": "python/gen", "ts": "node/src/gen", "cpp": "cpp/gen"}
 
 
 class Attendant(Witness):
@@ -74,57 +78,40 @@ def show(posts: dict[str, int], dropped: dict[str, int]) -> str:
     return "\n".join(lines + [f"{name}: dropped {number} times" for name, number in dropped.items()])
 
 
-class Certificates:
-    """An authority, and what it gave the bridge."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca, self.crt, self.key = folder / "ca.crt", folder / "tls.crt", folder / "tls.key"
-        extensions = folder / "extensions"
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        openssl(*new, "-x509", "-days", "2", "-subj", "/CN=examples", "-keyout", folder / "ca.key", "-out", self.ca)
-        openssl(*new, "-subj", "/CN=bridge", "-keyout", self.key, "-out", folder / "tls.csr")
-        sign = ["x509", "-req", "-days", "2", "-CA", self.ca, "-CAkey", folder / "ca.key", "-CAcreateserial"]
-        openssl(*sign, "-in", folder / "tls.csr", "-extfile", extensions, "-out", self.crt)
-
-
-def openssl(*words: str | Path) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
-
-
 class Stage:
-    """The embedded ALİM, and how a bridge in front of it is started."""
+    """The embedded ALİM, and how a bridge in front of it is started, with secrets as the Compose example makes them."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.emulator = stack.enter_context(servers.emulator())
-        self.certificates = Certificates(folder)
-        self.callers = folder / "callers"
-        self.callers.write_text(f"examples:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
+        self.folder = folder
+        self.compose = copy("compose", folder)
+        subprocess.run(["./make-secrets"], cwd=self.compose, check=True, timeout=60)
+        self.secrets = self.compose / "secrets"
 
     @contextmanager
     def bridge(self, upstream: str, secure: bool) -> Iterator[dict[str, str]]:
         """A bridge in front of that upstream; gives the environment of those who call it."""
         settings = {"ACCESS_LOG": "off"}
         if secure:
-            settings |= {"TLS_CERT_FILE": str(self.certificates.crt), "TLS_KEY_FILE": str(self.certificates.key)}
-            settings |= {"CALLER_KEYS_FILE": str(self.callers)}
+            settings |= {"TLS_CERT_FILE": f"{self.secrets}/tls.crt", "TLS_KEY_FILE": f"{self.secrets}/tls.key"}
+            settings |= {"CALLER_KEYS_FILE": f"{self.secrets}/callers"}
         with servers.bridge(upstream, **settings) as address:
             inherited = {name: value for name, value in servers.OURS.items() if not name.startswith(("ALIM_", "PYTHON"))}
             inherited["PATH"] += f":{OUT}/tools/bin"  # for buf
             inherited["CARGO_TARGET_DIR"] = str(OUT.parent / "clients/rust")  # with the crates that are built there
-            secrets = {"ALIM_CA_FILE": str(self.certificates.ca), "ALIM_CALLER_KEY": KEY}
+            key = (self.secrets / "caller_key").read_text().strip()
+            secrets = {"ALIM_CA_FILE": f"{self.secrets}/ca.crt", "ALIM_CALLER_KEY": key}
             yield inherited | {"ALIM_ADDRESS": address} | (secrets if secure else {})
 
 
 def copy(name: str, to: Path) -> Path:
-    """What a team copies: the files of the folder that git knows, and the bundle as `proto`."""
+    """What a team copies: the files of the folder, without what git ignores."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."]
     files = subprocess.run(listed, cwd=HERE / name, check=True, capture_output=True, text=True).stdout
     for file in files.splitlines():
         copied = to / name / file
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(HERE / name / file, copied)
-    shutil.copytree(OUT / "proto", to / name / "proto")
     return to / name
 
 
@@ -157,19 +144,50 @@ def try_once(name: str, folder: Path, stage: Stage, secure: bool) -> None:
         raise AssertionError(f"the text came in {pieces} pieces: it was not typed")
 
 
-def check(name: str, stage: Stage, folder: Path) -> bool:
+def try_language(name: str, stage: Stage) -> str:
     start = time.monotonic()
-    copied = copy(name, folder)
+    copied = copy(name, stage.folder)
+    shutil.copytree(OUT / "proto", copied / "proto")
+    try_once(name, copied, stage, secure=True)
+    built = time.monotonic()
+    try_once(name, copied, stage, secure=False)
+    return f"{built - start:.0f} s with its build, {time.monotonic() - built:.0f} s again without TLS"
+
+
+def try_compose(stage: Stage) -> str:
+    said = compose_check.ask(stage.compose, f"{OUT}/tools/bin/docker-compose").strip()
+    if not said or said not in EXPECTED:
+        raise AssertionError(f"ask printed {said!r}")
+    return "as processes, without containers"
+
+
+def try_stubs(stage: Stage) -> str:
+    """The one buf.gen.yaml must make stubs of all languages, and what the examples that ran before have made by themselves."""
+    subprocess.run([HERE / "stubs", OUT / "stubs"], check=True, stdout=subprocess.DEVNULL, timeout=SECONDS)
+    gen, compared = OUT / "stubs/gen", 0
+    for made, own in STUBS.items():
+        for file in sorted((stage.folder / own).rglob("*")):
+            other = gen / made / file.relative_to(stage.folder / own)
+            if file.suffix in (".pyi", ".ts", ".h"):  # in others, buf embeds descriptors that name more
+                compare(f"{own}/{file.name}", other.read_text(), file.read_text())
+                compared += 1
+    for made in ("python", "go", "java", "ts", "es", "cpp"):
+        if not any("graph_service" in file.name or file.name == "GraphServiceGrpc.java" for file in (gen / made).rglob("*")):
+            raise AssertionError(f"no stubs in {made}")
+    return f"all languages by one buf.gen.yaml, {compared} files as the examples make them"
+
+
+def check(name: str, stage: Stage) -> bool:
     try:
-        try_once(name, copied, stage, secure=True)
-        built = time.monotonic()
-        try_once(name, copied, stage, secure=False)
-    except (AssertionError, OSError) as wrong:
+        how = OTHERS[name](stage) if name in OTHERS else try_language(name, stage)
+    except (AssertionError, OSError, subprocess.SubprocessError) as wrong:
         print(f"✗ {name}: {wrong}", flush=True)
         return False
-    now = time.monotonic()
-    print(f"✓ {name}  {built - start:.0f} s with its build, {now - built:.0f} s again without TLS", flush=True)
+    print(f"✓ {name}  {how}", flush=True)
     return True
+
+
+OTHERS = {"compose": try_compose, "stubs": try_stubs}
 
 
 def present(name: str) -> bool:
@@ -187,7 +205,7 @@ def main(names: list[str]) -> int:
     found = [name for name in names if present(name)]
     with tempfile.TemporaryDirectory(prefix="alim-examples-") as place, ExitStack() as stack:
         stage = Stage(stack, Path(place))
-        passed = sum([check(name, stage, Path(place)) for name in found])
+        passed = sum([check(name, stage) for name in found])
     left_out = len(names) - len(found)
     print(f"{passed} passed, {len(found) - passed} failed, {left_out} skipped")
     return int(passed < len(found) or (left_out > 0 and os.environ.get("CI") == "true"))
