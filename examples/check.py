@@ -53,7 +53,7 @@ TOOLS = {
     "stubs": "grpc_cpp_plugin",
 }
 # Where `stubs` puts what an example makes by itself.
-STUBS = {"python": "python/gen", "ts": "node/src/gen", "cpp": "cpp/gen"}
+STUBS = {"python": "python/gen", "ts": "node/src/gen"}
 
 
 class Attendant(Witness):
@@ -125,9 +125,9 @@ def run(folder: Path, environment: dict[str, str]) -> tuple[str, int]:
 
 
 def compare(what: str, expected: str, found: str) -> None:
-    difference = "\n".join(unified_diff(expected.splitlines(), found.splitlines(), "expected", what, lineterm=""))
+    difference = list(unified_diff(expected.splitlines(), found.splitlines(), "expected", what, lineterm=""))
     if difference:
-        raise AssertionError(difference)
+        raise AssertionError("\n".join(difference[:100]))
 
 
 def try_once(name: str, folder: Path, stage: Stage, secure: bool) -> None:
@@ -168,7 +168,7 @@ def try_stubs(stage: Stage) -> str:
     for made, own in STUBS.items():
         for file in sorted((stage.folder / own).rglob("*")):
             other = gen / made / file.relative_to(stage.folder / own)
-            if file.suffix in (".pyi", ".ts", ".h"):  # in others, buf embeds descriptors that name more
+            if file.suffix in (".pyi", ".ts"):  # other files hold descriptors, in which buf writes more than protoc
                 compare(f"{own}/{file.name}", other.read_text(), file.read_text())
                 compared += 1
     for made in ("python", "go", "java", "ts", "es", "cpp"):
