@@ -8,14 +8,17 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from difflib import unified_diff
 from pathlib import Path
+from urllib.parse import urlencode
 
 import compose_check
 import servers
@@ -50,6 +53,7 @@ TOOLS = {
     "rust": "cargo",
     "cpp": "grpc_cpp_plugin",
     "compose": "openssl",
+    "browser": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
     "stubs": "grpc_cpp_plugin",
 }
 # Where `stubs` puts what an example makes by itself.
@@ -89,9 +93,9 @@ class Stage:
         self.secrets = self.compose / "secrets"
 
     @contextmanager
-    def bridge(self, upstream: str, secure: bool) -> Iterator[dict[str, str]]:
+    def bridge(self, upstream: str, secure: bool, **settings: str) -> Iterator[dict[str, str]]:
         """A bridge in front of that upstream; gives the environment of those who call it."""
-        settings = {"ACCESS_LOG": "off"}
+        settings["ACCESS_LOG"] = "off"
         if secure:
             settings |= {"TLS_CERT_FILE": f"{self.secrets}/tls.crt", "TLS_KEY_FILE": f"{self.secrets}/tls.key"}
             settings |= {"CALLER_KEYS_FILE": f"{self.secrets}/callers"}
@@ -130,18 +134,22 @@ def compare(what: str, expected: str, found: str) -> None:
         raise AssertionError("\n".join(difference[:100]))
 
 
-def try_once(name: str, folder: Path, stage: Stage, secure: bool) -> None:
+def judge(name: str, attendant: Attendant, printed: str, pieces: int) -> None:
     costs = show(POSTS, dict.fromkeys(DROPPED, 1))
-    attendant = Attendant(stage.emulator)
-    with running(attendant) as counted, stage.bridge(counted, secure) as environment:
-        printed, pieces = run(folder, environment)
-        deadline = time.monotonic() + 5
-        while attendant.costs() != costs and time.monotonic() < deadline:
-            time.sleep(0.05)  # The bridge hangs up a moment after the example has left.
+    deadline = time.monotonic() + 5
+    while attendant.costs() != costs and time.monotonic() < deadline:
+        time.sleep(0.05)  # The bridge hangs up a moment after the example has left.
     compare(name, EXPECTED, UUID.sub("UUID", printed))
     compare(name, costs, attendant.costs())
     if pieces < 20:
         raise AssertionError(f"the text came in {pieces} pieces: it was not typed")
+
+
+def try_once(name: str, folder: Path, stage: Stage, secure: bool) -> None:
+    attendant = Attendant(stage.emulator)
+    with running(attendant) as counted, stage.bridge(counted, secure) as environment:
+        printed, pieces = run(folder, environment)
+        judge(name, attendant, printed, pieces)
 
 
 def try_language(name: str, stage: Stage) -> str:
@@ -152,6 +160,47 @@ def try_language(name: str, stage: Stage) -> str:
     built = time.monotonic()
     try_once(name, copied, stage, secure=False)
     return f"{built - start:.0f} s with its build, {time.monotonic() - built:.0f} s again without TLS"
+
+
+@contextmanager
+def pages(folder: Path) -> Iterator[str]:
+    """Serves the browser example as its README says, until its standard input ends; gives the origin."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"cwd": folder, "stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    environment = os.environ | {"PORT": str(port)}
+    with subprocess.Popen(["./run"], env=environment, start_new_session=True, **options) as server:
+        try:
+            deadline = time.monotonic() + 120
+            while server.poll() is None and time.monotonic() < deadline:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                time.sleep(0.1)
+            if server.poll() is not None:
+                raise AssertionError(f"run ended with {server.returncode}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+
+
+def try_browser(stage: Stage) -> str:
+    start = time.monotonic()
+    folder = copy("browser", stage.folder)
+    shutil.copytree(OUT / "proto", folder / "proto")
+    with pages(folder) as origin:
+        built = time.monotonic()
+        for secure in (True, False):
+            attendant = Attendant(stage.emulator)
+            with running(attendant) as counted, stage.bridge(counted, secure, GRPC_WEB=origin) as environment:
+                query = {"bridge": f"{'https' if secure else 'http'}://{environment['ALIM_ADDRESS']}"}
+                query |= {"key": environment["ALIM_CALLER_KEY"]} if secure else {}
+                words = [f"{origin}/?{urlencode(query)}", f"{OUT}/tools/web/node_modules/playwright-core"]
+                command = ["node", HERE / "browser_check.mjs", *words]
+                seen = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
+                judge("browser", attendant, seen["text"], seen["steps"])
+    return f"{built - start:.0f} s for its build, {time.monotonic() - built:.0f} s in Chromium, with TLS and without"
 
 
 def try_compose(stage: Stage) -> str:
@@ -187,7 +236,7 @@ def check(name: str, stage: Stage) -> bool:
     return True
 
 
-OTHERS = {"compose": try_compose, "stubs": try_stubs}
+OTHERS = {"browser": try_browser, "compose": try_compose, "stubs": try_stubs}
 
 
 def present(name: str) -> bool:
