@@ -1,7 +1,7 @@
-"""Copies the examples out of the repository, runs each against a bridge with TLS and callers' keys, and compares.
+"""Copies the examples out of the repository, runs each against a bridge with TLS and without, and compares what it prints.
 
-Between bridge and ALİM stands the witness of `tests/clients`, which counts what each call cost: an example names its calls
-by the end of their request ids. That of the retried call meets a 503 with Retry-After first.
+Each example makes the same calls, and names each by the end of its request id. A witness stands between the bridge and the
+embedded ALİM. It counts how often each call is sent, and answers the first attempt of "retry" with a 503 that allows another.
 """
 
 import json
@@ -20,20 +20,21 @@ from difflib import unified_diff
 from pathlib import Path
 from urllib.parse import urlencode
 
-import compose_check
+import compose
 import servers
 from witness import Call, Request, Witness, running
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
 OUT = Path(os.environ["EXAMPLES_OUT"])
 UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 SECONDS = 600  # for one example, its build included
 EXPECTED = (HERE / "expected.txt").read_text()
 
-# How often each call is sent to ALİM, by the end of its request id.
+# How many requests each call costs, by the end of its request id.
 POSTS = {
     "invoke": 1,
-    "stream": 2,  # the one that creates its thread first
+    "stream": 2,  # with start_thread, the thread is created first
     "invalid": 0,
     "failing": 1,
     "limited": 1,
@@ -41,7 +42,7 @@ POSTS = {
     "cancel": 1,
     "retry": 2,
 }
-# What the bridge must hang up on.
+# The bridge must close the connections of these calls before ALİM has answered.
 DROPPED = ("deadline", "cancel")
 TOOLS = {
     "python": "python3",
@@ -56,14 +57,14 @@ TOOLS = {
     "browser": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
     "stubs": "grpc_cpp_plugin",
 }
-# Where `stubs` puts what an example makes by itself.
+# Folders of stubs to compare: as `examples/stubs` names them, and as the examples do.
 STUBS = {"python": "python/gen", "ts": "node/src/gen"}
 
 
-class Attendant(Witness):
-    """A witness that lets the call to be retried fail once, and looks at its second attempt whether others were dropped.
+class RetryWitness(Witness):
+    """Rejects the first attempt of "retry". At the second attempt it records which calls were dropped.
 
-    At that time the example still runs. Its end would drop them too.
+    The example still runs then. Its exit would drop all calls.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -75,24 +76,24 @@ class Attendant(Witness):
         if not name.endswith("-retry"):
             return []
         if self.calls[name].posts == 1:
-            self.dropped = {end: sum(call.closed for call in self.of(end)) for end in DROPPED}
+            self.dropped = {end: sum(call.closed for call in self.named(end)) for end in DROPPED}
         return ["unavailable_1"]
 
-    def of(self, end: str) -> list[Call]:
+    def named(self, end: str) -> list[Call]:
         return [call for name, call in self.calls.items() if UUID.match(name) and name.endswith(f"-{end}")]
 
-    def costs(self) -> str:
-        """What the calls cost; the dearest where there were several of a name."""
-        return show({end: max((call.posts for call in self.of(end)), default=0) for end in POSTS}, self.dropped)
+    def summary(self) -> str:
+        """One line for each name. If several calls share a name, the highest count is used."""
+        return summarize({end: max((call.posts for call in self.named(end)), default=0) for end in POSTS}, self.dropped)
 
 
-def show(posts: dict[str, int], dropped: dict[str, int]) -> str:
+def summarize(posts: dict[str, int], dropped: dict[str, int]) -> str:
     lines = [f"{name}: sent {number} times" for name, number in posts.items()]
     return "\n".join(lines + [f"{name}: dropped {number} times" for name, number in dropped.items()])
 
 
-class Stage:
-    """The embedded ALİM, and how a bridge in front of it is started, with secrets as the Compose example makes them."""
+class Setup:
+    """The embedded ALİM, and the secrets of the Compose example for the bridges in front of it."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.emulator = stack.enter_context(servers.emulator())
@@ -103,7 +104,7 @@ class Stage:
 
     @contextmanager
     def bridge(self, upstream: str, secure: bool, **settings: str) -> Iterator[dict[str, str]]:
-        """A bridge in front of that upstream; gives the environment of those who call it."""
+        """Starts a bridge and yields the environment for its callers."""
         settings["ACCESS_LOG"] = "off"
         if secure:
             settings |= {"TLS_CERT_FILE": f"{self.secrets}/tls.crt", "TLS_KEY_FILE": f"{self.secrets}/tls.key"}
@@ -111,26 +112,27 @@ class Stage:
         with servers.bridge(upstream, **settings) as address:
             inherited = {name: value for name, value in servers.OURS.items() if not name.startswith(("ALIM_", "PYTHON"))}
             inherited["PATH"] += f":{OUT}/tools/bin"  # for buf
-            inherited["CARGO_TARGET_DIR"] = str(OUT.parent / "clients/rust")  # with the crates that are built there
+            inherited["CARGO_TARGET_DIR"] = str(OUT.parent / "clients/rust")  # reuses the crates that are built there
             key = (self.secrets / "caller_key").read_text().strip()
             secrets = {"ALIM_CA_FILE": f"{self.secrets}/ca.crt", "ALIM_CALLER_KEY": key}
             yield inherited | {"ALIM_ADDRESS": address} | (secrets if secure else {})
 
 
 def copy(name: str, to: Path) -> Path:
-    """What a team copies: the files of the folder, without what git ignores."""
+    """Copies the files of the folder that git does not ignore."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."]
-    files = subprocess.run(listed, cwd=HERE / name, check=True, capture_output=True, text=True).stdout
+    files = subprocess.run(listed, cwd=EXAMPLES / name, check=True, capture_output=True, text=True).stdout
     for file in files.splitlines():
         copied = to / name / file
         copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(HERE / name / file, copied)
+        shutil.copy2(EXAMPLES / name / file, copied)
     return to / name
 
 
 def run(folder: Path, environment: dict[str, str]) -> tuple[str, int]:
-    """Runs the example; gives what it printed, and in how many pieces that came."""
-    with subprocess.Popen(["./run"], cwd=folder, env=environment, stdout=subprocess.PIPE) as example:
+    """Runs the example. Returns its output and the number of reads that it took."""
+    command = ["timeout", "--kill-after=10", str(SECONDS), "./run"]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE) as example:
         pieces = list(iter(lambda: os.read(example.stdout.fileno(), 1 << 16), b""))
     if example.returncode:
         raise AssertionError(f"ended with {example.returncode} and printed:\n{b''.join(pieces).decode()}")
@@ -143,33 +145,33 @@ def compare(what: str, expected: str, found: str) -> None:
         raise AssertionError("\n".join(difference[:100]))
 
 
-def judge(name: str, attendant: Attendant, printed: str, pieces: int) -> None:
+def check_output(name: str, witness: RetryWitness, printed: str, pieces: int) -> None:
     compare(name, EXPECTED, UUID.sub("UUID", printed))
-    compare(name, show(POSTS, dict.fromkeys(DROPPED, 1)), attendant.costs())
+    compare(name, summarize(POSTS, dict.fromkeys(DROPPED, 1)), witness.summary())
     if pieces < 20:
         raise AssertionError(f"the text came in {pieces} pieces: it was not typed")
 
 
-def try_once(name: str, folder: Path, stage: Stage, secure: bool) -> None:
-    attendant = Attendant(stage.emulator)
-    with running(attendant) as counted, stage.bridge(counted, secure) as environment:
+def try_once(name: str, folder: Path, setup: Setup, secure: bool) -> None:
+    witness = RetryWitness(setup.emulator)
+    with running(witness) as counted, setup.bridge(counted, secure) as environment:
         printed, pieces = run(folder, environment)
-        judge(name, attendant, printed, pieces)
+        check_output(name, witness, printed, pieces)
 
 
-def try_language(name: str, stage: Stage) -> str:
+def try_language(name: str, setup: Setup) -> str:
     start = time.monotonic()
-    copied = copy(name, stage.folder)
+    copied = copy(name, setup.folder)
     shutil.copytree(OUT / "proto", copied / "proto")
-    try_once(name, copied, stage, secure=True)
+    try_once(name, copied, setup, secure=True)
     built = time.monotonic()
-    try_once(name, copied, stage, secure=False)
+    try_once(name, copied, setup, secure=False)
     return f"{built - start:.0f} s with its build, {time.monotonic() - built:.0f} s again without TLS"
 
 
 @contextmanager
 def pages(folder: Path) -> Iterator[str]:
-    """Serves the browser example as its README says, until its standard input ends; gives the origin."""
+    """Serves the browser example as its README says, and yields its origin. esbuild stops when its standard input ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -182,58 +184,58 @@ def pages(folder: Path) -> Iterator[str]:
                 with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                     break
                 time.sleep(0.1)
-            if server.poll() is not None:
-                raise AssertionError(f"run ended with {server.returncode}")
+            else:
+                raise AssertionError(f"no page is served; run ended with {server.returncode}")
             yield f"http://127.0.0.1:{port}"
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
 
 
-def try_browser(stage: Stage) -> str:
+def try_browser(setup: Setup) -> str:
     start = time.monotonic()
-    folder = copy("browser", stage.folder)
+    folder = copy("browser", setup.folder)
     shutil.copytree(OUT / "proto", folder / "proto")
     with pages(folder) as origin:
         built = time.monotonic()
         for secure in (True, False):
-            attendant = Attendant(stage.emulator)
-            with running(attendant) as counted, stage.bridge(counted, secure, GRPC_WEB=origin) as environment:
+            witness = RetryWitness(setup.emulator)
+            with running(witness) as counted, setup.bridge(counted, secure, GRPC_WEB=origin) as environment:
                 query = {"bridge": f"{'https' if secure else 'http'}://{environment['ALIM_ADDRESS']}"}
                 query |= {"key": environment["ALIM_CALLER_KEY"]} if secure else {}
                 words = [f"{origin}/?{urlencode(query)}", f"{OUT}/tools/web/node_modules/playwright-core"]
-                command = ["node", HERE / "browser_check.mjs", *words]
+                command = ["node", HERE / "browser.mjs", *words]
                 seen = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
-                judge("browser", attendant, seen["text"], seen["steps"])
+                check_output("browser", witness, seen["text"], seen["steps"])
     return f"{built - start:.0f} s for its build, {time.monotonic() - built:.0f} s in Chromium, with TLS and without"
 
 
-def try_compose(stage: Stage) -> str:
-    said = compose_check.ask(stage.compose, f"{OUT}/tools/bin/docker-compose").strip()
-    if not said or said not in EXPECTED:
-        raise AssertionError(f"ask printed {said!r}")
+def try_compose(setup: Setup) -> str:
+    answer = compose.ask(setup.compose, f"{OUT}/tools/bin/docker-compose").strip()
+    if not answer or answer not in EXPECTED:
+        raise AssertionError(f"ask printed {answer!r}")
     return "as processes, without containers"
 
 
-def try_stubs(stage: Stage) -> str:
-    """The one buf.gen.yaml must make stubs of all languages, and what the examples that ran before have made by themselves."""
-    subprocess.run([HERE / "stubs", OUT / "stubs"], check=True, stdout=subprocess.DEVNULL, timeout=SECONDS)
+def try_stubs(setup: Setup) -> str:
+    """Makes the stubs of all languages, and compares them with those of the examples that have run."""
+    subprocess.run([EXAMPLES / "stubs", OUT / "stubs"], check=True, stdout=subprocess.DEVNULL, timeout=SECONDS)
     gen, compared = OUT / "stubs/gen", 0
     for made, own in STUBS.items():
-        for file in sorted((stage.folder / own).rglob("*")):
-            other = gen / made / file.relative_to(stage.folder / own)
-            if file.suffix in (".pyi", ".ts"):  # other files hold descriptors, in which buf writes more than protoc
+        for file in sorted((setup.folder / own).rglob("*")):
+            other = gen / made / file.relative_to(setup.folder / own)
+            if file.suffix in (".pyi", ".ts"):  # the others embed descriptors, where buf adds json_name
                 compare(f"{own}/{file.name}", other.read_text(), file.read_text())
                 compared += 1
     for made in ("python", "go", "java", "ts", "es", "cpp"):
         if not any("graph_service" in file.name or file.name == "GraphServiceGrpc.java" for file in (gen / made).rglob("*")):
             raise AssertionError(f"no stubs in {made}")
-    return f"all languages by one buf.gen.yaml, {compared} files as the examples make them"
+    return f"all languages by one buf.gen.yaml, {compared} files are the examples' own"
 
 
-def check(name: str, stage: Stage) -> bool:
+def check(name: str, setup: Setup) -> bool:
     try:
-        how = OTHERS[name](stage) if name in OTHERS else try_language(name, stage)
+        how = OTHERS[name](setup) if name in OTHERS else try_language(name, setup)
     except (AssertionError, OSError, subprocess.SubprocessError) as wrong:
         print(f"✗ {name}: {wrong}", flush=True)
         return False
@@ -258,12 +260,13 @@ def main(names: list[str]) -> int:
     names = names or list(TOOLS)
     found = [name for name in names if present(name)]
     with tempfile.TemporaryDirectory(prefix="alim-examples-") as place, ExitStack() as stack:
-        stage = Stage(stack, Path(place))
-        passed = sum([check(name, stage) for name in found])
+        setup = Setup(stack, Path(place))
+        passed = sum([check(name, setup) for name in found])
     left_out = len(names) - len(found)
     print(f"{passed} passed, {len(found) - passed} failed, {left_out} skipped")
     return int(passed < len(found) or (left_out > 0 and os.environ.get("CI") == "true"))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
     sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""Runs as processes what the Compose example describes as containers, since no daemon is here.
+"""Runs the services of the Compose example as processes, since there is no container daemon here.
 
-It takes each service's command, environment and secrets as docker-compose reads them, and changes addresses and the secrets' paths
-alone. What only a container has (user, read-only root, health checks) is not run.
+It takes each service's command, environment and secrets from `docker-compose config`, and replaces only addresses and the paths of
+secrets. It does not test what only a container has: the user, the read-only root, the health checks.
 """
 
 import json
@@ -24,10 +24,10 @@ def project(folder: Path, docker_compose: str, environment: dict[str, str]) -> d
 
 
 def ask(folder: Path, docker_compose: str) -> str:
-    """Starts emulator and bridge, and gives what the service `ask` prints."""
+    """Starts the emulator and the bridge. Returns what the service `ask` prints."""
     environment = {name: value for name, value in servers.OURS.items() if not name.startswith("ALIM_")}
-    told = project(folder, docker_compose, environment)
-    services, secrets = told["services"], told["secrets"]
+    config = project(folder, docker_compose, environment)
+    services, secrets = config["services"], config["secrets"]
     for name, service in services.items():
         given = {secret["source"] for secret in service.get("secrets", [])}
         used = set(SECRET.findall(json.dumps([service.get(it) for it in ("command", "entrypoint", "environment")])))

@@ -1,5 +1,5 @@
-// Opens the page of the browser example in Chromium, and prints as JSON how it ended, what it says, and in how many steps that came:
-// node browser_check.mjs URL PLAYWRIGHT. CHROMIUM names the browser.
+// Opens the page of the browser example in Chromium. Prints how it ended, its text and the number of changes to it, as JSON.
+// Usage: node browser.mjs URL PLAYWRIGHT. CHROMIUM names the browser.
 import { createRequire } from "node:module";
 
 const [url, playwright] = process.argv.slice(2);
