@@ -5,7 +5,7 @@
 
 namespace {
 
-// Published with the contract: it balances, checks health, sets deadlines, and retries what can't have run.
+// Published with the contract: it balances, checks health, sets deadlines, and retries what the bridge does not forbid.
 const char kServiceConfig[] =
 #include "alim/v1/service_config.inc"
     ;

@@ -16,5 +16,7 @@ func codeName(failure *alimclient.Error) string {
 func uuid() string {
 	var bytes [16]byte
 	rand.Read(bytes[:]) // never fails
+	bytes[6] = bytes[6]&0x0f | 0x40
+	bytes[8] = bytes[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", bytes[:4], bytes[4:6], bytes[6:8], bytes[8:10], bytes[10:])
 }

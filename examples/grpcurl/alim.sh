@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Functions for shell scripts that ask ALİM by grpcurl; `source` it. Needs grpcurl 1.9 and jq.
 
 # Calls a method: alim METHOD JSON [OPTION...]. Prints the JSON of the answer or of its events. If the call fails, it prints a

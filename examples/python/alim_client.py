@@ -5,7 +5,7 @@ from pathlib import Path
 import grpc
 from alim.v1 import graph_service_pb2
 
-# Published with the contract: it balances, sets deadlines, and retries what can't have run.
+# Published with the contract: it balances, sets deadlines, and retries what the bridge does not forbid.
 SERVICE_CONFIG = Path(graph_service_pb2.__file__).with_name("service_config.json").read_text()
 OPTIONS = [
     ("grpc.service_config", SERVICE_CONFIG),

@@ -1,7 +1,7 @@
 """Runs the services of the Compose example as processes, since there is no container daemon here.
 
-It takes each service's command, environment and secrets from `docker-compose config`, and replaces only addresses and the paths of
-secrets. It does not test what only a container has: the user, the read-only root, the health checks.
+It takes each service's command, environment and secrets from `docker-compose config`, and replaces only addresses and the
+paths of secrets. It does not test what only a container has: the user, the read-only root, the health checks.
 """
 
 import json

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// Published with the contract: it balances, checks health, sets deadlines, and retries what can't have run.
+// Published with the contract: it balances, checks health, sets deadlines, and retries what the bridge does not forbid.
 //
 //go:embed service_config.json
 var serviceConfig string

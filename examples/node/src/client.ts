@@ -11,7 +11,7 @@ import {
 } from "@grpc/grpc-js";
 import { alimErrorOf } from "./errors.js";
 
-// Published with the contract: it balances, sets deadlines, and retries what can't have run.
+// Published with the contract: it balances, sets deadlines, and retries what the bridge does not forbid.
 const serviceConfig = readFileSync(new URL("./service_config.json", import.meta.url), "utf8");
 
 export const options: ClientOptions = {

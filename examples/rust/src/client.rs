@@ -1,6 +1,6 @@
 //! Connections and calls.
 
-use std::{error::Error, iter, time::Duration};
+use std::{error::Error, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tonic::{
@@ -11,7 +11,7 @@ use tonic::{
 };
 
 use crate::{
-    error::{AlimError, REQUEST_ID},
+    error::{AlimError, REQUEST_ID, is_caused_by},
     pb::{
         DeleteThreadRequest, InvokeRequest, InvokeResponse, StreamRequest, StreamResponse,
         graph_service_client::GraphServiceClient, thread_service_client::ThreadServiceClient,
@@ -164,15 +164,11 @@ type Timed<T> = Result<Result<T, Status>, tokio::time::error::Elapsed>;
 fn within<T>(answered: Timed<T>, headers: Option<&MetadataMap>) -> Result<T, AlimError> {
     match answered {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(status)) if !is_tonics_clock(&status) => Err(AlimError::new(status, headers)),
-        _ => Err(AlimError::deadline()),
+        // tonic has a clock for the head of an answer, and calls its end CANCELLED.
+        Ok(Err(status)) if is_caused_by::<TimeoutExpired>(&status) => Err(AlimError::deadline()),
+        Ok(Err(status)) => Err(AlimError::new(status, headers)),
+        Err(_) => Err(AlimError::deadline()),
     }
-}
-
-/// tonic has a clock for the head of an answer, and calls its end CANCELLED.
-fn is_tonics_clock(status: &Status) -> bool {
-    let mut causes = iter::successors(status.source(), |cause| (**cause).source());
-    causes.any(|cause| cause.is::<TimeoutExpired>())
 }
 
 /// A request with its id, and with what is left of its time as `grpc-timeout`.

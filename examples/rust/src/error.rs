@@ -1,8 +1,8 @@
 //! The failure of a call, with all that the bridge says about it.
 
-use std::{error::Error, fmt, ops::Deref, time::Duration};
+use std::{error::Error, fmt, iter, ops::Deref, time::Duration};
 
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{Code, ConnectError, Status, metadata::MetadataMap};
 use tonic_types::StatusExt;
 
 pub(crate) const REQUEST_ID: &str = "x-request-id";
@@ -60,7 +60,10 @@ impl AlimError {
                 })
                 .collect(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
-            sent: fact("sent").map(|sent| sent == "true"),
+            sent: match is_caused_by::<ConnectError>(&status) {
+                true => Some(false), // the bridge was not reached
+                false => fact("sent").map(|sent| sent == "true"),
+            },
             events_delivered: fact("eventsDelivered").and_then(|events| events.parse().ok()),
             request_id: id_in(status.metadata()).or_else(|| headers.and_then(id_in)),
             status,
@@ -79,6 +82,12 @@ impl AlimError {
         let said = said.to_str().ok().and_then(|said| said.parse().ok());
         Some(said.map(Duration::from_millis).ok_or(()))
     }
+}
+
+/// Whether tonic made the status of such an error.
+pub(crate) fn is_caused_by<E: Error + 'static>(status: &Status) -> bool {
+    let mut causes = iter::successors(status.source(), |cause| (**cause).source());
+    causes.any(|cause| cause.is::<E>())
 }
 
 impl Deref for AlimError {

@@ -1,5 +1,7 @@
-//! What the service config says to other languages' libraries: up to four attempts, UNAVAILABLE alone, and never against the
-//! bridge's pushback.
+//! Up to four attempts, as the service config has it for other libraries, but never one that could be paid for twice: an attempt
+//! follows only if the bridge says when, or if nothing was sent to ALİM.
+//!
+//! tonic reports a broken connection as UNAVAILABLE too. Such a call may have run, so it is not repeated.
 
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ fn wait(failure: &AlimError, attempts: u32) -> Option<Duration> {
     }
     match failure.pushback() {
         Some(pushback) => pushback.ok(),
+        None if failure.sent != Some(false) => None,
         None => {
             let backoff = FIRST_BACKOFF * 3_u32.pow(attempts - 1);
             Some(

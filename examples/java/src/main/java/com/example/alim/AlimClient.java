@@ -88,7 +88,7 @@ public final class AlimClient implements AutoCloseable {
 
   /**
    * Published with the contract: it balances, checks health (with grpc-services on the classpath), sets deadlines, and retries
-   * what can't have run.
+   * what the bridge does not forbid.
    */
   private static Map<String, ?> serviceConfig() {
     try (var json = AlimClient.class.getResourceAsStream("/alim/v1/service_config.json")) {
