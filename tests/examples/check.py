@@ -57,6 +57,8 @@ TOOLS = {
     "browser": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
     "stubs": "grpc_cpp_plugin",
 }
+# python-asyncio stands alone, with copies of these files of python.
+SHARED = ("alim_errors.py", "requirements.txt", "run")
 # Folders of stubs to compare: as `examples/stubs` names them, and as the examples do.
 STUBS = {"python": "python/gen", "ts": "node/src/gen"}
 
@@ -163,6 +165,8 @@ def try_once(name: str, folder: Path, setup: Setup, secure: bool) -> None:
 
 def try_language(name: str, setup: Setup) -> str:
     start = time.monotonic()
+    for file in SHARED if name == "python-asyncio" else ():
+        compare(f"{name}/{file}", (EXAMPLES / "python" / file).read_text(), (EXAMPLES / name / file).read_text())
     copied = copy(name, setup.folder)
     shutil.copytree(OUT / "proto", copied / "proto")
     try_once(name, copied, setup, secure=True)
