@@ -54,12 +54,6 @@ class Request:
     headers: dict[str, str]
     body: bytes
 
-    @property
-    def plan(self) -> list[str]:
-        body = json.loads(self.body or b"{}")
-        context = body.get("scenario_context") or body.get("metadata") or {}
-        return context.get("witness", [])
-
     def to(self, host: str) -> bytes:
         """The request as the upstream gets it: the same, on a connection of its own."""
         headers = self.headers | {"host": host, "connection": "close"}
@@ -91,6 +85,12 @@ class Witness:
         self.upstream = urlsplit(upstream)
         self.calls: defaultdict[str, Call] = defaultdict(Call)
 
+    def plan(self, request: Request) -> list[str]:
+        """What the attempts of the request's call meet, one after the other."""
+        body = json.loads(request.body or b"{}")
+        context = body.get("scenario_context") or body.get("metadata") or {}
+        return context.get("witness", [])
+
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         # A health probe opens a connection and says nothing; a cancelled call's may be gone at any time.
         with suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -117,7 +117,7 @@ class Witness:
         """One attempt, until it is answered or the bridge hangs up."""
         call, meets = self.calls[request.headers.get("x-request-id", "")], ""
         if request.method == "POST":
-            meets = (request.plan[call.posts :] or [""])[0]
+            meets = (self.plan(request)[call.posts :] or [""])[0]
             call.posts += 1
         answering = asyncio.create_task(self.meet(meets, request, writer))
         leaving = asyncio.create_task(reader.read(1))
@@ -160,12 +160,19 @@ class Witness:
 
 @contextmanager
 def witness(upstream: str) -> Iterator[str]:
-    """Runs a witness in front of that upstream, in a thread of its own; gives its URL."""
+    """Runs a witness in front of that upstream; gives its URL."""
+    with running(Witness(upstream)) as url:
+        yield url
+
+
+@contextmanager
+def running(attentive: Witness) -> Iterator[str]:
+    """Runs that witness in a thread of its own; gives its URL."""
     started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
         stop = asyncio.Event()
-        server = await asyncio.start_server(Witness(upstream).serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(attentive.serve, "127.0.0.1", 0)
         started.set_result((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
         async with server:
             await stop.wait()
