@@ -110,7 +110,7 @@ class Setup:
         settings["ACCESS_LOG"] = "off"
         if secure:
             settings |= {"TLS_CERT_FILE": f"{self.secrets}/tls.crt", "TLS_KEY_FILE": f"{self.secrets}/tls.key"}
-            settings |= {"CALLER_KEYS_FILE": f"{self.secrets}/callers"}
+            settings |= {"CALLERS_FILE": f"{self.secrets}/callers.toml"}
         with servers.bridge(upstream, **settings) as address:
             inherited = {
                 name: value for name, value in servers.OURS.items() if not name.startswith(("ALIM_", "PYTHON"))

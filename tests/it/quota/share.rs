@@ -29,7 +29,7 @@ async fn a_callers_first_call_waits_for_one_turn_of_a_caller_with_many() {
     let lines = ["loud", "polite"].map(|name| {
         let hash = digest(&SHA256, name.as_bytes());
         let hex: String = hash.as_ref().iter().map(|it| format!("{it:02x}")).collect();
-        format!("{name}:{hex}\n")
+        format!("[[caller]]\nname = \"{name}\"\nkey_sha256 = [\"{hex}\"]\n")
     });
     let file = NamedTempFile::new().expect("a file");
     fs::write(&file, lines.concat()).expect("written");
@@ -37,7 +37,7 @@ async fn a_callers_first_call_waits_for_one_turn_of_a_caller_with_many() {
     let settings = [
         ("UPSTREAM_QUOTA", "2/s"),
         ("QUOTA_WAIT", "30s"),
-        ("CALLER_KEYS_FILE", file.path().to_str().expect("UTF-8")),
+        ("CALLERS_FILE", file.path().to_str().expect("UTF-8")),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
     let loud: Vec<_> = (0..8).map(|_| call(&bridge, "loud", "loud")).collect();
