@@ -2,25 +2,24 @@
 //! turned into what is meant.
 
 mod callers;
+mod emulate;
 mod target;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use prost_types::Struct;
 
-use self::target::secret;
 pub use self::{
     callers::{Callers, callers},
+    emulate::{EMULATE, emulator},
     target::{called, probed},
 };
 use crate::{
     client::{Error, screen::Output},
     config::{PREFIX, SETTINGS, Setting, Strings},
-    emulator::{self, Beyond, RateLimit},
     json,
     pb::StreamRequest,
-    quota::Rate,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 64 bad usage; invoke, stream and health \
@@ -41,9 +40,6 @@ pub const DEMO: &[(&str, &str)] = &[
     ("QUOTA_WAIT", "0s"),
 ];
 
-/// Settings of `emulate`, and their defaults there.
-pub const EMULATE: &[(&str, &str)] = &[("LOG", "info"), ("LOG_FORMAT", "auto")];
-
 /// All commands.
 pub fn command() -> Command {
     Command::new("alim-bridge")
@@ -58,7 +54,7 @@ pub fn command() -> Command {
                 .about("Start an embedded ALİM and a bridge, show two calls, go on serving")
                 .args(DEMO.iter().map(setting)),
         )
-        .subcommand(emulate())
+        .subcommand(emulate::command())
         .subcommand(question(
             Command::new("invoke").about("Ask, and wait for the whole answer"),
         ))
@@ -111,47 +107,6 @@ fn setting(&(name, default): &(&'static str, &str)) -> Arg {
         .value_name("VALUE")
         .allow_hyphen_values(true)
         .help(help)
-}
-
-fn emulate() -> Command {
-    Command::new("emulate")
-        .about("Serve the embedded ALİM alone: deterministic answers, faults on demand")
-        .arg(
-            option("listen", "ADDRESS", "Where to serve it")
-                .default_value("127.0.0.1:8000")
-                .value_parser(value_parser!(SocketAddr)),
-        )
-        .arg(
-            option("token-delay", "DURATION", "Between two tokens")
-                .default_value("30ms")
-                .value_parser(humantime::parse_duration),
-        )
-        .arg(
-            option(
-                "api-key-file",
-                "PATH",
-                "Holds the key that it accepts [default: the guide's] [env, the key: ALIM_EMULATOR_API_KEY]",
-            )
-            .value_parser(value_parser!(PathBuf)),
-        )
-        .arg(
-            option(
-                "rate-limit",
-                "RATE",
-                "Requests that a key may send, such as 30/min as ALİM's; rejected ones count too [default: no limit]",
-            )
-            .value_parser(value_parser!(Rate)),
-        )
-        .arg(
-            option(
-                "rate-limit-status",
-                "STATUS",
-                "What a request beyond it gets: 500 as ALİM gives today, or 429 with Retry-After",
-            )
-            .default_value("500")
-            .value_parser(["500", "429"]),
-        )
-        .args(EMULATE.iter().map(setting))
 }
 
 fn target(command: Command) -> Command {
@@ -308,39 +263,6 @@ fn flags(matches: &ArgMatches, names: impl Iterator<Item = &'static str>) -> Str
         }
     }
     strings
-}
-
-/// Where `emulate` listens, and how it answers.
-///
-/// # Errors
-///
-/// - [`Error::Usage`] when the key's file can't be used.
-pub fn emulator(
-    matches: &ArgMatches,
-    vars: impl Iterator<Item = (String, String)>,
-) -> Result<(SocketAddr, emulator::Settings), Error> {
-    let mut settings = emulator::Settings::default();
-    if let Some(delay) = matches.get_one::<Duration>("token-delay") {
-        settings.token_delay = *delay;
-    }
-    if let Some(rate) = matches.get_one::<Rate>("rate-limit") {
-        let beyond = match text(matches, "rate-limit-status").as_deref() {
-            Some("429") => Beyond::TooManyRequests,
-            _ => Beyond::Crash,
-        };
-        settings.rate_limit = Some(RateLimit {
-            rate: *rate,
-            beyond,
-        });
-    }
-    let vars = vars.collect();
-    if let Some(key) = secret(matches, "api-key-file", "ALIM_EMULATOR_API_KEY", &vars)? {
-        settings.api_key = key;
-    }
-    let listen = matches
-        .get_one::<SocketAddr>("listen")
-        .expect("it has a default");
-    Ok((*listen, settings))
 }
 
 /// Whether failures are for a script.
