@@ -18,8 +18,8 @@ use std::{
 };
 
 use alim_bridge::{
+    call::reply::Event,
     memory::Account,
-    reply::Event,
     upstream::sse::{Events, Settings, framing::Framing},
 };
 use bytes::Bytes;

@@ -16,9 +16,9 @@ pub use self::{
     target::{called, probed},
 };
 use crate::{
+    call::json,
     client::{Error, screen::Output},
     config::{PREFIX, SETTINGS, Setting, Strings},
-    json,
     pb::StreamRequest,
 };
 

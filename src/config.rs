@@ -21,10 +21,11 @@ pub use self::{
 };
 use crate::{
     callers::{Callers, OwnKeys},
-    grpc::{clocks::Clocks, failure::Credentials, origins::Origins},
+    middleware::{origins::Origins, timeouts::Timeouts},
     quota,
     reload::Reload,
     server::{self, tls},
+    status::Credentials,
     telemetry::{access::AccessLog, logs},
     upstream::{
         self, parse_key,
@@ -194,7 +195,7 @@ fn server_settings(
             .optional("TRUSTED_PROXIES", Reader::trusted_proxies)
             .unwrap_or_default(),
         credentials,
-        clocks: Clocks {
+        timeouts: Timeouts {
             invoke: read.duration("INVOKE_TIMEOUT"),
             initial: read.duration("STREAM_INITIAL_TIMEOUT"),
             idle: read.duration("STREAM_IDLE_TIMEOUT"),

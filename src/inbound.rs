@@ -240,7 +240,7 @@ impl Task {
     }
 }
 
-/// Ends one request from outside, with all that it holds.
+/// EndConditions one request from outside, with all that it holds.
 #[derive(Clone, Debug)]
 pub struct Abort {
     task: Task,

@@ -13,7 +13,7 @@ use alim_bridge::{
     callers::edit,
     cli, client,
     config::{self, Config},
-    emulator, plain,
+    emulator, sanitize,
     server::{
         self, Drained,
         descriptors::{self, Shortage},
@@ -111,8 +111,8 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         None => None,
     };
     config.server.traces.clone_from(&traces);
-    warn_of(&config);
-    tell_shortage(&config.server);
+    warn_of_settings(&config);
+    warn_of_few_files(&config.server);
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
     let admin = match config.admin_listen {
@@ -132,7 +132,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         "serving"
     );
     tell(&format!("alim-bridge listening on {address}"));
-    let (drain, impatience) = (shutdown.drain.clone(), shutdown.cut.clone());
+    let (drain, force) = (shutdown.drain.clone(), shutdown.force.clone());
     let drain_time = config.server.drain_delay + config.server.drain_timeout;
     let until = tokio::spawn(async move {
         drain.cancelled().await;
@@ -147,7 +147,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         };
         tokio::select! {
             () = send_last_spans(traces, until) => {}
-            () = impatience.cancelled() => {}
+            () = force.cancelled() => {}
         }
     }
     let drained = drained?;
@@ -156,7 +156,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
 }
 
 /// Warns of settings that can be used and may not be meant.
-fn warn_of(config: &Config) {
+fn warn_of_settings(config: &Config) {
     if let Some(variable) = config.passed_over {
         tracing::warn!(
             variable,
@@ -203,7 +203,7 @@ fn admitted_calls(settings: &server::Settings) -> usize {
     settings.max_calls.min(settings.budget().idle_calls())
 }
 
-fn tell_shortage(settings: &server::Settings) {
+fn warn_of_few_files(settings: &server::Settings) {
     match descriptors::make_room(settings.max_calls, settings.max_connections) {
         Ok(None) => {}
         Ok(Some(Shortage { limit, needed })) => tracing::warn!(
@@ -324,7 +324,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 fn drained_code(drained: Drained) -> ExitCode {
     match drained {
         Drained::Clean => ExitCode::SUCCESS,
-        Drained::Cut => FAILURE.into(),
+        Drained::Forced => FAILURE.into(),
     }
 }
 
@@ -343,7 +343,7 @@ fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
         }
         cause = error.source();
     }
-    for line in plain::text(&text).lines() {
+    for line in sanitize::text(&text).lines() {
         eprintln!("alim-bridge: {line}");
     }
     code.into()

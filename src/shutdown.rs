@@ -1,6 +1,6 @@
 //! Signals in, drain out.
 //!
-//! Two stages, each a token that anything may wait for: `drain` asks all to come to an end, `cut` no
+//! Two stages, each a token that anything may wait for: `drain` asks all to come to an end, `force` no
 //! longer waits for them. The server moves from the first to the second when its time is up; a second
 //! signal does so at once.
 
@@ -13,7 +13,7 @@ pub struct Shutdown {
     /// No new calls; open ones go on.
     pub drain: CancellationToken,
     /// Open calls end now, each with a status.
-    pub cut: CancellationToken,
+    pub force: CancellationToken,
 }
 
 impl Shutdown {
@@ -26,7 +26,7 @@ impl Shutdown {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         Ok(async move {
-            for stage in [&self.drain, &self.cut] {
+            for stage in [&self.drain, &self.force] {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}

@@ -7,17 +7,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alim_bridge::{
-    deadline::Clock,
-    grpc::{clocks::Clocks, fuzzing::due},
-    headers::{REQUEST_ID, to_caller, to_upstream},
-    telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace},
-};
+use alim_bridge::{call::{deadline::TimeoutKind, headers::{REQUEST_ID, to_caller, to_upstream}}, middleware::timeouts::Timeouts, service::fuzzing::due, telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace}};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
 
-const CLOCKS: Clocks = Clocks {
+const CLOCKS: Timeouts = Timeouts {
     invoke: Duration::from_secs(120),
     initial: Duration::from_secs(60),
     idle: Duration::from_secs(30),
@@ -112,8 +107,8 @@ fn in_time(method: Method, metadata: &HeaderMap) {
         .and_then(|value| timeout(value.as_bytes()));
     let sent = timeout.map(|timeout| started + timeout.min(Duration::from_secs(1 << 30)));
     match (end.clock, sent) {
-        (Clock::Caller, Some(sent)) => assert!(end.at <= sent),
-        (Clock::Caller, None) => assert!(!method.is_ours(), "nobody set it"),
+        (TimeoutKind::Caller, Some(sent)) => assert!(end.at <= sent),
+        (TimeoutKind::Caller, None) => assert!(!method.is_ours(), "nobody set it"),
         (_, Some(sent)) => assert!(end.at <= sent, "the caller's deadline comes first"),
         (_, None) => {}
     }

@@ -10,14 +10,7 @@
 
 use std::{cell::RefCell, future::poll_fn, io};
 
-use alim_bridge::{
-    memory::Account,
-    reply::Event,
-    upstream::{
-        Error,
-        sse::{Events, Settings, framing::Framing},
-    },
-};
+use alim_bridge::{memory::Account, call::reply::Event, upstream::{Error, sse::{Events, Settings, framing::Framing}}};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use peak_alloc::PeakAlloc;

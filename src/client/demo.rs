@@ -45,7 +45,7 @@ pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error
         None => None,
     };
     let metrics = admin.as_ref().map(metrics_url).transpose()?;
-    let stop_emulator = shutdown.cut.clone();
+    let stop_emulator = shutdown.force.clone();
     let emulator = tokio::spawn(emulator::run(emulated, upstream, stop_emulator.clone()));
     let bridge = server::run(
         config.server,

@@ -1,13 +1,13 @@
 //! Where a command's words go: the answer to standard output, all else to standard error, so that the
 //! answer can be piped.
 //!
-//! A model's text must not drive a terminal: where an output is one, [`plain`] comes first. What is piped
+//! A model's text must not drive a terminal: where an output is one, [`sanitize`] comes first. What is piped
 //! stays as it came.
 
 use std::io::{self, IsTerminal, Write};
 
 use super::{Error, show};
-use crate::{pb::stream_response::Event, plain};
+use crate::{pb::stream_response::Event, sanitize};
 
 /// How an answer is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Screen {
             return aside(&format!("· {name}"));
         }
         if !self.is_mid_line {
-            let name: String = plain::line(name).chars().take(MAX_STEP).collect();
+            let name: String = sanitize::line(name).chars().take(MAX_STEP).collect();
             write!(err, "{CLEAR_LINE}\x1b[2m· {name}\x1b[0m")?;
             self.has_step = true;
         }
@@ -127,7 +127,7 @@ pub(super) fn aside(line: &str) -> Result<(), Error> {
 
 fn write(mut out: impl Write + IsTerminal, text: &str) -> Result<(), Error> {
     match out.is_terminal() {
-        true => out.write_all(plain::text(text).as_bytes())?,
+        true => out.write_all(sanitize::text(text).as_bytes())?,
         false => out.write_all(text.as_bytes())?,
     }
     out.flush()?;

@@ -8,9 +8,9 @@ use tonic_types::StatusExt;
 
 use super::Error;
 use crate::{
-    json,
+    call::json,
     pb::{self, stream_response::Event},
-    plain,
+    sanitize,
 };
 
 /// A status for a person: code and reason, message, and what to change. It may be any server's, so it
@@ -35,7 +35,7 @@ pub(super) fn status_text(status: &Status) -> String {
     if let Some(id) = request_id(status) {
         text += &format!("\n  request id {id}");
     }
-    plain::text(&text)
+    sanitize::text(&text)
 }
 
 fn request_id(status: &Status) -> Option<&str> {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{MAX_DURATION, PREFIX, SETTINGS, names};
 use crate::{
-    callers::TrustedProxies, grpc::origins::Origins, quota::Rate, reload::Reload, server::tls,
+    callers::TrustedProxies, middleware::origins::Origins, quota::Rate, reload::Reload, server::tls,
 };
 
 /// What was typed: the flags, and the environment's variables that begin with [`PREFIX`]. Keys are among

@@ -1,7 +1,7 @@
 //! How the scarce upstream is shared: a quota of requests for each of its keys, and turns for those that wait.
 //!
-//! A call [acquires](Quota::acquire) a [`Slot`] for each request that it sends: at once where the key's [window](window) has room,
-//! else in its [turn](queue), else never. Neither HTTP nor gRPC is known here; `upstream` marks the slots as their requests leave.
+//! A call [acquires](Quota::acquire) a [`Slot`] for each request that it sends: at once where the key's window has room,
+//! else in its turn, else never. Neither HTTP nor gRPC is known here; `upstream` marks the slots as their requests leave.
 //! More than one bridge on a key is not known either: an engine for that takes this one's place behind [`Quota::acquire`].
 
 mod key;

@@ -30,7 +30,7 @@ use crate::{
     reload::Reload,
     telemetry::{
         metrics::Metrics,
-        state::{OverloadAction, Refusal},
+        state::{ConnectionRejection, OverloadAction},
     },
 };
 
@@ -140,11 +140,11 @@ where
         match self.connections.admit(peer) {
             Admitted::Yes(open) => Some(open),
             Admitted::ForAnother(open) => {
-                refused(self.metrics.as_deref(), Refusal::Evicted);
+                refused(self.metrics.as_deref(), ConnectionRejection::Evicted);
                 Some(open)
             }
             Admitted::No => {
-                refused(self.metrics.as_deref(), Refusal::Limit);
+                refused(self.metrics.as_deref(), ConnectionRejection::Limit);
                 None
             }
         }
@@ -171,7 +171,7 @@ where
     }
 }
 
-fn refused(metrics: Option<&Metrics>, refusal: Refusal) {
+fn refused(metrics: Option<&Metrics>, refusal: ConnectionRejection) {
     if let Some(metrics) = metrics {
         metrics.state.refused(refusal);
     }

@@ -39,21 +39,16 @@ use self::{
 use crate::{
     admission::Admission,
     callers::{Callers, TrustedProxies},
-    grpc::{
-        Bridge,
-        clocks::Clocks,
-        edge::{self, Edge, EdgeService},
-        failure::Credentials,
-        identity::Identity,
-        message::Bounds,
-        open_calls::OpenCalls,
-        origins::Origins,
-        web::WebService,
-    },
     inbound::Connection,
     memory::Budget,
+    middleware::{
+        self, CallLayer, CallService, identity::Identity, open_calls::OpenCalls, origins::Origins,
+        request_body::Bounds, timeouts::Timeouts, web::WebService,
+    },
     reload::Reload,
+    service::Bridge,
     shutdown::Shutdown,
+    status::Credentials,
     telemetry::{metrics::Metrics, traces::Traces},
     upstream::{self, Upstream},
 };
@@ -64,7 +59,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// transport's limit, in silence, so admission must be the one that refuses, and health must get through.
 const SPARE_STREAMS: usize = 1024;
 /// Bytes of a call's head that come in: more than pass, so that most that do not get a status.
-const MAX_HEAD_BYTES: u32 = 4 * edge::MAX_METADATA_BYTES as u32;
+const MAX_HEAD_BYTES: u32 = 4 * middleware::MAX_METADATA_BYTES as u32;
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -82,7 +77,7 @@ pub struct Settings {
     /// Whose key the upstream is shown.
     pub credentials: Credentials,
     /// How long calls may take.
-    pub clocks: Clocks,
+    pub timeouts: Timeouts,
     /// Open calls, all connections together.
     pub max_calls: usize,
     /// Bytes of a request message, decompressed; exactly as many pass.
@@ -126,7 +121,7 @@ pub enum Drained {
     /// Every call ended by itself, and its answer was delivered.
     Clean,
     /// Calls were still open, or answers unread, when the time was up.
-    Cut,
+    Forced,
 }
 
 /// Why the server can't run.
@@ -175,16 +170,16 @@ pub async fn run(
     health::stop_serving(&running.reporter).await;
     tokio::select! {
         () = sleep(settings.drain_delay) => {}
-        () = shutdown.cut.cancelled() => {}
+        () = shutdown.force.cancelled() => {}
     }
     running.admission.close();
     running.goaway.cancel();
-    Ok(drain(running, settings.drain_timeout, &shutdown.cut).await)
+    Ok(drain(running, settings.drain_timeout, &shutdown.force).await)
 }
 
 /// What has to be stopped, each in its turn.
 struct Running {
-    /// Ends when all connections have closed.
+    /// EndConditions when all connections have closed.
     serving: AbortOnDropHandle<()>,
     probe: AbortOnDropHandle<()>,
     reporter: HealthReporter,
@@ -235,7 +230,7 @@ async fn start(
     let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
     let bridge = Bridge {
         upstream,
-        idle: settings.clocks.idle,
+        idle: settings.timeouts.idle,
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
         draining: goaway.clone(),
@@ -249,7 +244,7 @@ async fn start(
         metrics: Arc::clone(&metrics),
     };
     background.spawn(overload.watch());
-    let edge = Edge {
+    let layer = CallLayer {
         metrics: Arc::clone(&metrics),
         traces: settings.traces.clone(),
         identity: Identity {
@@ -258,7 +253,7 @@ async fn start(
             credentials: settings.credentials,
         },
         origins: settings.web.clone(),
-        clocks: settings.clocks,
+        timeouts: settings.timeouts,
         admission: admission.clone(),
         open_calls: open_calls.clone(),
         bounds: Bounds::new(
@@ -267,7 +262,7 @@ async fn start(
             goaway.clone(),
         ),
     };
-    let (edge, web) = (Arc::new(edge), settings.web.clone());
+    let (layer, web) = (Arc::new(layer), settings.web.clone());
     let listener = Listener {
         tcp,
         connections,
@@ -276,9 +271,9 @@ async fn start(
         max_files: descriptors::limit(),
         metrics: Some(metrics),
         new_service: move |connection: &Arc<Connection>| {
-            let edge =
-                EdgeService::new(Arc::clone(&edge), Arc::clone(connection), services.clone());
-            let web = WebService::new(web.as_ref(), edge);
+            let layer =
+                CallService::new(Arc::clone(&layer), Arc::clone(connection), services.clone());
+            let web = WebService::new(web.as_ref(), layer);
             service_fn(move |request: Request<Incoming>| web.clone().call(request.map(Body::new)))
         },
     };
@@ -295,7 +290,7 @@ async fn start(
 
 /// Waits until every connection has closed, which is when every answer has been delivered, and every call has its record;
 /// then ends the calls that are left.
-async fn drain(running: Running, patience: Duration, impatience: &CancellationToken) -> Drained {
+async fn drain(running: Running, drain_timeout: Duration, force: &CancellationToken) -> Drained {
     let calls = running.open_calls.clone();
     let mut serving = pin!(async move {
         let _ = running.serving.await;
@@ -304,19 +299,19 @@ async fn drain(running: Running, patience: Duration, impatience: &CancellationTo
     tokio::select! {
         biased;
         () = &mut serving => return Drained::Clean,
-        () = sleep(patience) => {}
-        () = impatience.cancelled() => {}
+        () = sleep(drain_timeout) => {}
+        () = force.cancelled() => {}
     }
     let open_calls = running.admission.open_calls();
     tracing::warn!(
         open_calls,
         "calls or connections that are still open are ended"
     );
-    running.open_calls.cut();
+    running.open_calls.force_end();
     let closed = timeout(FLUSH_TIMEOUT, serving).await;
     match open_calls == 0 && closed.is_ok() {
         true => Drained::Clean,
-        false => Drained::Cut,
+        false => Drained::Forced,
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    grpc::open_calls::OpenCalls,
     memory::{BASE, Budget, Level},
+    middleware::open_calls::OpenCalls,
     telemetry::{metrics::Metrics, state::OverloadAction},
 };
 

@@ -21,8 +21,8 @@ use tower::Service;
 
 use super::reflection::Reflection;
 use crate::{
-    grpc::Bridge,
     pb::{graph_service_server::GraphServiceServer, thread_service_server::ThreadServiceServer},
+    service::Bridge,
 };
 
 /// Bytes of a message to health and reflection: names of services and symbols.

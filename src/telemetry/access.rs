@@ -15,7 +15,7 @@ use std::{
 use tracing_appender::non_blocking::NonBlocking;
 
 use super::{Method, codes};
-use crate::plain;
+use crate::sanitize;
 
 /// Whose records are written: the setting `ACCESS_LOG`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ fn format(line: &mut Vec<u8>, call: &Call<'_>, now: SystemTime, is_json: bool) {
         for (name, value) in call.fields() {
             write(line, format_args!(" {name}="));
             match value {
-                Value::Text(text) => Value::Text(&plain::line(text)).write(line),
+                Value::Text(text) => Value::Text(&sanitize::line(text)).write(line),
                 other => other.write(line),
             }
         }

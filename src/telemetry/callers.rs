@@ -10,8 +10,8 @@ use std::{
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::metrics::New;
-use crate::reason::Reason;
+use super::register::Register;
+use crate::call::reason::Reason;
 
 /// Reasons that only a caller of the file can meet: there from the start, so that a first one is a rise.
 const OWN_REASONS: [Reason; 3] = [
@@ -40,7 +40,7 @@ pub(super) struct Series {
 }
 
 impl CallerMetrics {
-    pub(super) fn new(new: &New<'_>) -> prometheus::Result<Self> {
+    pub(super) fn new(new: &Register<'_>) -> prometheus::Result<Self> {
         Ok(Self {
             started: new.counters(
                 "alim_bridge_caller_started_total",

@@ -28,7 +28,7 @@ const NAMES: [(&str, &str); 17] = [
     ("Unauthenticated", "UNAUTHENTICATED"),
 ];
 
-/// Codes that the bridge or tonic gives by itself, whatever the method. `grpc::rows` maps no failure to UNKNOWN,
+/// Codes that the bridge or tonic gives by itself, whatever the method. `status::mapping` maps no failure to UNKNOWN,
 /// ALREADY_EXISTS, OUT_OF_RANGE or DATA_LOSS, and replaces tonic's own.
 const OF_ANY: [i32; 11] = [0, 1, 3, 4, 5, 7, 8, 12, 13, 14, 16];
 /// FAILED_PRECONDITION and ABORTED come of an answer of the upstream's alone.

@@ -1,4 +1,4 @@
-//! The fields of a line in the text log, each made [`plain`](mod@crate::plain): some hold text that a peer chose, such as the
+//! The fields of a line in the text log, each made [`plain`](mod@crate::sanitize): some hold text that a peer chose, such as the
 //! names in a certificate. JSON needs none of this, for it escapes.
 
 use tracing_subscriber::{
@@ -6,12 +6,12 @@ use tracing_subscriber::{
     fmt::{FormatFields, format::debug_fn},
 };
 
-use crate::plain;
+use crate::sanitize;
 
 /// `message name=value name=value`, without controls.
 pub(super) fn plain() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     let fields = debug_fn(|out, field, value| {
-        let value = plain::line(&format!("{value:?}"));
+        let value = sanitize::line(&format!("{value:?}"));
         match field.name() {
             "message" => out.write_str(&value),
             name => write!(out, "{name}={value}"),

@@ -13,14 +13,14 @@ use std::{
 };
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, process_collector::ProcessCollector,
 };
 
 use tokio::time::Instant;
 
-use super::{Method, callers::CallerMetrics, codes, logs, state::State};
-use crate::{admission::Admission, reason::Reason};
+use super::{Method, callers::CallerMetrics, codes, logs, register::Register, state::State};
+use crate::{admission::Admission, call::reason::Reason};
 
 /// How long the upstream's word on its rate limit holds: it counts the last 60 s.
 const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ impl Metrics {
     /// - [`prometheus::Error`] when two metrics bear one name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let new = New(&registry);
+        let new = Register(&registry);
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let build = Opts::new(
             "alim_bridge_build_info",
@@ -108,7 +108,12 @@ impl Metrics {
                 "Calls ended, by code.",
                 &HANDLED,
             )?,
-            handling: new.handling()?,
+            handling: new.histograms(
+                "grpc_server_handling_seconds",
+                "From a call's start to its body's end.",
+                &METHOD,
+                &CALL_BUCKETS,
+            )?,
             received: Method::OURS.map(received),
             sent: Method::OURS.map(sent),
             first_token: new.seconds(
@@ -250,60 +255,5 @@ impl Metrics {
     fn ratelimit_told(&self) -> MutexGuard<'_, Option<Instant>> {
         let told = self.ratelimit_told.lock();
         told.unwrap_or_else(|held| held.into_inner())
-    }
-}
-
-/// Makes metrics that are registered.
-pub(super) struct New<'a>(&'a Registry);
-
-impl New<'_> {
-    fn add<T: Collector + Clone + 'static>(
-        &self,
-        made: prometheus::Result<T>,
-    ) -> prometheus::Result<T> {
-        let metric = made?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    pub(super) fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<IntCounterVec> {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.add(IntCounter::new(name, help))
-    }
-
-    pub(super) fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.add(IntGauge::new(name, help))
-    }
-
-    /// Gauges that are not there until they are set; without labels, one.
-    pub(super) fn gauges(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn seconds(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add(Histogram::with_opts(options))
-    }
-
-    fn handling(&self) -> prometheus::Result<HistogramVec> {
-        let help = "From a call's start to its body's end.";
-        let options = HistogramOpts::new("grpc_server_handling_seconds", help);
-        self.add(HistogramVec::new(
-            options.buckets(CALL_BUCKETS.to_vec()),
-            &METHOD,
-        ))
     }
 }

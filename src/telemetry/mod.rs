@@ -11,6 +11,7 @@ mod fields;
 pub mod logs;
 mod method;
 pub mod metrics;
+mod register;
 pub mod state;
 mod throttle;
 pub mod traces;
@@ -35,7 +36,7 @@ use self::{
     throttle::Throttle,
     traces::Trace,
 };
-use crate::{call::ThreadId, reason::Reason};
+use crate::call::{ThreadId, reason::Reason};
 
 /// Records a second of calls that were rejected before anybody was known: whoever reaches the port makes them.
 static UNIDENTIFIED: Throttle<10> = Throttle::new();

@@ -7,12 +7,12 @@ use std::sync::Mutex;
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::metrics::New;
+use super::register::Register;
 use crate::{quota::Report, reload::Outcome};
 
 /// Why a connection was closed before a call could come over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ConnectionRejection {
     /// `MAX_CONNECTIONS` were open.
     Limit,
     /// `MAX_CONNECTIONS` were open, and it was the oldest without a call: it was closed for a newcomer.
@@ -25,7 +25,7 @@ pub enum Refusal {
     OpeningTimeout,
 }
 
-impl Refusal {
+impl ConnectionRejection {
     const ALL: [Self; 5] = [
         Self::Limit,
         Self::Evicted,
@@ -99,7 +99,7 @@ pub struct State {
     draining: IntGauge,
     open_connections: IntGauge,
     max_connections: IntGauge,
-    refused: [IntCounter; Refusal::ALL.len()],
+    refused: [IntCounter; ConnectionRejection::ALL.len()],
     overload_actions: [IntCounter; OverloadAction::ALL.len()],
     buffered_bytes: IntGauge,
     memory_limit: IntGauge,
@@ -119,7 +119,7 @@ struct Quotas {
 }
 
 impl State {
-    pub(super) fn new(new: &New<'_>) -> prometheus::Result<Self> {
+    pub(super) fn new(new: &Register<'_>) -> prometheus::Result<Self> {
         let refused = new.counters(
             "alim_bridge_refused_connections_total",
             "Connections closed before a call could come over them, by cause.",
@@ -150,7 +150,7 @@ impl State {
                 "alim_bridge_max_connections",
                 "The setting MAX_CONNECTIONS.",
             )?,
-            refused: Refusal::ALL
+            refused: ConnectionRejection::ALL
                 .map(|refusal| refused.with_label_values(&[refusal.cause()])),
             reloads: new.counters(
                 "alim_bridge_file_reloads_total",
@@ -213,7 +213,7 @@ impl State {
     }
 
     /// Counts a connection that was refused.
-    pub fn refused(&self, refusal: Refusal) {
+    pub fn refused(&self, refusal: ConnectionRejection) {
         self.refused[refusal as usize].inc();
     }
 
@@ -251,7 +251,7 @@ impl State {
 }
 
 impl Quotas {
-    fn new(new: &New<'_>) -> prometheus::Result<Self> {
+    fn new(new: &Register<'_>) -> prometheus::Result<Self> {
         Ok(Self {
             limit: new.gauges(
                 "alim_bridge_quota_limit",

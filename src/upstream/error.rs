@@ -9,7 +9,10 @@ use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::{call::Violation, memory, reply::ReplyHead};
+use crate::{
+    call::{Violation, reply::ReplyHead},
+    memory,
+};
 
 /// What a limit was set on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

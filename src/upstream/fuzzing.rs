@@ -12,9 +12,11 @@ use super::{
     sse::{self, Events},
 };
 use crate::{
-    call::Call,
+    call::{
+        Call,
+        reply::{Reply, ReplyHead},
+    },
     memory::Account,
-    reply::{Reply, ReplyHead},
 };
 
 /// What [`Upstream::invoke`](super::Upstream::invoke) makes of this answer.

@@ -269,7 +269,7 @@ mod tests {
             violations: Vec::new(),
             is_route_missing: detail == Some("Not Found"),
             retry_after: None,
-            head: crate::reply::ReplyHead::default(),
+            head: crate::call::reply::ReplyHead::default(),
         }))
     }
 

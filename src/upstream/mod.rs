@@ -32,11 +32,12 @@ use self::{
     sse::Events,
 };
 use crate::{
-    call::{Call, Question},
-    headers,
+    call::{
+        Call, Question, headers,
+        reply::{Reply, ReplyHead},
+    },
     quota::{self, Answer, Quota, Slot},
     reload::Reload,
-    reply::{Reply, ReplyHead},
 };
 
 /// What hyper reads at once, at most: it makes its buffer twice as large each time that it was full.

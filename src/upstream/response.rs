@@ -25,11 +25,9 @@ use super::{
     sse::{self, Events},
 };
 use crate::{
-    call::{Call, Violation},
-    headers,
+    call::{Call, Violation, headers, reply::ReplyHead},
     memory::Account,
     quota::Answer,
-    reply::ReplyHead,
 };
 
 /// An error body over this size loses its `detail`; its status keeps its meaning.

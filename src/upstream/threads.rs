@@ -10,8 +10,8 @@ use super::{
     error::Malformed,
     request::{Ask, Expected, JSON},
 };
-use crate::{
-    call::{Call, NewThread, ThreadId},
+use crate::call::{
+    Call, NewThread, ThreadId,
     reply::{Deleted, ReplyHead, Thread},
 };
 

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
-    Bridge, Told, ask, ask_stream,
+    Bridge, RichStatus, ask, ask_stream,
     extra::time_passes,
     reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream},

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use crate::support::{
-    Bridge, Told, ask,
+    Bridge, RichStatus, ask,
     bare::Connection,
     deployed::Deployed,
     extra::with_metadata,

@@ -1,9 +1,5 @@
 //! The books: each call has one record and one count, under the code and the reason that its caller was told.
 
-use alim_bridge::{pb::graph_service_client::GraphServiceClient, reason::Reason};
-use serde_json::Value;
-use tonic::Request;
-
 use crate::support::{
     ask, ask_stream,
     bare::Connection,
@@ -12,6 +8,9 @@ use crate::support::{
     upstream::{Reply, Upstream},
     within,
 };
+use alim_bridge::{call::reason::Reason, pb::graph_service_client::GraphServiceClient};
+use serde_json::Value;
+use tonic::Request;
 
 /// What a call's record says: method, code, reason.
 type Entry = (String, String, Option<String>);

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use alim_bridge::pb::stream_response::Event;
-
 use crate::support::{
     Bridge, read_all, sse_answer, sse_tokens, text,
     upstream::{Reply, Upstream},
 };
+use alim_bridge::pb::stream_response::Event;
 
 #[tokio::test]
 async fn a_default_tonic_caller_that_pauses_in_a_burst_of_20000_tokens_gets_them_all() {

@@ -6,9 +6,6 @@ mod limits;
 mod own_keys;
 mod records;
 
-use alim_bridge::pb::{InvokeRequest, InvokeResponse, StreamRequest};
-use tonic::{Code, IntoRequest, Request, Response, Status};
-
 use crate::support::{
     Bridge, ask, ask_stream,
     callers::CallersFile,
@@ -16,6 +13,8 @@ use crate::support::{
     reply_json,
     upstream::{Reply, Upstream},
 };
+use alim_bridge::pb::{InvokeRequest, InvokeResponse, StreamRequest};
+use tonic::{Code, IntoRequest, Request, Response, Status};
 
 /// A bridge that knows the callers of this text, with these settings besides.
 async fn knowing(

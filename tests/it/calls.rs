@@ -1,12 +1,11 @@
 //! What a call does when nothing goes wrong.
 
-use alim_bridge::pb::{InvokeRequest, stream_response::Event};
-use serde_json::json;
-
 use crate::support::{
     Bridge, SERVICE_KEY, ask, reply_json, sse_answer, text, token,
     upstream::{Reply, Upstream},
 };
+use alim_bridge::pb::{InvokeRequest, stream_response::Event};
+use serde_json::json;
 
 const THREAD: &str = "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
 

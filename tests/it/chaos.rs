@@ -20,6 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    RichStatus, ask, ask_stream,
+    bare::Connection,
+    deployed::Deployed,
+    extra::with_metadata,
+    faults::{Fault, Wire},
+    read_all, sse_tokens, text,
+};
 use alim_bridge::pb::{graph_service_client::GraphServiceClient, stream_response::Event};
 use axum::{
     Json, Router,
@@ -39,14 +47,6 @@ use tonic::Status;
 use self::{
     plan::{Act, Plan, tokens},
     records::Records,
-};
-use crate::support::{
-    Told, ask, ask_stream,
-    bare::Connection,
-    deployed::Deployed,
-    extra::with_metadata,
-    faults::{Fault, Wire},
-    read_all, sse_tokens, text,
 };
 
 const CALLERS: usize = 32;

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use crate::support::{
-    Bridge, Told, ask, ask_stream,
+    Bridge, RichStatus, ask, ask_stream,
     bare::Connection,
     read_all, sse_answer, sse_tokens, text, token,
     upstream::{Gate, Reply, Upstream},

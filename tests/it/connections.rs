@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use crate::support::{
-    Told, ask,
+    RichStatus, ask,
     bare::Connection,
     deployed::Deployed,
     frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame, head_of},

@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+use crate::support::{
+    Bridge, RichStatus,
+    bare::Connection,
+    extra::next_health,
+    read_all, sse_tokens,
+    upstream::{Reply, Upstream},
+};
 use alim_bridge::server::Drained;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -9,14 +16,6 @@ use serde_json::json;
 use tokio::time::timeout;
 use tonic::Code;
 use tower::Service;
-
-use crate::support::{
-    Bridge, Told,
-    bare::Connection,
-    extra::next_health,
-    read_all, sse_tokens,
-    upstream::{Reply, Upstream},
-};
 
 const NEVER: &str = "1h";
 
@@ -34,11 +33,11 @@ async fn a_second_signal_that_cuts_a_call_is_told_as_a_cut() {
         next_health(&mut watch).await;
         bridge.shutdown.drain.cancel();
         next_health(&mut watch).await; // NOT_SERVING: the first stage has begun
-        bridge.shutdown.cut.cancel();
+        bridge.shutdown.force.cancel();
         let ((_, ending), drained) = tokio::join!(read_all(events), bridge.drained());
         let status = ending.expect_err("cut");
         assert_eq!(status.code_and_reason().1, "BRIDGE_DRAINING");
-        assert_eq!(drained, Drained::Cut, "after a delay of {delay}");
+        assert_eq!(drained, Drained::Forced, "after a delay of {delay}");
     }
 }
 

@@ -4,21 +4,20 @@ mod quotes;
 
 use std::{fs, time::Duration};
 
+use crate::support::{
+    Bridge, RichStatus, SERVICE_KEY, ask, ask_stream,
+    callers::{CallersFile, entry, sha256},
+    config,
+    extra::{files_are_read_again, time_passes, with_metadata},
+    reply_json, sse_tokens,
+    upstream::{Reply, Upstream},
+};
 use alim_bridge::pb::{InvokeRequest, StreamRequest};
 use tempfile::NamedTempFile;
 use tonic::{Code, IntoRequest, Request, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-};
-
-use crate::support::{
-    Bridge, SERVICE_KEY, Told, ask, ask_stream,
-    callers::{CallersFile, entry, sha256},
-    config,
-    extra::{files_are_read_again, time_passes, with_metadata},
-    reply_json, sse_tokens,
-    upstream::{Reply, Upstream},
 };
 
 /// A key that only one caller has.

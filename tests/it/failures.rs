@@ -3,13 +3,12 @@
 //! Each row says what the upstream does after it has read the request, and what the caller must be
 //! told. In all of them the upstream sees the call once, and the connection is not kept.
 
-use alim_bridge::pb::stream_response::Event;
-use tonic::{Code, Status};
-
 use crate::support::{
-    Bridge, Told, reply_json, sse_tokens, text,
+    Bridge, RichStatus, reply_json, sse_tokens, text,
     upstream::{Reply, Upstream, refused_url},
 };
+use alim_bridge::pb::stream_response::Event;
+use tonic::{Code, Status};
 
 const TRUNCATED: &str = "UPSTREAM_STREAM_TRUNCATED";
 const MALFORMED: &str = "UPSTREAM_MALFORMED_REPLY";

@@ -4,18 +4,18 @@ mod raw;
 
 use std::collections::BTreeSet;
 
-use alim_bridge::pb::InvokeRequest;
-use http::HeaderMap;
-use tonic::{Request, Response, Status};
-use uuid::Uuid;
-
-use self::raw::Outcome;
 use crate::support::{
     Bridge, SERVICE_KEY, ask, ask_stream,
     extra::with_metadata,
     reply_json, sse_answer,
     upstream::{Reply, Upstream},
 };
+use alim_bridge::pb::InvokeRequest;
+use http::HeaderMap;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use self::raw::Outcome;
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

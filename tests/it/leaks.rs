@@ -116,9 +116,9 @@ fn quoting(key: &str) -> Vec<Reply> {
 
 /// All that callers were given, as text.
 #[derive(Default)]
-struct Told(String);
+struct RichStatus(String);
 
-impl Told {
+impl RichStatus {
     fn headers(&mut self, headers: &HeaderMap) {
         for (name, value) in headers {
             let value = String::from_utf8_lossy(value.as_bytes());
@@ -149,7 +149,7 @@ fn keyed<T>(message: T) -> Request<T> {
 }
 
 /// Both methods; for what is asked of a caller that has none, and of one whose key is unknown, too.
-async fn call(bridge: &Deployed, told: &mut Told) {
+async fn call(bridge: &Deployed, told: &mut RichStatus) {
     let mut client = bridge.client();
     match client.invoke(keyed(ask("Salam"))).await {
         Ok(reply) => told.headers(reply.metadata().as_ref()),
@@ -212,7 +212,7 @@ async fn everything(shown: Shown, format: &'static str) -> String {
     let replies: Vec<_> = replies.by_ref().collect();
     let (count, upstream) = (replies.len() / 2, Upstream::scripted(replies));
     let dir = TempDir::new().expect("a directory");
-    let mut all = Told::default();
+    let mut all = RichStatus::default();
     for (url, times) in [(upstream.url(), count), (refused_url(), 1)] {
         let settings = settings(shown, format, &dir);
         let settings: Vec<_> = settings

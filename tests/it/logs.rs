@@ -6,9 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alim_bridge::pb::graph_service_client::GraphServiceClient;
-use serde_json::Value;
-
 use crate::support::{
     SERVICE_KEY, ask, ask_stream,
     bare::Connection,
@@ -20,6 +17,8 @@ use crate::support::{
     sse_tokens,
     upstream::{Reply, Upstream},
 };
+use alim_bridge::pb::graph_service_client::GraphServiceClient;
+use serde_json::Value;
 
 /// Enough calls, each with the libraries' own lines, for far more lines than may wait.
 const CALLS: usize = 400;

@@ -19,7 +19,7 @@ mod failures;
 mod floods;
 mod headers;
 mod health;
-mod house;
+mod layout;
 mod leaks;
 mod logs;
 mod metrics;

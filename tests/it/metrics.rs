@@ -4,14 +4,13 @@ mod itself;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use alim_bridge::reason::Reason;
-
 use crate::support::{
     Bridge, ask, ask_stream,
     extra::{time_passes, with_metadata},
     reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream, refused_url},
 };
+use alim_bridge::call::reason::Reason;
 
 const INVOKE: &str =
     r#"{grpc_method="Invoke",grpc_service="alim.v1.GraphService",grpc_type="unary"}"#;

@@ -6,7 +6,7 @@ use tonic::{Code, Status, codec::CompressionEncoding};
 use tower::Service;
 
 use crate::support::{
-    Bridge, Told, ask, ask_stream,
+    Bridge, RichStatus, ask, ask_stream,
     bare::Connection,
     reply_json,
     upstream::{Reply, Upstream},

@@ -5,16 +5,15 @@ mod share;
 
 use std::time::{Duration, Instant};
 
-use alim_bridge::pb::{CreateThreadRequest, GetThreadRequest, StreamRequest};
-use tonic::{Code, Request, Status, metadata::MetadataMap};
-
 use crate::support::{
-    Bridge, Told, ask, ask_stream,
+    Bridge, RichStatus, ask, ask_stream,
     extra::{time_passes, with_metadata},
     reply_json, sse_answer,
     upstream::{Gate, Reply, Upstream, refused_url},
     within,
 };
+use alim_bridge::pb::{CreateThreadRequest, GetThreadRequest, StreamRequest};
+use tonic::{Code, Request, Status, metadata::MetadataMap};
 
 const THREAD: &str = "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
 

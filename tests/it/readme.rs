@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use alim_bridge::reason::Reason;
+use alim_bridge::call::reason::Reason;
 
 const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
-const REASONS: &str = include_str!("../../src/reason.rs");
+const REASONS: &str = include_str!("../../src/call/reason.rs");
 
 /// The code spans of the lines that are rows of a table.
 fn spans(text: &str) -> impl Iterator<Item = &str> {

@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus::{
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
-    Bridge, Told,
+    Bridge, RichStatus,
     extra::{SERVICE, THREAD_SERVICE, next_health},
     reply_json,
     upstream::{Gate, Reply, Upstream, refused_url},

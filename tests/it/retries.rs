@@ -8,15 +8,14 @@ use std::{
     time::Duration,
 };
 
-use alim_bridge::pb::CreateThreadRequest;
-use axum::{Router, http::header::CONTENT_TYPE};
-use tokio::net::TcpSocket;
-use tokio_util::task::AbortOnDropHandle;
-
 use crate::support::{
     Bridge, reply_json,
     upstream::{Reply, Upstream},
 };
+use alim_bridge::pb::CreateThreadRequest;
+use axum::{Router, http::header::CONTENT_TYPE};
+use tokio::net::TcpSocket;
+use tokio_util::task::AbortOnDropHandle;
 
 /// An upstream that answers everything with `body`, but begins to listen only after the first attempts
 /// were refused; and how many calls have reached it.

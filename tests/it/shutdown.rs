@@ -4,18 +4,18 @@ mod wire;
 
 use std::time::Duration;
 
+use crate::support::{
+    Bridge, RichStatus, ask, ask_stream,
+    extra::{SERVICE, next_health},
+    read_all, reply_json, sse_tokens, token,
+    upstream::{Gate, Reply, Upstream},
+};
 use alim_bridge::{pb::stream_response::Event, server::Drained};
 use tokio::{net::TcpStream, time::timeout};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use self::wire::{GOAWAY, HEADERS, Wire};
-use crate::support::{
-    Bridge, Told, ask, ask_stream,
-    extra::{SERVICE, next_health},
-    read_all, reply_json, sse_tokens, token,
-    upstream::{Gate, Reply, Upstream},
-};
 
 const DONE: &str = "event: done\ndata: [DONE]\n\n";
 
@@ -147,7 +147,7 @@ async fn a_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() {
     let ((events, ending), drained) = tokio::join!(read_all(events), drained(bridge));
     assert_eq!(events, [token("a")]);
     assert_cut(&ending.expect_err("cut"), Some("1"));
-    assert_eq!(drained, Drained::Cut);
+    assert_eq!(drained, Drained::Forced);
     upstream.connection_closed().await;
 }
 
@@ -159,7 +159,7 @@ async fn a_call_without_an_event_or_reply_yet_ends_with_a_status_too() {
     let invoke = tokio::spawn(async move { first.invoke(ask("Salam")).await });
     let stream = tokio::spawn(async move { second.stream(ask_stream("Salam")).await });
     upstream.received(2).await;
-    assert_eq!(drained(bridge).await, Drained::Cut);
+    assert_eq!(drained(bridge).await, Drained::Forced);
     let invoked = invoke.await.expect("no panic");
     assert_cut(&invoked.expect_err("cut"), None);
     let streamed = stream.await.expect("no panic");
@@ -176,7 +176,7 @@ async fn the_second_stage_cuts_at_once_before_the_drain_delay_is_over_and_after(
         let bridge = Bridge::with(&upstream.url(), &settings).await;
         let events = bridge.stream("Salam").await.expect("a token").into_inner();
         bridge.shutdown.drain.cancel();
-        bridge.shutdown.cut.cancel();
+        bridge.shutdown.force.cancel();
         let ((_, ending), _) = tokio::join!(read_all(events), drained(bridge));
         assert_cut(&ending.expect_err("cut"), Some("1"));
         upstream.connection_closed().await;
@@ -189,7 +189,7 @@ async fn a_caller_who_does_not_read_cannot_hold_up_the_drain() {
     let upstream = Upstream::answering(Reply::sse_chunks(more_than_windows_hold).then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
     let _unread = bridge.stream("Salam").await.expect("a token");
-    assert_eq!(drained(bridge).await, Drained::Cut);
+    assert_eq!(drained(bridge).await, Drained::Forced);
     upstream.connection_closed().await;
 }
 
@@ -200,8 +200,8 @@ async fn a_caller_who_hears_nothing_cannot_hold_up_the_second_stage() {
     let wire = Wire::to(bridge.address).await;
     let _open = wire.client().stream(ask_stream("Salam")).await;
     begin_drain(&bridge, &wire).await; // and the wire stays held
-    bridge.shutdown.cut.cancel();
-    assert_eq!(drained(bridge).await, Drained::Cut);
+    bridge.shutdown.force.cancel();
+    assert_eq!(drained(bridge).await, Drained::Forced);
     upstream.connection_closed().await;
 }
 

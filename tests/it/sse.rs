@@ -5,9 +5,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use crate::sse_cases::{CASES, FRAMING};
 use alim_bridge::{
+    call::reply::Event,
     memory::Account,
-    reply::Event,
     upstream::{
         Error,
         sse::{Events, Settings, framing::Framing},
@@ -16,8 +17,6 @@ use alim_bridge::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use proptest::prelude::*;
-
-use crate::sse_cases::{CASES, FRAMING};
 
 const DONE: &[u8] = b"event: done\ndata: [DONE]\n\n";
 

@@ -351,7 +351,7 @@ pub(crate) const CASES: &[Case] = &[
         body: b"event: x\xff\ndat\xe1: a\n\xc9data: b\ndata: c\n\n",
         events: &[("x\u{fffd}", "c")],
     },
-    // Ends.
+    // EndConditions.
     Case {
         name: "empty body",
         rule: "what no blank line has ended is discarded at the end",

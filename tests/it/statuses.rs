@@ -4,7 +4,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Bridge, Told, ask, ask_stream,
+    Bridge, RichStatus, ask, ask_stream,
     extra::with_metadata,
     upstream::{Reply, Upstream},
     within,

@@ -5,6 +5,12 @@ mod started;
 
 use std::collections::BTreeSet;
 
+use crate::support::{
+    Bridge, RichStatus, SERVICE_KEY, ask, ask_stream,
+    extra::{THREAD_SERVICE, with_metadata},
+    read_all, text,
+    upstream::{Gate, Reply, Request, Upstream, refused_url},
+};
 use alim_bridge::{
     emulator,
     pb::{
@@ -19,13 +25,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
-
-use crate::support::{
-    Bridge, SERVICE_KEY, Told, ask, ask_stream,
-    extra::{THREAD_SERVICE, with_metadata},
-    read_all, text,
-    upstream::{Gate, Reply, Request, Upstream, refused_url},
-};
 
 const THREAD: &str = "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
 

@@ -4,6 +4,12 @@ pub(crate) mod authority;
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use crate::support::{
+    Bridge, RichStatus, ask, ask_stream,
+    extra::{files_are_read_again, time_passes},
+    read_all, reply_json, sse_tokens,
+    upstream::{Gate, Reply, Upstream},
+};
 use alim_bridge::pb::{
     InvokeResponse, graph_service_client::GraphServiceClient, stream_response::Event,
 };
@@ -25,12 +31,6 @@ use tonic::{
 use url::Url;
 
 use self::authority::{Authority, Files, Identity};
-use crate::support::{
-    Bridge, Told, ask, ask_stream,
-    extra::{files_are_read_again, time_passes},
-    read_all, reply_json, sse_tokens,
-    upstream::{Gate, Reply, Upstream},
-};
 
 /// The name in the bridge's URL and so in its certificates.
 const LOCALHOST: &str = "127.0.0.1";

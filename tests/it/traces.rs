@@ -4,22 +4,24 @@ mod collector;
 
 use std::time::{Duration, Instant};
 
+use crate::{
+    support::{
+        Bridge, RichStatus, SERVICE_KEY, ask,
+        callers::{CallersFile, entry},
+        config,
+        deployed::Deployed,
+        extra::with_metadata,
+        frames::{HEADERS, Raw, call},
+        reply_json, running, sse_answer,
+        upstream::{Reply, Upstream, refused_url},
+    },
+    tls::authority::{Authority, Files},
+};
 use alim_bridge::telemetry::traces::Traces;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use tonic::Code;
 
 use self::collector::{Collector, attribute, events, named};
-use crate::support::{
-    Bridge, SERVICE_KEY, Told, ask,
-    callers::{CallersFile, entry},
-    config,
-    deployed::Deployed,
-    extra::with_metadata,
-    frames::{HEADERS, Raw, call},
-    reply_json, running, sse_answer,
-    upstream::{Reply, Upstream, refused_url},
-};
-use crate::tls::authority::{Authority, Files};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";

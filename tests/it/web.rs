@@ -4,6 +4,12 @@ mod doors;
 mod ends;
 mod page;
 
+use crate::support::{
+    Bridge, RichStatus, ask, ask_stream,
+    bare::Connection,
+    reply_json, sse_answer, sse_tokens, text, token,
+    upstream::{Gate, Reply, Upstream},
+};
 use alim_bridge::pb::{InvokeResponse, StreamRequest};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -12,12 +18,6 @@ use tonic::Code;
 use tower::Service;
 
 use self::page::{ORIGIN, Page, event, frame, frames};
-use crate::support::{
-    Bridge, Told, ask, ask_stream,
-    bare::Connection,
-    reply_json, sse_answer, sse_tokens, text, token,
-    upstream::{Gate, Reply, Upstream},
-};
 
 const DONE: &str = "event: done\ndata: [DONE]\n\n";
 

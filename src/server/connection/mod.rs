@@ -27,9 +27,9 @@ use tokio_util::either::Either;
 use self::io::{Io, OpeningTimeout};
 use super::tls;
 use crate::{
-    grpc::alarm::Alarm,
     inbound::{Connection, Ending},
-    telemetry::state::Refusal,
+    telemetry::state::ConnectionRejection,
+    timer::Timer,
 };
 
 /// From the connection's start to the end of its TLS handshake, and from then to the end of its opening. Over HTTP/1.1, from the
@@ -93,14 +93,14 @@ where
 ///
 /// # Errors
 ///
-/// - [`Refusal`] when no request could come over it.
+/// - [`ConnectionRejection`] when no request could come over it.
 pub(super) async fn serve<S, B>(
     stream: TcpStream,
     connection: &Arc<Connection>,
     tls: Option<TlsAcceptor>,
     settings: &Settings,
     service: S,
-) -> Result<(), Refusal>
+) -> Result<(), ConnectionRejection>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -149,7 +149,7 @@ struct End<'a> {
     age: Option<Instant>,
     max_idle: Duration,
     ending: Option<Ending>,
-    timer: Alarm,
+    timer: Timer,
 }
 
 impl<'a> End<'a> {
@@ -162,7 +162,7 @@ impl<'a> End<'a> {
             age: age.map(|age| connection.accepted() + age),
             max_idle: settings.max_idle,
             ending: None,
-            timer: Alarm::new(connection.accepted()),
+            timer: Timer::new(connection.accepted()),
         };
         end.timer.set(end.next_look(Instant::now()));
         end
@@ -236,7 +236,10 @@ impl Settings {
     }
 }
 
-async fn shake_hands(stream: TcpStream, tls: Option<TlsAcceptor>) -> Result<io::Socket, Refusal> {
+async fn shake_hands(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+) -> Result<io::Socket, ConnectionRejection> {
     let Some(tls) = tls else {
         return Ok(Either::Left(stream));
     };
@@ -244,17 +247,17 @@ async fn shake_hands(stream: TcpStream, tls: Option<TlsAcceptor>) -> Result<io::
         Ok(Ok(stream)) => Ok(Either::Right(stream)),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
-            Err(Refusal::TlsFailed)
+            Err(ConnectionRejection::TlsFailed)
         }
         Err(_) => {
             tracing::debug!("a TLS handshake took too long");
-            Err(Refusal::TlsTimeout)
+            Err(ConnectionRejection::TlsTimeout)
         }
     }
 }
 
 /// hyper's word for how a connection ended.
-fn judge(ended: Result<(), Box<dyn Error + Send + Sync>>) -> Result<(), Refusal> {
+fn judge(ended: Result<(), Box<dyn Error + Send + Sync>>) -> Result<(), ConnectionRejection> {
     let Err(error) = ended else { return Ok(()) };
     tracing::debug!(%error, "a connection ended");
     let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
@@ -263,7 +266,7 @@ fn judge(ended: Result<(), Box<dyn Error + Send + Sync>>) -> Result<(), Refusal>
             && let Some(inner) = io.get_ref()
             && inner.is::<OpeningTimeout>()
         {
-            return Err(Refusal::OpeningTimeout);
+            return Err(ConnectionRejection::OpeningTimeout);
         }
         cause = error.source();
     }

@@ -37,7 +37,7 @@ use self::{
     room::Room,
 };
 use super::error::{self, Error};
-use crate::{memory::Account, reply::Event};
+use crate::{call::reply::Event, memory::Account};
 
 /// How long, and for how many bytes, the end of a body is waited for after `done`, so that its
 /// connection can serve another call. uvicorn sends it at once.

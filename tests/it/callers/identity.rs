@@ -5,7 +5,7 @@ use tonic::Request;
 use super::{invoke, invoked_by, knowing, missing, rejected, replying};
 use crate::{
     support::{
-        Bridge, Told, ask,
+        Bridge, RichStatus, ask,
         callers::{CallersFile, entry},
         extra::with_metadata,
         upstream::Upstream,

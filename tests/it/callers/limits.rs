@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use alim_bridge::pb::{InvokeRequest, StreamRequest};
-use tonic::{Code, Status};
-
-use super::{because, invoke, invoked_by, knowing, replying, streamed_by};
 use crate::support::{
-    Bridge, Told, ask, ask_stream,
+    Bridge, RichStatus, ask, ask_stream,
     callers::entry,
     extra::time_passes,
     read_all, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
+use alim_bridge::pb::{InvokeRequest, StreamRequest};
+use tonic::{Code, Status};
+
+use super::{because, invoke, invoked_by, knowing, replying, streamed_by};
 
 fn retry_delay(status: &Status) -> Option<Duration> {
     let info = status.rich().retry_info().cloned()?;

@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use alim_bridge::pb::StreamRequest;
-use tonic::Code;
-
-use super::{because, invoke, invoked_by, replying, streamed_by};
 use crate::support::{
-    Bridge, SERVICE_KEY, Told, ask_stream,
+    Bridge, RichStatus, SERVICE_KEY, ask_stream,
     callers::{CallersFile, entry},
     deployed::Deployed,
     extra::files_are_read_again,
     read_all, reply_json, sse_answer,
     upstream::{Reply, Upstream, refused_url},
 };
+use alim_bridge::pb::StreamRequest;
+use tonic::Code;
+
+use super::{because, invoke, invoked_by, replying, streamed_by};
 
 /// Callers with the key files `orders.key` and `billing.key`, and one without.
 fn text() -> String {

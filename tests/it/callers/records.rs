@@ -1,17 +1,17 @@
 //! What is told of a caller, and what a change of the file does to it and to its calls.
 
-use alim_bridge::pb::stream_response::Event;
-use tonic::Code;
-
-use super::{invoke, invoked_by, knowing, rejected, replying, streamed_by};
 use crate::support::{
-    Bridge, Told, ask,
+    Bridge, RichStatus, ask,
     callers::{CallersFile, entry},
     deployed::Deployed,
     extra::files_are_read_again,
     read_all, sse_answer, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
+use alim_bridge::pb::stream_response::Event;
+use tonic::Code;
+
+use super::{invoke, invoked_by, knowing, rejected, replying, streamed_by};
 
 #[tokio::test]
 async fn a_removed_key_stops_working_and_its_running_call_goes_on() {

@@ -11,8 +11,10 @@ use tower::Service;
 
 use super::HOSTILE;
 use crate::{
-    connections::unread::{STREAM, question},
-    connections::{INVOKE, request, unfinished},
+    connections::{
+        INVOKE, request, unfinished,
+        unread::{STREAM, question},
+    },
     support::{
         bare::Connection,
         frames::{END_HEADERS, HEADERS, Raw, frame, head},

@@ -2,14 +2,6 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use alim_bridge::pb::graph_service_client::GraphServiceClient;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
-
-use super::{LIST_SERVICES, REFLECTION, SOON};
 use crate::support::{
     Bridge, SERVICE_KEY, ask,
     extra::{channel_to, get, time_passes},
@@ -18,6 +10,14 @@ use crate::support::{
     running::{Running, start_among},
     upstream::{Reply, Upstream},
 };
+use alim_bridge::pb::graph_service_client::GraphServiceClient;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{LIST_SERVICES, REFLECTION, SOON};
 
 /// Before silent connections are closed for their silence, which is after ten seconds.
 const AT_ONCE: Duration = Duration::from_secs(5);

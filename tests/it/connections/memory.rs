@@ -16,7 +16,7 @@ use super::{
     upstream,
 };
 use crate::support::{
-    Told, ask,
+    RichStatus, ask,
     bare::Connection,
     deployed::Deployed,
     sse_tokens,

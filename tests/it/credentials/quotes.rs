@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{KEY, keyed, passing_on, with_key_file};
 use crate::support::{
-    Bridge, SERVICE_KEY, Told, ask_stream,
+    Bridge, RichStatus, SERVICE_KEY, ask_stream,
     extra::files_are_read_again,
     read_all, sse_tokens,
     upstream::{Gate, Reply, Upstream},

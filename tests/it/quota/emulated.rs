@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use crate::support::{Bridge, RichStatus, SERVICE_KEY, extra::get, running::run};
 use alim_bridge::emulator::{self, Beyond, RateLimit};
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-use crate::support::{Bridge, SERVICE_KEY, Told, extra::get, running::run};
 
 /// An ALİM that lets each key send three requests in two seconds, and a bridge before it.
 async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {

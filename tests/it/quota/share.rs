@@ -2,6 +2,12 @@
 
 use std::{fs, time::Duration};
 
+use crate::support::{
+    Bridge, RichStatus, ask,
+    extra::{time_passes, with_metadata},
+    upstream::Upstream,
+    within,
+};
 use alim_bridge::server::Drained;
 use ring::digest::{SHA256, digest};
 use tempfile::NamedTempFile;
@@ -9,12 +15,6 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::{a_reply, assert_kept, exhausted, waits, with_quota};
-use crate::support::{
-    Bridge, Told, ask,
-    extra::{time_passes, with_metadata},
-    upstream::Upstream,
-    within,
-};
 
 /// A call of this caller, on its way.
 pub(super) fn call(bridge: &Bridge, caller: &str, message: &str) -> JoinHandle<Result<(), Status>> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alim_bridge::{
     config::{Config, SETTINGS},
-    grpc::origins::Origins,
+    middleware::origins::Origins,
 };
 
 use super::{KEY, assert_refused, assert_taken, at_fault, parse, parsed, told};
@@ -14,10 +14,10 @@ type Clock = fn(&Config) -> Duration;
 /// Every duration, and where it must arrive.
 const CLOCKS: [(&str, Clock); 13] = [
     ("CONNECT_TIMEOUT", |it| it.upstream.connect_timeout),
-    ("INVOKE_TIMEOUT", |it| it.server.clocks.invoke),
-    ("STREAM_INITIAL_TIMEOUT", |it| it.server.clocks.initial),
-    ("STREAM_IDLE_TIMEOUT", |it| it.server.clocks.idle),
-    ("STREAM_LIFETIME", |it| it.server.clocks.lifetime),
+    ("INVOKE_TIMEOUT", |it| it.server.timeouts.invoke),
+    ("STREAM_INITIAL_TIMEOUT", |it| it.server.timeouts.initial),
+    ("STREAM_IDLE_TIMEOUT", |it| it.server.timeouts.idle),
+    ("STREAM_LIFETIME", |it| it.server.timeouts.lifetime),
     ("POOL_IDLE_TIMEOUT", |it| it.upstream.pool_idle_timeout),
     ("KEEPALIVE_INTERVAL", |it| it.server.keepalive_interval),
     ("KEEPALIVE_TIMEOUT", |it| it.server.keepalive_timeout),

@@ -5,6 +5,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use crate::support::extra::channel_to;
 use alim_bridge::pb::graph_service_client::GraphServiceClient;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,8 +18,6 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
-
-use crate::support::extra::channel_to;
 
 /// Types of frames (RFC 9113, 6).
 pub(super) const HEADERS: u8 = 1;

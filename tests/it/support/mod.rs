@@ -171,14 +171,14 @@ pub(crate) fn reply_json() -> String {
 }
 
 /// What a status says, as callers read it.
-pub(crate) trait Told {
+pub(crate) trait RichStatus {
     fn code_and_reason(&self) -> (Code, String);
     fn info(&self, name: &str) -> Option<String>;
     fn pushback(&self) -> Option<String>;
     fn rich(&self) -> ErrorDetails;
 }
 
-impl Told for Status {
+impl RichStatus for Status {
     fn code_and_reason(&self) -> (Code, String) {
         let info = self.get_error_details().error_info().cloned();
         let info = info.unwrap_or_else(|| panic!("no ErrorInfo in {self:?}"));

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use super::{THREAD, a_thread, all, create, delete, get};
 use crate::support::{
-    Bridge, Told, sse_tokens,
+    Bridge, RichStatus, sse_tokens,
     upstream::{Reply, Upstream, refused_url},
     within,
 };

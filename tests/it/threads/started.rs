@@ -1,14 +1,14 @@
 //! Streams that start their own thread, and where the thread's id is told.
 
+use crate::support::{
+    Bridge, RichStatus, ask_stream, read_all, sse_answer, sse_tokens,
+    upstream::{Reply, Upstream},
+};
 use alim_bridge::pb::{StreamRequest, StreamResponse, stream_response::Event};
 use serde_json::json;
 use tonic::{Code, Response, Streaming};
 
 use super::THREAD;
-use crate::support::{
-    Bridge, Told, ask_stream, read_all, sse_answer, sse_tokens,
-    upstream::{Reply, Upstream},
-};
 
 type Head = Response<Streaming<StreamResponse>>;
 

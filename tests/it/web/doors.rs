@@ -1,5 +1,12 @@
 //! Who may call: origins, preflights, keys, and what is no gRPC-Web at all.
 
+use crate::support::{
+    Bridge, RichStatus, ask,
+    bare::Connection,
+    callers::{CallersFile, entry},
+    reply_json,
+    upstream::{Reply, Upstream},
+};
 use alim_bridge::pb::InvokeRequest;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -9,13 +16,6 @@ use tower::Service;
 use super::{
     for_pages,
     page::{Head, ORIGIN, Page, frame, request},
-};
-use crate::support::{
-    Bridge, Told, ask,
-    bare::Connection,
-    callers::{CallersFile, entry},
-    reply_json,
-    upstream::{Reply, Upstream},
 };
 
 const INVOKE: &str = "/alim.v1.GraphService/Invoke";

@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use crate::support::{
+    Bridge, RichStatus, ask, ask_stream,
+    extra::time_passes,
+    reply_json, sse_tokens, token,
+    upstream::{Gate, Reply, Upstream},
+};
 use alim_bridge::server::Drained;
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -9,12 +15,6 @@ use tonic::{Code, Status};
 use super::{
     DONE, for_pages,
     page::{Page, request},
-};
-use crate::support::{
-    Bridge, Told, ask, ask_stream,
-    extra::time_passes,
-    reply_json, sse_tokens, token,
-    upstream::{Gate, Reply, Upstream},
 };
 
 /// Far longer than any test: only what must end a call can have ended it.
@@ -151,7 +151,7 @@ async fn a_pages_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() 
     upstream.received(1).await;
     let (answer, drained) = tokio::join!(page.answer(), drained(bridge));
     assert_told(&answer.status(), Code::Unavailable, "BRIDGE_DRAINING");
-    assert_eq!(drained, Drained::Cut);
+    assert_eq!(drained, Drained::Forced);
     upstream.connection_closed().await;
 }
 
@@ -161,7 +161,7 @@ async fn a_page_that_does_not_read_cannot_hold_up_the_drain() {
     let upstream = Upstream::answering(Reply::sse_chunks(flood).then_hold());
     let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", "50ms")]).await;
     let _unread = reading(&bridge).await;
-    assert_eq!(drained(bridge).await, Drained::Cut);
+    assert_eq!(drained(bridge).await, Drained::Forced);
     upstream.connection_closed().await;
 }
 

@@ -124,17 +124,17 @@ impl Reply {
         self
     }
 
-    /// Ends in silence: the connection stays open, without the last chunk, until the peer closes it.
+    /// EndConditions in silence: the connection stays open, without the last chunk, until the peer closes it.
     pub(crate) fn then_hold(self) -> Self {
         self.ending(Ending::Hold)
     }
 
-    /// Ends with a plain close (FIN), without the last chunk.
+    /// EndConditions with a plain close (FIN), without the last chunk.
     pub(crate) fn then_close(self) -> Self {
         self.ending(Ending::Close)
     }
 
-    /// Ends with a reset (RST), without the last chunk. What fits into the peer's window still arrives.
+    /// EndConditions with a reset (RST), without the last chunk. What fits into the peer's window still arrives.
     pub(crate) fn then_cut(self) -> Self {
         self.ending(Ending::Cut)
     }

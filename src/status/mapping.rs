@@ -1,0 +1,356 @@
+//! The table: what each failure means to the caller.
+//!
+//! The one place that knows codes and reasons, by exhaustive matches without a wildcard arm, so a new
+//! failure does not compile until it is placed. A row says whose fault it is and, by its pushback,
+//! whether a retry policy may try again (gRPC A6): never where the upstream may have run the call.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::{Credentials, Failure, Protocol, text::clean};
+use crate::{
+    admission::Rejected,
+    call::{Invalid, deadline::TimeoutKind, reason::Reason},
+    upstream::{
+        Error,
+        error::{Malformed, Part, Rejection},
+    },
+};
+
+/// What a retry policy is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushback {
+    /// Don't: the upstream may have run the call.
+    Never,
+    /// Not before this long from now.
+    After(Duration),
+    /// Nothing: its own policy decides.
+    Unsaid,
+}
+
+/// What the caller is told.
+pub(crate) struct Mapping {
+    pub(crate) code: Code,
+    pub(crate) reason: Reason,
+    pub(crate) text: String,
+    pub(crate) pushback: Pushback,
+}
+
+impl Failure {
+    /// Its row; `credentials` decides whose fault a refused key is.
+    pub(crate) fn mapping(&self, credentials: Credentials) -> Mapping {
+        let (code, reason, text, pushback) = match self {
+            Self::Upstream(error) => return map_upstream(error, credentials),
+            Self::DeadlineExceeded(kind) => return map_timeout(*kind),
+            Self::Protocol(broken, found) => return map_protocol(*broken, found),
+            Self::Invalid(invalid) => (
+                Code::InvalidArgument,
+                Reason::InvalidRequest,
+                invalid_text(invalid),
+                Pushback::Unsaid,
+            ),
+            Self::CredentialsMissing => (
+                Code::Unauthenticated,
+                Reason::CallerCredentialsMissing,
+                "no credentials: send authorization: Bearer <key>, or x-api-key where the bridge passes keys on".into(),
+                Pushback::Unsaid,
+            ),
+            Self::CredentialsRejected => (
+                Code::Unauthenticated,
+                Reason::CallerCredentialsRejected,
+                "the bridge does not know this caller: its key, its certificate, or what a proxy says of it".into(),
+                Pushback::Unsaid,
+            ),
+            Self::FieldNotAllowed(field) => (
+                Code::PermissionDenied,
+                Reason::FieldNotAllowed,
+                format!("this caller may not set {field}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Rejected(rejected @ Rejected::CallerSaturated { .. }) => (
+                Code::ResourceExhausted,
+                Reason::CallerSaturated,
+                format!("{rejected}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Rejected(rejected @ Rejected::CallerRateLimited { wait }) => (
+                Code::ResourceExhausted,
+                Reason::CallerRateLimited,
+                format!("{rejected}; nothing was sent"),
+                Pushback::After(*wait),
+            ),
+            Self::Rejected(Rejected::Saturated { limit }) => (
+                Code::Unavailable,
+                Reason::BridgeSaturated,
+                format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Rejected(
+                rejected @ (Rejected::Watches { .. }
+                | Rejected::Probes { .. }
+                | Rejected::Memory(_)),
+            ) => (
+                Code::Unavailable,
+                Reason::BridgeSaturated,
+                format!("{rejected}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Exhausted(exhausted) => (
+                Code::ResourceExhausted,
+                Reason::QuotaExhausted,
+                format!("{exhausted}; nothing was sent"),
+                Pushback::After(exhausted.wait),
+            ),
+            Self::MessageTimeout(timeout) => (
+                Code::DeadlineExceeded,
+                Reason::MessageTimeout,
+                format!("the request's message was not whole within the bridge's MESSAGE_TIMEOUT of {timeout:?}; nothing was sent"),
+                Pushback::Unsaid,
+            ),
+            Self::Rejected(Rejected::Draining) => (
+                Code::Unavailable,
+                Reason::BridgeDraining,
+                "the bridge is shutting down; nothing was sent".into(),
+                Pushback::Unsaid,
+            ),
+            Self::CallerStalled => (
+                Code::ResourceExhausted,
+                Reason::CallerStalled,
+                "the bridge was short of memory, and the caller neither sent nor read anything for a while".into(),
+                Pushback::Never,
+            ),
+            Self::Panicked => (
+                Code::Internal,
+                Reason::BridgeFailed,
+                "the bridge itself failed; the upstream may have run the call".into(),
+                Pushback::Never,
+            ),
+            Self::DrainTimeout => (
+                Code::Unavailable,
+                Reason::BridgeDraining,
+                "the bridge shut down before the answer was complete; the upstream may have run the call".into(),
+                Pushback::Never,
+            ),
+        };
+        Mapping {
+            code,
+            reason,
+            text,
+            pushback,
+        }
+    }
+}
+
+fn invalid_text(invalid: &Invalid) -> String {
+    let faults = invalid.violations.iter();
+    let faults: Vec<_> = faults
+        .map(|v| format!("{} {}", v.field, v.description))
+        .collect();
+    format!("invalid request: {}", faults.join("; "))
+}
+
+fn map_timeout(kind: TimeoutKind) -> Mapping {
+    let (reason, text) = match kind {
+        TimeoutKind::Caller => (
+            Reason::CallerDeadline,
+            "the caller's deadline passed before the answer was complete",
+        ),
+        TimeoutKind::Invoke => (
+            Reason::InvokeTimeout,
+            "no whole reply within the bridge's INVOKE_TIMEOUT",
+        ),
+        TimeoutKind::Initial => (
+            Reason::InitialTimeout,
+            "no event within the bridge's STREAM_INITIAL_TIMEOUT",
+        ),
+        TimeoutKind::Idle => (
+            Reason::IdleTimeout,
+            "the upstream fell silent for longer than the bridge's STREAM_IDLE_TIMEOUT",
+        ),
+        TimeoutKind::Lifetime => (
+            Reason::LifetimeExceeded,
+            "the stream outlasted the bridge's STREAM_LIFETIME",
+        ),
+    };
+    Mapping {
+        code: Code::DeadlineExceeded,
+        reason,
+        text: text.into(),
+        pushback: Pushback::Never,
+    }
+}
+
+fn map_protocol(broken: Protocol, found: &str) -> Mapping {
+    let (code, reason) = match broken {
+        Protocol::TooLarge => (Code::ResourceExhausted, Reason::RequestTooLarge),
+        Protocol::MethodUnknown => (Code::Unimplemented, Reason::MethodUnknown),
+        Protocol::Malformed | Protocol::ContentType | Protocol::HttpMethod => {
+            (Code::InvalidArgument, Reason::MalformedRequest)
+        }
+        Protocol::Encoding => (Code::Unimplemented, Reason::EncodingUnsupported),
+        Protocol::Origin => (Code::PermissionDenied, Reason::OriginRejected),
+    };
+    Mapping {
+        code,
+        reason,
+        text: found.into(),
+        pushback: Pushback::Unsaid,
+    }
+}
+
+fn map_upstream(error: &Error, credentials: Credentials) -> Mapping {
+    let (code, reason, text, pushback) = match error {
+        Error::Rejected(rejection) => return map_rejection(rejection, credentials),
+        Error::Unreachable(_) => (
+            Code::Unavailable,
+            Reason::UpstreamUnreachable,
+            "the upstream can't be reached; nothing was sent".into(),
+            Pushback::Unsaid,
+        ),
+        Error::NoMemory(full) => (
+            Code::Unavailable,
+            Reason::BridgeSaturated,
+            format!("{full}; nothing was sent"),
+            Pushback::Unsaid,
+        ),
+        Error::Interrupted(_) => (
+            Code::Unavailable,
+            Reason::UpstreamInterrupted,
+            "the connection to the upstream broke before the answer was complete; it may have run the call".into(),
+            Pushback::Never,
+        ),
+        Error::Redirected { status } => (
+            Code::Internal,
+            Reason::UpstreamRedirected,
+            format!("the upstream redirected the call ({}), which the bridge never follows: check UPSTREAM_URL", status.as_u16()),
+            Pushback::Unsaid,
+        ),
+        Error::Malformed { why } => (
+            Code::Internal,
+            Reason::UpstreamMalformedReply,
+            malformed_text(*why),
+            Pushback::Never,
+        ),
+        Error::TooLarge { what, limit } => (
+            Code::ResourceExhausted,
+            Reason::UpstreamReplyTooLarge,
+            match what {
+                Part::Reply => format!("the upstream's reply is larger than the bridge's MAX_REPLY_BYTES of {limit}"),
+                Part::Event => format!("an event of the upstream is larger than the bridge's MAX_EVENT_BYTES of {limit}"),
+            },
+            Pushback::Never,
+        ),
+        Error::StreamFailed { detail } => (
+            Code::Internal,
+            Reason::UpstreamStreamFailed,
+            with_detail("the upstream failed while answering", detail.as_deref()),
+            Pushback::Never,
+        ),
+        Error::Truncated => (
+            Code::Unavailable,
+            Reason::UpstreamStreamTruncated,
+            "the upstream's stream ended without its done event: the answer is not complete".into(),
+            Pushback::Never,
+        ),
+    };
+    Mapping {
+        code,
+        reason,
+        text,
+        pushback,
+    }
+}
+
+fn malformed_text(why: Malformed) -> String {
+    format!("the upstream's answer can't be read: {why}")
+}
+
+/// The rows for 4xx and 5xx.
+fn map_rejection(rejection: &Rejection, credentials: Credentials) -> Mapping {
+    let status = rejection.status.as_u16();
+    let (code, reason, text) = match status {
+        401 | 403 => map_key(status, credentials),
+        404 if rejection.is_route_missing => {
+            (Code::Unimplemented, Reason::UpstreamRouteMissing, NO_ROUTE)
+        }
+        ..500 => map_request(status),
+        _ => map_failure(status),
+    };
+    let pushback = pushback(status, rejection.retry_after);
+    let text = with_detail(&format!("{text} ({status})"), rejection.detail.as_deref());
+    Mapping {
+        code,
+        reason,
+        text,
+        pushback,
+    }
+}
+
+/// A proxy may answer 408 or 503 after it has passed the call on (Envoy: "reset before headers"), so a second try
+/// needs a Retry-After. Any other 5xx may come after the work was done, and gives none whatever it says.
+fn pushback(status: u16, retry_after: Option<Duration>) -> Pushback {
+    let may_say_when = status < 500 || matches!(status, 501 | 503);
+    let has_not_run = status < 500 && !matches!(status, 408 | 425);
+    match retry_after {
+        Some(wait) if may_say_when => Pushback::After(wait),
+        None if has_not_run => Pushback::Unsaid,
+        _ => Pushback::Never,
+    }
+}
+
+type Mapped = (Code, Reason, &'static str);
+
+const NO_ROUTE: &str = "the upstream does not offer this: check UPSTREAM_URL";
+
+/// A refused key is the caller's fault, or that of whoever runs the bridge.
+fn map_key(status: u16, credentials: Credentials) -> Mapped {
+    const CALLERS: &str = "the upstream does not accept the caller's key";
+    const OURS: &str = "the upstream does not accept the bridge's own key";
+    match (credentials, status) {
+        (Credentials::Service, _) => (Code::Internal, Reason::UpstreamCredentialsRejected, OURS),
+        (Credentials::Caller, 401) => (
+            Code::Unauthenticated,
+            Reason::CallerCredentialsRejected,
+            CALLERS,
+        ),
+        (Credentials::Caller, _) => (
+            Code::PermissionDenied,
+            Reason::CallerCredentialsRejected,
+            CALLERS,
+        ),
+    }
+}
+
+#[rustfmt::skip] // one line a row
+fn map_request(status: u16) -> Mapped {
+    const REJECTED: &str = "the upstream rejected the request";
+    match status {
+        400 | 422 => (Code::InvalidArgument, Reason::UpstreamRejectedRequest, REJECTED),
+        404 | 410 => (Code::NotFound, Reason::UpstreamNotFound, "the upstream does not know what was asked for"),
+        405 => (Code::Unimplemented, Reason::UpstreamRouteMissing, NO_ROUTE),
+        408 | 425 => (Code::Unavailable, Reason::UpstreamUnavailable, "the upstream is not available now"),
+        409 => (Code::Aborted, Reason::UpstreamConflict, "the upstream found a conflict"),
+        412 => (Code::FailedPrecondition, Reason::UpstreamPrecondition, "a precondition of the upstream does not hold"),
+        413 => (Code::ResourceExhausted, Reason::UpstreamRequestTooLarge, "the request is too large for the upstream"),
+        429 => (Code::ResourceExhausted, Reason::UpstreamRateLimited, "the upstream's rate limit is used up"),
+        _ => (Code::FailedPrecondition, Reason::UpstreamRejectedRequest, REJECTED),
+    }
+}
+
+#[rustfmt::skip] // one line a row
+fn map_failure(status: u16) -> Mapped {
+    match status {
+        501 => (Code::Unimplemented, Reason::UpstreamRouteMissing, NO_ROUTE),
+        502 | 503 => (Code::Unavailable, Reason::UpstreamUnavailable, "the upstream is not available now"),
+        504 => (Code::DeadlineExceeded, Reason::UpstreamTimeout, "a gateway before the upstream gave up waiting"),
+        _ => (Code::Internal, Reason::UpstreamFailed, "the upstream failed"),
+    }
+}
+
+fn with_detail(ours: &str, detail: Option<&str>) -> String {
+    match detail.map(clean) {
+        Some(detail) if !detail.is_empty() => format!("{ours}: {detail}"),
+        _ => ours.to_owned(),
+    }
+}
