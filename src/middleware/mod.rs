@@ -26,7 +26,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::ALLOW};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -38,7 +38,7 @@ use self::{
     identity::Identity,
     open_calls::{CallGuard, OpenCalls},
     origins::Origins,
-    protocol::{field_bytes, is_grpc, with_reason},
+    protocol::{field_bytes, is_grpc, reject, with_reason},
     request_body::{Bounds, Kind, RequestBody},
     response_body::{EndConditions, ResponseBody},
     timeouts::{Timeouts, caller_deadline},
@@ -49,7 +49,7 @@ use crate::{
     callers::Caller,
     inbound::{Connection, MAX_WATCHES},
     memory::{Account, FREE_BYTES},
-    status::{Credentials, Failure, Protocol},
+    status::{Failure, Protocol},
     telemetry::{
         Method, Ongoing, Record,
         metrics::Metrics,
@@ -327,24 +327,6 @@ fn finish(
     answer.map(|inner| ResponseBody::new(inner, ends, ongoing, guard))
 }
 
-pub(crate) fn reject(failure: Failure, record: &Record) -> Response<Body> {
-    let status = match failure {
-        Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Failure::Protocol(Protocol::HttpMethod, _) => StatusCode::METHOD_NOT_ALLOWED,
-        Failure::Protocol(Protocol::Origin, _) => StatusCode::FORBIDDEN,
-        _ => StatusCode::OK,
-    };
-    let mut rejection = failure
-        .into_status(record, Credentials::Service, None)
-        .into_http();
-    *rejection.status_mut() = status;
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        let post = HeaderValue::from_static("POST");
-        rejection.headers_mut().insert(ALLOW, post); // RFC 9110, 15.5.6
-    }
-    rejection
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -354,7 +336,7 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
-    use crate::memory::Budget;
+    use crate::{memory::Budget, status::Credentials};
 
     #[derive(Clone)]
     struct Panics;

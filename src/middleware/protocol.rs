@@ -1,11 +1,14 @@
-//! gRPC's own rules: what is a call, and a reason for the statuses that tonic itself makes of a request that breaks them.
+//! gRPC's own rules: what is a call, how a rejected one is answered, and a reason for the statuses that tonic itself makes.
 
-use http::{HeaderMap, Response, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
 use tonic::{Code, Status, body::Body};
 
-use super::{reject, response_body::GRPC_STATUS};
+use super::response_body::GRPC_STATUS;
 use crate::{
-    status::{Failure, Protocol},
+    status::{Credentials, Failure, Protocol},
     telemetry::Record,
 };
 
@@ -75,4 +78,22 @@ fn protocol_text(broken: Protocol, found: &Status) -> String {
             found.message().to_owned()
         }
     }
+}
+
+pub(crate) fn reject(failure: Failure, record: &Record) -> Response<Body> {
+    let status = match failure {
+        Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Failure::Protocol(Protocol::HttpMethod, _) => StatusCode::METHOD_NOT_ALLOWED,
+        Failure::Protocol(Protocol::Origin, _) => StatusCode::FORBIDDEN,
+        _ => StatusCode::OK,
+    };
+    let mut rejection = failure
+        .into_status(record, Credentials::Service, None)
+        .into_http();
+    *rejection.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let post = HeaderValue::from_static("POST");
+        rejection.headers_mut().insert(ALLOW, post); // RFC 9110, 15.5.6
+    }
+    rejection
 }

@@ -64,7 +64,7 @@ impl GraphService for Bridge {
             self.unary(&context, call, Upstream::invoke, response::invoke)
                 .await
         };
-        self.into_result(answer.await, &context)
+        self.or_status(answer.await, &context)
     }
 
     async fn stream(
@@ -73,7 +73,7 @@ impl GraphService for Bridge {
     ) -> Result<Response<Events>, Status> {
         let context = received(&request);
         let events = self.relay(request, &context).await;
-        self.into_result(events, &context)
+        self.or_status(events, &context)
     }
 }
 
@@ -164,7 +164,7 @@ impl Bridge {
         Ok(due.check()?)
     }
 
-    fn into_result<T>(
+    fn or_status<T>(
         &self,
         outcome: Result<T, Failure>,
         context: &CallContext,

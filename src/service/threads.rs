@@ -47,7 +47,7 @@ impl ThreadService for Bridge {
             self.unary(&context, call, Upstream::create_thread, response::thread)
                 .await
         };
-        self.into_result(answer.await, &context)
+        self.or_status(answer.await, &context)
     }
 
     async fn get_thread(
@@ -61,7 +61,7 @@ impl ThreadService for Bridge {
             self.unary(&context, call, Upstream::get_thread, response::thread)
                 .await
         };
-        self.into_result(answer.await, &context)
+        self.or_status(answer.await, &context)
     }
 
     async fn delete_thread(
@@ -76,6 +76,6 @@ impl ThreadService for Bridge {
             self.unary(&context, call, Upstream::delete_thread, identity)
                 .await
         };
-        self.into_result(answer.await, &context)
+        self.or_status(answer.await, &context)
     }
 }
