@@ -6,7 +6,7 @@ use clap::{ArgMatches, Command, value_parser};
 
 use super::{Error, option, setting, target::secret, text};
 use crate::{
-    emulator::{self, Beyond, RateLimit},
+    emulator::{self, OverLimit, RateLimit},
     quota::Rate,
 };
 
@@ -68,13 +68,13 @@ pub fn emulator(
         settings.token_delay = *delay;
     }
     if let Some(rate) = matches.get_one::<Rate>("rate-limit") {
-        let beyond = match text(matches, "rate-limit-status").as_deref() {
-            Some("429") => Beyond::TooManyRequests,
-            _ => Beyond::Crash,
+        let over_limit = match text(matches, "rate-limit-status").as_deref() {
+            Some("429") => OverLimit::TooManyRequests,
+            _ => OverLimit::Crash,
         };
         settings.rate_limit = Some(RateLimit {
             rate: *rate,
-            beyond,
+            over_limit,
         });
     }
     let vars = vars.collect();

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{Config, Strings},
-    emulator::{self, Beyond, RateLimit},
+    emulator::{self, OverLimit, RateLimit},
     pb::{InvokeRequest, StreamRequest},
     quota::Rate,
     server::{self, Drained},
@@ -35,7 +35,7 @@ pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error
     let quota = config.upstream.quota.rate;
     emulated.rate_limit = quota.map(|rate| RateLimit {
         rate,
-        beyond: Beyond::Crash,
+        over_limit: OverLimit::Crash,
     });
     let _written = logs::init(config.logs);
     let listener = bind(config.listen).await?;

@@ -1,4 +1,4 @@
-//! What all the endpoints share: the key, the pace and the threads; and who gets in.
+//! State that all endpoints share: the key, the token delay and the threads. Checks the caller's key.
 
 use std::time::Duration;
 
@@ -6,37 +6,37 @@ use http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use super::refusal::Refusal;
+use super::refusal::Rejection;
 use super::threads::Threads;
 
-/// The embedded ALİM behind its endpoints.
+/// The state of the embedded ALİM.
 #[derive(Debug)]
 pub(super) struct Alim {
-    /// The one key that gets in.
+    /// The only key that is accepted.
     pub(super) api_key: SecretString,
-    /// From one token to the next.
+    /// Time between two tokens.
     pub(super) token_delay: Duration,
     /// The threads made so far.
     pub(super) threads: Threads,
 }
 
 impl Alim {
-    /// Lets in whoever brings the key, compared in constant time.
+    /// Checks the `X-API-Key` header, in constant time.
     ///
     /// # Errors
-    /// - [`Refusal::KeyMissing`]: no `X-API-Key`, or an empty one.
-    /// - [`Refusal::KeyWrong`]: another one.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let brought = headers.get("x-api-key").map_or(&[][..], |it| it.as_bytes());
-        if brought.is_empty() {
-            return Err(Refusal::KeyMissing);
+    /// - [`Rejection::KeyMissing`]: the header is missing or empty.
+    /// - [`Rejection::KeyWrong`]: it has another key.
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<(), Rejection> {
+        let key = headers.get("x-api-key").map_or(&[][..], |it| it.as_bytes());
+        if key.is_empty() {
+            return Err(Rejection::KeyMissing);
         }
-        match brought
+        match key
             .ct_eq(self.api_key.expose_secret().as_bytes())
             .into()
         {
             true => Ok(()),
-            false => Err(Refusal::KeyWrong),
+            false => Err(Rejection::KeyWrong),
         }
     }
 }

@@ -1,27 +1,27 @@
-//! What the embedded ALİM knows: seven pieces of farming advice, chosen by the words of the
+//! The canned answers of the embedded ALİM: seven pieces of farming advice, chosen by the words of the
 //! message.
 //!
-//! The choice is made on folded letters, so that `GÜBRƏ`, `gübrə` and `gubre` are one word, and a
-//! stem stands for all its forms (`suvar`: suvarma, suvarmalı, suvarıram). The same message always
-//! gets the same text, from `invoke` and from `stream`.
+//! Letters are folded first, so `GÜBRƏ`, `gübrə` and `gubre` are the same word. A stem matches all
+//! forms of a word (`suvar`: suvarma, suvarmalı, suvarıram). The same message always gets the same
+//! text, from `invoke` and from `stream`.
 
-/// One answer, with what the graph says of how it came to it.
+/// One answer, with the metadata that the graph reports about it.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// What the caller wants, as the graph names it.
+    /// The caller's intent, as the graph names it.
     pub(super) intent: &'static str,
     /// The graph's nodes, in the order in which they ran.
     pub(super) nodes: &'static [&'static str],
     /// The whole text, with markdown lists.
     pub(super) text: &'static str,
-    /// Beginnings of words, folded, that choose this answer.
+    /// Folded word prefixes that select this answer.
     stems: &'static [&'static str],
 }
 
 impl Answer {
-    /// Chooses the answer to `message`: the first whose stem begins one of its words, or else a
-    /// question back.
-    pub(super) fn to(message: &str) -> &'static Self {
+    /// Returns the first answer with a stem that a word of `message` begins with. If there is none,
+    /// returns a question to the caller.
+    pub(super) fn choose(message: &str) -> &'static Self {
         let letters = message.chars().flat_map(char::to_lowercase);
         let words: String = std::iter::once(' ')
             .chain(letters.filter_map(fold))
@@ -34,8 +34,8 @@ impl Answer {
     }
 }
 
-/// Azerbaijani letters as they are typed on a keyboard that lacks them. What parts words becomes a
-/// space; combining marks (the lower case of `İ` has one) fall away.
+/// Maps an Azerbaijani letter to the one that is typed on a keyboard without it. Word separators become
+/// a space. Combining marks are removed (the lower case of `İ` has one).
 fn fold(letter: char) -> Option<char> {
     match letter {
         'ə' => Some('e'),
@@ -51,7 +51,7 @@ fn fold(letter: char) -> Option<char> {
     }
 }
 
-/// In the order in which they are tried: who greets and asks gets the answer to the question.
+/// Tried in this order. The greeting is last: a message that greets and asks gets the answer to its question.
 static TOPICS: [Answer; 6] = [
     Answer {
         intent: "irrigation",
@@ -182,7 +182,7 @@ Sualınızı yazın: hansı bitki, hansı rayon və nə müşahidə edirsiniz?",
     },
 ];
 
-/// For a message that names none of the topics.
+/// The answer to a message without a known topic.
 static QUESTION: Answer = Answer {
     intent: "general",
     nodes: &["classify_intent", "generate_response"],
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_choose_the_answer_in_any_case_and_without_diacritics() {
+    fn words_select_the_answer_in_any_case_and_without_diacritics() {
         for (message, intent) in [
             ("Fermada susuzluq var, nə edim?", "irrigation"),
             ("SUVARMALIYAM?", "irrigation"),
@@ -217,7 +217,7 @@ mod tests {
             ("terrain", "general"),
             ("", "general"),
         ] {
-            assert_eq!(Answer::to(message).intent, intent, "{message}");
+            assert_eq!(Answer::choose(message).intent, intent, "{message}");
         }
     }
 }

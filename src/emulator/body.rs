@@ -1,18 +1,18 @@
-//! Bytes of a call's body to JSON, as FastAPI reads them: before it looks at the key, so that an
-//! unreadable body is told to whoever sent it.
+//! Parses a request body to JSON as FastAPI does: before the key is checked. So a caller without a key
+//! learns that its body is unreadable.
 //!
-//! FastAPI says where Python's parser stopped, and in Python's words. Here serde_json's place and
-//! words are put that way; inside a body that breaks off they can be a little beside Python's.
+//! FastAPI reports the offset and the message of Python's parser. This module translates those of
+//! serde_json. For a truncated body, the offset can differ a little from Python's.
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use mime::Mime;
 use serde_json::{Value, json};
 
-use super::refusal::{FieldFault, Refusal};
+use super::refusal::{FieldError, Rejection};
 
-/// The beginnings of serde_json's words, and what Python says in their place.
-const PYTHON_WORDS: [(&str, &str); 13] = [
+/// Prefixes of serde_json's messages, and Python's message for the same error.
+const PYTHON_MESSAGES: [(&str, &str); 13] = [
     (
         "EOF while parsing a string",
         "Unterminated string starting at",
@@ -37,24 +37,24 @@ const PYTHON_WORDS: [(&str, &str); 13] = [
     ("", "Expecting value"),
 ];
 
-/// Reads a body into JSON; an empty one is `null`, and one that says it is no JSON is its text.
+/// Parses a body to JSON. An empty body is `null`. A body whose content type is not JSON is a string.
 ///
 /// # Errors
-/// - [`Refusal::Unreadable`]: it is not UTF-8, or nested deeper than serde_json goes.
-/// - [`Refusal::Invalid`]: it is not JSON.
-pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
+/// - [`Rejection::Unreadable`]: the body is not UTF-8, or is nested deeper than serde_json allows.
+/// - [`Rejection::Invalid`]: the body is not JSON.
+pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Value, Rejection> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    let text = std::str::from_utf8(body).map_err(|_| Refusal::Unreadable)?;
+    let text = std::str::from_utf8(body).map_err(|_| Rejection::Unreadable)?;
     if !is_json(headers) {
         return Ok(Value::from(text));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    serde_json::from_str(text).map_err(|error| refuse(text, &error))
+    serde_json::from_str(text).map_err(|error| to_rejection(text, &error))
 }
 
-/// Whether the body is to be read as JSON; without a content type FastAPI takes it for that.
+/// Whether FastAPI parses the body as JSON. It does so too if there is no content type.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(CONTENT_TYPE) else {
         return true;
@@ -69,33 +69,34 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-fn refuse(text: &str, error: &serde_json::Error) -> Refusal {
-    let said = error.to_string();
-    if said.starts_with("recursion limit") {
-        return Refusal::Unreadable;
+fn to_rejection(text: &str, error: &serde_json::Error) -> Rejection {
+    let message = error.to_string();
+    if message.starts_with("recursion limit") {
+        return Rejection::Unreadable;
     }
-    let words = match error.is_eof() && text.trim_end().ends_with(['{', ',']) {
+    let python = match error.is_eof() && text.trim_end().ends_with(['{', ',']) {
         true => "Expecting property name enclosed in double quotes",
-        false => python_words(&said),
+        false => to_python(&message),
     };
-    Refusal::Invalid(vec![FieldFault {
+    Rejection::Invalid(vec![FieldError {
         rule: "json_invalid",
-        loc: vec![json!("body"), json!(place(text, error, words))],
+        loc: vec![json!("body"), json!(python_offset(text, error, python))],
         msg: "JSON decode error".into(),
         input: json!({}),
-        ctx: Some(json!({ "error": words })),
+        ctx: Some(json!({ "error": python })),
     }])
 }
 
-fn python_words(said: &str) -> &'static str {
-    let begins = |(ours, python): &(&str, &'static str)| said.starts_with(ours).then_some(*python);
-    let words = PYTHON_WORDS.iter().find_map(begins);
-    words.expect("the last row's beginning is that of every text")
+fn to_python(message: &str) -> &'static str {
+    let python = PYTHON_MESSAGES
+        .iter()
+        .find_map(|(prefix, python)| message.starts_with(prefix).then_some(*python));
+    python.expect("the last prefix is empty and matches every text")
 }
 
-/// Where the parser stopped, in characters from the beginning, as Python counts: before a word that
-/// is no value, and at an escape's backslash.
-fn place(text: &str, error: &serde_json::Error, words: &str) -> usize {
+/// Where Python's parser would stop, in characters from the beginning. It stops before a word that is
+/// not a value, and at the backslash of an escape.
+fn python_offset(text: &str, error: &serde_json::Error, message: &str) -> usize {
     let line: usize = text
         .split_inclusive('\n')
         .take(error.line().saturating_sub(1))
@@ -105,17 +106,17 @@ fn place(text: &str, error: &serde_json::Error, words: &str) -> usize {
         true => text.len(),
         false => (line + error.column()).saturating_sub(1),
     };
-    let stopped = match words {
+    let stopped = match message {
         "Expecting value" => text[..stopped]
             .trim_end_matches(|letter: char| letter.is_ascii_alphanumeric())
             .len(),
         "Invalid \\escape" => stopped.saturating_sub(1),
         _ => stopped,
     };
-    let begins_letter = |byte: &&u8| **byte & 0b1100_0000 != 0b1000_0000;
+    let is_char_start = |byte: &&u8| **byte & 0b1100_0000 != 0b1000_0000;
     text.bytes()
         .take(stopped)
-        .filter(|b| begins_letter(&b))
+        .filter(|b| is_char_start(&b))
         .count()
 }
 
@@ -123,7 +124,7 @@ fn place(text: &str, error: &serde_json::Error, words: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// Bodies that are no JSON, and where and in which words Python says so.
+    /// Bodies that are not JSON, with the offset and the message that Python reports.
     const BROKEN: [(&str, usize, &str); 13] = [
         ("salam", 0, "Expecting value"),
         (" ", 1, "Expecting value"),
@@ -145,18 +146,18 @@ mod tests {
     ];
 
     #[test]
-    fn what_is_no_json_is_told_as_python_tells_it() {
-        for (body, place, words) in BROKEN {
-            let Err(Refusal::Invalid(faults)) = read(&HeaderMap::new(), body.as_bytes()) else {
-                panic!("{body} was read");
+    fn a_body_that_is_not_json_gets_pythons_error() {
+        for (body, offset, message) in BROKEN {
+            let Err(Rejection::Invalid(errors)) = parse(&HeaderMap::new(), body.as_bytes()) else {
+                panic!("{body} was accepted");
             };
-            assert_eq!(faults[0].loc, [json!("body"), json!(place)], "{body}");
-            assert_eq!(faults[0].ctx, Some(json!({ "error": words })), "{body}");
+            assert_eq!(errors[0].loc, [json!("body"), json!(offset)], "{body}");
+            assert_eq!(errors[0].ctx, Some(json!({ "error": message })), "{body}");
         }
     }
 
     #[test]
-    fn a_body_that_says_it_is_something_else_is_its_text() {
+    fn a_body_with_another_content_type_is_a_string() {
         let mut headers = HeaderMap::new();
         for (content_type, body) in [
             ("application/json; charset=utf-8", json!({})),
@@ -165,7 +166,7 @@ mod tests {
             ("json", json!("{}")),
         ] {
             headers.insert(CONTENT_TYPE, content_type.parse().expect("it is ASCII"));
-            assert_eq!(read(&headers, b"{}").ok(), Some(body), "{content_type}");
+            assert_eq!(parse(&headers, b"{}").ok(), Some(body), "{content_type}");
         }
     }
 }

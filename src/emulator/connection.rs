@@ -1,8 +1,9 @@
-//! Connections that behave as uvicorn's do, below axum, which has no word for either rule.
+//! Connections that behave as uvicorn's do. They are below axum, which has no settings for these rules.
 //!
-//! An idle connection is closed 5.0 s after its last answer, and every connection can be cut from
-//! outside, so that the drain has an end even while a call is silent. HTTP/2 with prior knowledge,
-//! which axum would speak since tonic brings it into the build, fails, because uvicorn has none.
+//! - An idle connection is closed 5.0 s after its last answer.
+//! - Every connection can be aborted from outside, so the drain ends even while a call is silent.
+//! - HTTP/2 with prior knowledge fails, because uvicorn does not speak it. axum would, since tonic
+//!   enables it in this build.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -22,14 +23,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// From the end of an answer to the end of its connection, if no other call comes: uvicorn's
+/// From the end of an answer to the end of its connection, if no other call comes. It is uvicorn's
 /// default.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// How HTTP/2 begins.
+/// The beginning of the HTTP/2 connection preface (RFC 9113, 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// Whether a connection has a call open, shared by the calls and the reading side.
+/// Whether a connection has an open call. Its calls and its reader share this.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Idle(Arc<Mutex<IdleState>>);
 
@@ -37,7 +38,7 @@ pub(super) struct Idle(Arc<Mutex<IdleState>>);
 struct IdleState {
     /// `None` while a call is open, and before the first.
     since: Option<Instant>,
-    /// Who must look again when a call ends: hyper itself does not read anew then.
+    /// Woken when a call ends, because hyper itself does not read again then.
     reader: Option<Waker>,
 }
 
@@ -47,16 +48,16 @@ impl Idle {
     }
 }
 
-impl Connected<IncomingStream<'_, Gate>> for Idle {
-    fn connect_info(connection: IncomingStream<'_, Gate>) -> Self {
+impl Connected<IncomingStream<'_, UvicornListener>> for Idle {
+    fn connect_info(connection: IncomingStream<'_, UvicornListener>) -> Self {
         connection.io().idle.clone()
     }
 }
 
-/// A call that is open; dropping it makes its connection idle.
-struct Open(Idle);
+/// A guard for an open call. Its drop makes the connection idle.
+struct OpenCall(Idle);
 
-impl Drop for Open {
+impl Drop for OpenCall {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.since = Some(Instant::now());
@@ -66,49 +67,49 @@ impl Drop for Open {
     }
 }
 
-/// The layer round every call: its connection is not idle until the last byte of its answer.
-pub(super) async fn hold_open(
+/// The middleware that keeps a connection from being idle until the last byte of the answer.
+pub(super) async fn track_call(
     Extension(ConnectInfo(idle)): Extension<ConnectInfo<Idle>>,
     call: Request,
     next: Next,
 ) -> Response {
     idle.state().since = None;
-    let open = Open(idle);
+    let open = OpenCall(idle);
     next.run(call).await.map(|body| {
-        // Owned by the body's adapter, so dropped with the body; the size stays known.
+        // The closure owns the guard, so it is dropped with the body. `map_err` keeps the size hint.
         axum::body::Body::new(body.map_err(move |error| {
-            let _held = &open;
+            let _guard = &open;
             error
         }))
     })
 }
 
-/// A bound listener whose connections keep the rules.
-pub(super) struct Gate {
+/// A bound listener whose connections follow these rules.
+pub(super) struct UvicornListener {
     listener: TcpListener,
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
-impl Gate {
-    /// Lets callers in by `listener`, until `cut` closes all their connections at once.
-    pub(super) fn new(listener: TcpListener, cut: CancellationToken) -> Self {
-        Self { listener, cut }
+impl UvicornListener {
+    /// Accepts connections on `listener`. `abort` closes all of them at once.
+    pub(super) fn new(listener: TcpListener, abort: CancellationToken) -> Self {
+        Self { listener, abort }
     }
 }
 
-impl Listener for Gate {
+impl Listener for UvicornListener {
     type Io = Connection;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let (stream, caller) = Listener::accept(&mut self.listener).await;
-        // Without it a token waits for the last one's ACK; a socket that refuses still works.
+        // Without it a token waits for the ACK of the one before. A socket works without it too.
         let _ = stream.set_nodelay(true);
         let connection = Connection {
             stream,
             idle: Idle::default(),
             keep_alive: Box::pin(sleep(KEEP_ALIVE)),
-            cut: Box::pin(self.cut.clone().cancelled_owned()),
+            abort: Box::pin(self.abort.clone().cancelled_owned()),
         };
         (connection, caller)
     }
@@ -123,19 +124,19 @@ pub(super) struct Connection {
     stream: TcpStream,
     idle: Idle,
     keep_alive: Pin<Box<Sleep>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    abort: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Connection {
-    fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.cut.as_mut().poll(cx) {
+    fn check_abort(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.abort.as_mut().poll(cx) {
             Poll::Ready(()) => Err(ErrorKind::ConnectionAborted.into()),
             Poll::Pending => Ok(()),
         }
     }
 
-    /// Ready once the connection has been idle for too long; set anew at each look, since a call may
-    /// have come and gone meanwhile.
+    /// Ready once the connection has been idle for too long. The timer is reset at each poll, because a
+    /// call may have started and ended since the last one.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.idle.state();
         match state.since {
@@ -158,7 +159,7 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.check_cut(cx)?;
+        this.check_abort(cx)?;
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) {
             let http2 = buf.filled()[before..].starts_with(HTTP2_PREFACE);
@@ -167,7 +168,7 @@ impl AsyncRead for Connection {
                 false => read,
             });
         }
-        // Nothing read is how the end of a connection looks.
+        // A read of zero bytes is the end of the connection.
         this.poll_expired(cx).map(Ok)
     }
 }
@@ -179,7 +180,7 @@ impl AsyncWrite for Connection {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.check_cut(cx)?;
+        this.check_abort(cx)?;
         Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 

@@ -1,39 +1,39 @@
-//! Faults that a caller orders, with `scenario_context: {"emulator_fault": "<name>"}`, so that it
-//! can see its own handling of them. The table in the module's documentation says what each does.
+//! Faults that a caller requests with `scenario_context: {"emulator_fault": "<name>"}` to test its own
+//! error handling. The table in the module's documentation says what each one does.
 
-/// A fault on purpose.
+/// A requested fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The rate limit is used up.
     RateLimited,
-    /// A proxy in front finds nothing behind it.
+    /// A proxy in front can't reach the backend.
     Unavailable,
-    /// The backend stumbles over a value.
+    /// The backend rejects a value.
     BadValue,
-    /// The backend fails in a way that nobody thought of.
+    /// The backend raises an exception that nothing catches.
     Crashed,
-    /// The call gets in, and something goes wrong behind.
+    /// The call is accepted, and the agent fails.
     Agent(AgentFault),
 }
 
-/// What can go wrong once the call is in.
+/// A fault after the call was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AgentFault {
-    /// The agent says that it failed.
+    /// The agent reports that it failed.
     Failed,
     /// The answer ends too early.
     Truncated,
-    /// No byte of an answer ever comes.
+    /// The answer never starts.
     Silent,
-    /// A second for each token.
+    /// One second for each token.
     Slow,
-    /// Something stands in the answer that the guide doesn't know.
+    /// The answer has an element that the guide does not document.
     UnknownEvent,
-    /// The head says 200, and nothing follows.
+    /// The status is 200 and the body is empty.
     Empty,
 }
 
-/// Every fault by the name a caller uses.
+/// Every fault, with the name that callers use.
 const NAMES: [(&str, Fault); 10] = [
     ("rate_limited", Fault::RateLimited),
     ("unavailable", Fault::Unavailable),
@@ -48,7 +48,7 @@ const NAMES: [(&str, Fault); 10] = [
 ];
 
 impl Fault {
-    /// The fault of that name, if there is one.
+    /// The fault of this name, if there is one.
     pub(super) fn parse(name: &str) -> Option<Self> {
         NAMES
             .iter()

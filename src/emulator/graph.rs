@@ -1,7 +1,7 @@
-//! The two ways to ask the graph. Both say the same: `invoke` in one piece, once the time has passed
-//! that its tokens take, and `stream` token by token.
+//! The two graph endpoints. Both give the same answer: `stream` token by token, and `invoke` in one
+//! piece after the time that its tokens would have taken.
 //!
-//! As with FastAPI, the body is read before the key is looked at, and its fields are judged after.
+//! As in FastAPI, the body is parsed before the key is checked, and its fields are validated after.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -18,21 +18,21 @@ use serde_json::{Map, Value, json};
 use super::alim::Alim;
 use super::answers::Answer;
 use super::fault::{AgentFault, Fault};
-use super::refusal::Refusal;
-use super::validate::Ask;
+use super::refusal::Rejection;
+use super::validate::GraphRequest;
 use super::wire::{Step, broken_json, event, event_stream, pause};
 use super::{body, tokens, url};
 
-/// The model that the guide's example names.
+/// The model in the guide's example.
 const MODEL: &str = "llama-3.3-70b-versatile";
 
-/// What the agent says when it is told to fail.
+/// The message of [`AgentFault::Failed`].
 const FAILED: &str = "emulated agent failure";
 
-/// The pace of [`AgentFault::Slow`].
+/// The time between two events of [`AgentFault::Slow`].
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The body of a good `invoke`.
+/// The body of a successful `invoke`.
 #[derive(Serialize)]
 struct Reply {
     response: String,
@@ -55,15 +55,15 @@ pub(super) async fn invoke(
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Refusal> {
-    let (ask, fault) = enter(&alim, &uri, &headers, &body)?;
-    let thread = match &ask.thread_id {
+) -> Result<Response, Rejection> {
+    let (request, fault) = accept(&alim, &uri, &headers, &body)?;
+    let thread = match &request.thread_id {
         Some(id) => alim.threads.find(id).map(|(id, _)| id),
         None => Ok(alim.threads.create(Map::new())),
     }
-    .map_err(|error| Refusal::GraphFailed(error.to_string()))?;
+    .map_err(|error| Rejection::GraphFailed(error.to_string()))?;
 
-    let (answer, tokens) = answer(&ask);
+    let (answer, tokens) = answer(&request);
     let mut reply = Reply {
         response: tokens.concat(),
         thread_id: thread.to_string(),
@@ -75,10 +75,10 @@ pub(super) async fn invoke(
         citations: None,
     };
     match fault {
-        Some(AgentFault::Failed) => return Err(Refusal::GraphFailed(FAILED.into())),
+        Some(AgentFault::Failed) => return Err(Rejection::GraphFailed(FAILED.into())),
         Some(AgentFault::Silent) => return pending().await,
         Some(AgentFault::Empty) => return Ok(broken_json(Vec::new())),
-        Some(AgentFault::Truncated) => return Ok(broken_json(cut_short(&reply))),
+        Some(AgentFault::Truncated) => return Ok(broken_json(truncated(&reply))),
         Some(AgentFault::UnknownEvent) => reply.citations = Some(json!([citation()])),
         Some(AgentFault::Slow) | None => {}
     }
@@ -94,44 +94,44 @@ pub(super) async fn stream(
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Refusal> {
-    let (ask, fault) = enter(&alim, &uri, &headers, &body)?;
-    // A stream never tells its thread, so one that names none leaves none behind.
-    let thread = ask.thread_id.as_ref().map(|id| alim.threads.find(id));
+) -> Result<Response, Rejection> {
+    let (request, fault) = accept(&alim, &uri, &headers, &body)?;
+    // A stream does not return its thread's id, so a stream without one creates no thread.
+    let thread = request.thread_id.as_ref().map(|id| alim.threads.find(id));
     Ok(event_stream(match thread.transpose() {
-        Ok(_) => script(&ask, pace(&alim, fault), fault),
+        Ok(_) => script(&request, pace(&alim, fault), fault),
         Err(error) => vec![failure(&error.to_string())],
     }))
 }
 
-/// All that happens before the graph is asked.
-fn enter(
+/// Parses, authenticates and validates a call, and applies the faults that come before the graph.
+fn accept(
     alim: &Alim,
     uri: &Uri,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<(Ask, Option<AgentFault>), Refusal> {
-    let body = body::read(headers, body)?;
-    alim.admit(headers)?;
-    let ask = Ask::parse(body)?;
+) -> Result<(GraphRequest, Option<AgentFault>), Rejection> {
+    let body = body::parse(headers, body)?;
+    alim.authenticate(headers)?;
+    let request = GraphRequest::parse(body)?;
     let url = || url::with_path(headers, uri, uri.path());
-    match ask.fault {
-        Some(Fault::RateLimited) => Err(Refusal::RateLimited),
-        Some(Fault::Unavailable) => Err(Refusal::Unavailable),
-        Some(Fault::BadValue) => Err(Refusal::BadValue(url())),
-        Some(Fault::Crashed) => Err(Refusal::Crashed(url())),
-        Some(Fault::Agent(fault)) => Ok((ask, Some(fault))),
-        None => Ok((ask, None)),
+    match request.fault {
+        Some(Fault::RateLimited) => Err(Rejection::RateLimited),
+        Some(Fault::Unavailable) => Err(Rejection::Unavailable),
+        Some(Fault::BadValue) => Err(Rejection::BadValue(url())),
+        Some(Fault::Crashed) => Err(Rejection::Crashed(url())),
+        Some(Fault::Agent(fault)) => Ok((request, Some(fault))),
+        None => Ok((request, None)),
     }
 }
 
-/// What the graph answers, and the tokens that its model says: those that the caller ordered, or
-/// else the answer's. The last token is empty, as LangChain adds it.
-fn answer(ask: &Ask) -> (&'static Answer, Vec<String>) {
-    let answer = Answer::to(&ask.message);
-    let tokens = match &ask.tokens {
-        Some(ordered) => ordered.iter().cloned().chain([String::new()]).collect(),
-        None => tokens::cut(answer.text)
+/// The graph's answer, and the model's tokens: those that the caller requested, or else the answer's.
+/// The last token is empty, as LangChain adds it.
+fn answer(request: &GraphRequest) -> (&'static Answer, Vec<String>) {
+    let answer = Answer::choose(&request.message);
+    let tokens = match &request.tokens {
+        Some(requested) => requested.iter().cloned().chain([String::new()]).collect(),
+        None => tokens::split(answer.text)
             .into_iter()
             .map(Into::into)
             .collect(),
@@ -139,10 +139,10 @@ fn answer(ask: &Ask) -> (&'static Answer, Vec<String>) {
     (answer, tokens)
 }
 
-/// What a stream sends, and when. A node is told when it has ended: the last one, which asks the
-/// model, after its tokens.
-fn script(ask: &Ask, pace: Duration, fault: Option<AgentFault>) -> Vec<Step> {
-    let (answer, tokens) = answer(ask);
+/// The events of a stream, with their times. A node's event comes when the node has ended. The last node
+/// runs the model, so its event comes after the tokens.
+fn script(request: &GraphRequest, pace: Duration, fault: Option<AgentFault>) -> Vec<Step> {
+    let (answer, tokens) = answer(request);
     let (last, first) = answer.nodes.split_last().expect("an answer has nodes");
     let nodes = first.iter().map(|node| event("node", node));
     let mut tokens: Vec<_> = tokens.iter().map(|text| event("token", text)).collect();
@@ -177,14 +177,14 @@ fn failure(why: &str) -> Step {
     Step::After(Duration::ZERO, event("error", why))
 }
 
-/// Half of the reply, and the connection is gone.
-fn cut_short(reply: &Reply) -> Vec<Step> {
+/// Half of the reply, then an aborted connection.
+fn truncated(reply: &Reply) -> Vec<Step> {
     let whole = serde_json::to_vec(reply).expect("a reply has text for keys and no floats");
     let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);
-    vec![Step::After(Duration::ZERO, half), Step::Cut]
+    vec![Step::After(Duration::ZERO, half), Step::Abort]
 }
 
-/// What the guide doesn't know: an event in a stream, a field in a reply.
+/// Not in the guide: an event in a stream, a field in a reply.
 fn citation() -> Value {
     json!({ "source": "Torpaqşünaslıq və Aqrokimya İnstitutu", "page": 12 })
 }

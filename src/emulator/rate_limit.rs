@@ -1,7 +1,7 @@
-//! ALİM's rate limit: a sliding log for each key, which keeps what it then rejects too.
+//! ALİM's rate limit: a sliding log for each key that counts rejected requests too.
 //!
-//! So callers who go on asking above the limit are never answered, and neither is anybody else with their key. ALİM knows a key by its
-//! first 16 characters. What it means as a 429 leaves it as a 500 today, without the headers that its other answers have.
+//! So a caller that keeps sending above the limit is never answered, nor is anyone else with its key. ALİM identifies a key by its
+//! first 16 characters. It intends a 429, but answers 500 today, without the headers of its other answers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,52 +14,52 @@ use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::refusal::Refusal;
+use super::refusal::Rejection;
 use super::url;
 use crate::quota::Rate;
 
-/// How much of a key ALİM looks at.
-const PREFIX: usize = 16;
-/// Keys that are remembered; ALİM's Redis forgets those that have not asked for a window.
+/// The bytes of a key that ALİM compares.
+const KEY_PREFIX: usize = 16;
+/// Above this many keys, idle ones are removed. ALİM's Redis forgets a key that sent nothing for a window.
 const MAX_KEYS: usize = 1024;
-/// These need no key and are not counted.
+/// Paths that need no key and are not counted.
 const EXEMPT: [&str; 2] = ["/health", "/live"];
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// How many requests a key may send, and what it gets beyond.
+/// How many requests a key may send, and the answer above that.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
     /// The limit.
     pub rate: Rate,
-    /// What is beyond gets.
-    pub beyond: Beyond,
+    /// The answer to requests above it.
+    pub over_limit: OverLimit,
 }
 
-/// What a request beyond the limit gets.
+/// The answer to a request above the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beyond {
+pub enum OverLimit {
     /// A 500, as ALİM answers today.
     Crash,
-    /// A 429 with `Retry-After`, as its code means.
+    /// A 429 with `Retry-After`, as ALİM's code intends.
     TooManyRequests,
 }
 
-/// The logs of all keys.
+/// The request logs of all keys.
 pub(super) struct Limiter {
     limit: RateLimit,
     logs: Mutex<HashMap<Vec<u8>, VecDeque<Instant>>>,
 }
 
-/// What the log says of a request.
+/// Whether a request is within the limit.
 #[derive(Debug, PartialEq)]
 enum Verdict {
-    /// How many are left.
-    In(u32),
-    /// Until the oldest is forgotten.
-    Beyond(Duration),
+    /// It is, and this many requests are left.
+    Within(u32),
+    /// It is not. The oldest request leaves the window after this time.
+    Exceeded(Duration),
 }
 
 impl Limiter {
@@ -76,7 +76,7 @@ impl Limiter {
         if logs.len() >= MAX_KEYS {
             logs.retain(|_, log| log.back().is_some_and(|at| now - *at < rate.window()));
         }
-        let log = logs.entry(key[..key.len().min(PREFIX)].to_vec());
+        let log = logs.entry(key[..key.len().min(KEY_PREFIX)].to_vec());
         let log = log.or_default();
         while log.front().is_some_and(|at| now - *at >= rate.window()) {
             log.pop_front();
@@ -84,38 +84,38 @@ impl Limiter {
         log.push_back(now);
         let used = u32::try_from(log.len()).unwrap_or(u32::MAX);
         match rate.requests().checked_sub(used) {
-            Some(left) => Verdict::In(left),
+            Some(left) => Verdict::Within(left),
             None => {
-                log.drain(..log.len() - rate.requests() as usize - 1); // older ones change nothing
-                Verdict::Beyond(rate.window() - (now - log[0]))
+                log.drain(..log.len() - rate.requests() as usize - 1); // older ones don't affect the result
+                Verdict::Exceeded(rate.window() - (now - log[0]))
             }
         }
     }
 }
 
-/// The layer that counts requests, and lets those within the limit through.
+/// The middleware that counts requests and rejects those above the limit.
 pub(super) async fn limit(
     State(limiter): State<Arc<Limiter>>,
-    asked: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    if EXEMPT.contains(&asked.uri().path()) {
-        return next.run(asked).await;
+    if EXEMPT.contains(&request.uri().path()) {
+        return next.run(request).await;
     }
-    let headers = asked.headers();
+    let headers = request.headers();
     let key = headers
         .get("x-api-key")
         .map_or(&[][..], |key| key.as_bytes());
     let rate = limiter.limit.rate;
     let (remaining, mut answer) = match limiter.count(key, Instant::now()) {
-        Verdict::In(left) => (left, next.run(asked).await),
-        Verdict::Beyond(wait) => {
+        Verdict::Within(left) => (left, next.run(request).await),
+        Verdict::Exceeded(wait) => {
             let detail = format!("Rate limit exceeded: {rate}");
-            if limiter.limit.beyond == Beyond::Crash {
-                let url = url::with_path(headers, asked.uri(), asked.uri().path());
-                return Refusal::Uncaught(format!("429: {detail}"), url).into_response();
+            if limiter.limit.over_limit == OverLimit::Crash {
+                let url = url::with_path(headers, request.uri(), request.uri().path());
+                return Rejection::Uncaught(format!("429: {detail}"), url).into_response();
             }
-            let mut answer = Refusal::OverLimit(detail).into_response();
+            let mut answer = Rejection::OverLimit(detail).into_response();
             let wait = wait.as_secs_f64().ceil() as u64;
             answer.headers_mut().insert(RETRY_AFTER, wait.into());
             (0, answer)
@@ -138,23 +138,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_rejected_counts_too_and_keys_are_known_by_their_beginning() {
+    fn rejected_requests_count_too_and_keys_are_compared_by_their_prefix() {
         let limiter = Limiter::new(RateLimit {
             rate: "3/10s".parse().expect("a rate"),
-            beyond: Beyond::Crash,
+            over_limit: OverLimit::Crash,
         });
         let start = Instant::now();
         let key = b"sixteen-letters!-and-more";
         let count = |at, key| limiter.count(key, start + Duration::from_secs(at));
-        assert_eq!(count(0, &key[..]), Verdict::In(2));
-        assert_eq!(count(1, &key[..16]), Verdict::In(1));
-        assert_eq!(count(2, b"another"), Verdict::In(2));
-        assert_eq!(count(2, &key[..]), Verdict::In(0));
+        assert_eq!(count(0, &key[..]), Verdict::Within(2));
+        assert_eq!(count(1, &key[..16]), Verdict::Within(1));
+        assert_eq!(count(2, b"another"), Verdict::Within(2));
+        assert_eq!(count(2, &key[..]), Verdict::Within(0));
         for at in 3..40 {
-            assert!(matches!(count(at, &key[..]), Verdict::Beyond(_)), "{at}");
+            assert!(matches!(count(at, &key[..]), Verdict::Exceeded(_)), "{at}");
         }
-        let wait = Verdict::Beyond(Duration::from_secs(7));
+        let wait = Verdict::Exceeded(Duration::from_secs(7));
         assert_eq!(count(40, &key[..]), wait);
-        assert_eq!(count(50, &key[..]), Verdict::In(2), "quiet for a window");
+        assert_eq!(count(50, &key[..]), Verdict::Within(2), "quiet for a window");
     }
 }

@@ -1,7 +1,7 @@
-//! Every answer that is not the one hoped for, and its status and body: the one table.
+//! Every rejection of the embedded ALİM, with its status and body.
 //!
-//! The words are FastAPI's, Starlette's and pydantic's own, since callers read them; they were
-//! compared with a real FastAPI 0.116.
+//! The texts are FastAPI's, Starlette's and pydantic's, because callers read them. They were compared
+//! with a real FastAPI 0.116.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -10,64 +10,64 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-/// The page that a proxy shows in place of an upstream that is gone.
+/// The page of a proxy that can't reach its upstream.
 const UNAVAILABLE_PAGE: &str = "<html>\r\n<head><title>503 Service Temporarily Unavailable</title>\
 </head>\r\n<body>\r\n<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n<hr>\
 <center>nginx</center>\r\n</body>\r\n</html>\r\n";
 
-/// Why a call does not get what it asked for.
+/// Why a call is rejected.
 #[derive(Debug)]
-pub(super) enum Refusal {
-    /// No key, or an empty one.
+pub(super) enum Rejection {
+    /// The key is missing or empty.
     KeyMissing,
-    /// Another key than ours.
+    /// The key is another one.
     KeyWrong,
     /// The body can't be read at all: not UTF-8, or nested too deep.
     Unreadable,
-    /// The body is not what the endpoint takes.
-    Invalid(Vec<FieldFault>),
-    /// No such path.
+    /// The body does not fit the endpoint's schema.
+    Invalid(Vec<FieldError>),
+    /// There is no such path.
     RouteUnknown,
-    /// The path with a slash too many; the path as it should be.
+    /// The path has a trailing slash. Contains the URL without it.
     Slash(HeaderValue),
-    /// The path is there, not with this method; the first one that is.
+    /// The path does not take this method. Contains the first method that it takes.
     MethodWrong(&'static str),
-    /// No such thread, where a thread itself was asked for.
+    /// A thread endpoint does not know the thread.
     ThreadUnknown,
-    /// The graph did not come to its end, and why.
+    /// The graph failed, with the reason.
     GraphFailed(String),
     /// The rate limit is used up.
     RateLimited,
-    /// The same, as the limit itself tells it.
+    /// The same, with the limit's own text.
     OverLimit(String),
-    /// A proxy found nothing behind it.
+    /// A proxy can't reach the backend.
     Unavailable,
-    /// The backend stumbled over a value; the call's URL, which ALİM tells.
+    /// The backend rejected a value. Contains the call's URL, which ALİM returns.
     BadValue(String),
-    /// The backend failed in a way that nobody thought of; the same.
+    /// The backend raised an exception that nothing caught. Contains the call's URL.
     Crashed(String),
-    /// The same, with its detail before the URL.
+    /// The same, with the detail before the URL.
     Uncaught(String, String),
 }
 
-/// One thing that is wrong with a body, as pydantic tells it.
+/// One error in a body, in pydantic's shape.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct FieldFault {
-    /// The stable name of the rule that is broken.
+pub(super) struct FieldError {
+    /// The stable name of the violated rule.
     #[serde(rename = "type")]
     pub(super) rule: &'static str,
-    /// The way to the field: `["body", "message"]`.
+    /// The path to the field: `["body", "message"]`.
     pub(super) loc: Vec<Value>,
     /// The rule in words.
     pub(super) msg: String,
-    /// What was found there.
+    /// The value of the field.
     pub(super) input: Value,
-    /// What the words were made from.
+    /// The parameters of the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ctx: Option<Value>,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         match self {
             Self::KeyMissing => (
@@ -80,13 +80,13 @@ impl IntoResponse for Refusal {
                 StatusCode::BAD_REQUEST,
                 "There was an error parsing the body",
             ),
-            Self::Invalid(faults) => detail(StatusCode::UNPROCESSABLE_ENTITY, faults),
+            Self::Invalid(errors) => detail(StatusCode::UNPROCESSABLE_ENTITY, errors),
             Self::RouteUnknown => detail(StatusCode::NOT_FOUND, "Not Found"),
             Self::Slash(location) => {
                 (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response()
             }
-            Self::MethodWrong(right) => (
-                [(ALLOW, right)],
+            Self::MethodWrong(allowed) => (
+                [(ALLOW, allowed)],
                 detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             )
                 .into_response(),
@@ -122,7 +122,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// FastAPI's one shape of an error body.
+/// FastAPI's shape of an error body.
 #[derive(Serialize)]
 struct Detail<T> {
     detail: T,
@@ -132,7 +132,7 @@ fn detail(status: StatusCode, detail: impl Serialize) -> Response {
     (status, Json(Detail { detail })).into_response()
 }
 
-/// What ALİM tells of an exception that no endpoint caught, in a shape of its own.
+/// ALİM's own shape of an error body, for an exception that no endpoint caught.
 #[derive(Serialize)]
 struct Uncaught<'a> {
     error: Option<&'static str>,
@@ -142,10 +142,10 @@ struct Uncaught<'a> {
 
 fn uncaught(status: StatusCode, detail: &str, path: &str) -> Response {
     let error = status.canonical_reason();
-    let told = Uncaught {
+    let body = Uncaught {
         error,
         detail,
         path,
     };
-    (status, Json(told)).into_response()
+    (status, Json(body)).into_response()
 }

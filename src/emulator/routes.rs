@@ -1,6 +1,6 @@
-//! Which path leads where, and the endpoints that are not the graph: threads and health.
+//! The routes, and the endpoints other than the graph's: threads and health.
 //!
-//! A path that none takes gets Starlette's answers: 404, 405, and 307 for a slash too many.
+//! An unknown path gets Starlette's answers: 404, 405, and 307 for a trailing slash.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use serde_json::{Map, Value, json};
 
 use super::alim::Alim;
 use super::rate_limit::Limiter;
-use super::refusal::Refusal;
+use super::refusal::Rejection;
 use super::{body, connection, graph, rate_limit, url, validate};
 
-/// The largest body taken, in bytes; one byte more is a 413. ALİM showed no limit at 16 MB.
+/// The largest accepted body, in bytes. One byte more is a 413. ALİM accepted 16 MB, so its limit is not known.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
 const INVOKE: &str = "/api/v1/graph/invoke";
@@ -29,37 +29,37 @@ const THREADS: &str = "/api/v1/threads";
 const HEALTH: &str = "/health";
 const LIVE: &str = "/live";
 
-/// All the endpoints of `alim`, behind its rate limit where it has one.
+/// All endpoints, behind the rate limit if there is one.
 pub(super) fn router(alim: Arc<Alim>, limiter: Option<Limiter>) -> Router {
     let mut router = Router::new()
         .route(INVOKE, post(graph::invoke))
         .route(STREAM, post(graph::stream))
-        .route(GRAPH_HEALTH, get(graph_health).head(refuse_method))
+        .route(GRAPH_HEALTH, get(graph_health).head(method_not_allowed))
         .route(THREADS, post(create_thread))
         .route(
             &format!("{THREADS}/{{id}}"),
-            get(show_thread).head(refuse_method).delete(delete_thread),
+            get(get_thread).head(method_not_allowed).delete(delete_thread),
         )
-        .route(HEALTH, get(health).head(refuse_method))
-        .route(LIVE, get(live).head(refuse_method))
-        .fallback(refuse_route)
-        .method_not_allowed_fallback(refuse_method)
+        .route(HEALTH, get(health).head(method_not_allowed))
+        .route(LIVE, get(live).head(method_not_allowed))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY));
     if let Some(limiter) = limiter {
         let limiter = Arc::new(limiter);
         router = router.layer(middleware::from_fn_with_state(limiter, rate_limit::limit));
     }
     router
-        .layer(middleware::from_fn(connection::hold_open))
-        .layer(middleware::from_fn(record))
+        .layer(middleware::from_fn(connection::track_call))
+        .layer(middleware::from_fn(log_answer))
         .with_state(alim)
 }
 
-/// One log record an answer, at its head, and at debug for probes, which come every few seconds; never a
-/// message or a key.
-async fn record(asked: Request, next: Next) -> Response {
-    let (method, path) = (asked.method().clone(), asked.uri().path().to_owned());
-    let answer = next.run(asked).await;
+/// Logs one record for each answer, when its head is ready. Probes come every few seconds and are logged at
+/// debug. A record never has a message or a key.
+async fn log_answer(request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = next.run(request).await;
     let status = answer.status().as_u16();
     match [HEALTH, LIVE].contains(&&*path) {
         true => tracing::debug!(%method, path, status, "answered"),
@@ -68,8 +68,8 @@ async fn record(asked: Request, next: Next) -> Response {
     answer
 }
 
-/// Whether some method takes `path`, which ends without a slash.
-fn leads_somewhere(path: &str) -> bool {
+/// Whether `path`, without a trailing slash, is a route for any method.
+fn is_route(path: &str) -> bool {
     let id = path
         .strip_prefix(THREADS)
         .and_then(|it| it.strip_prefix('/'));
@@ -77,22 +77,22 @@ fn leads_somewhere(path: &str) -> bool {
         || id.is_some_and(|id| !id.contains('/'))
 }
 
-async fn refuse_route(uri: Uri, headers: HeaderMap) -> Refusal {
+async fn not_found(uri: Uri, headers: HeaderMap) -> Rejection {
     let path = uri.path().trim_end_matches('/');
-    if path == uri.path() || !leads_somewhere(path) {
-        return Refusal::RouteUnknown;
+    if path == uri.path() || !is_route(path) {
+        return Rejection::RouteUnknown;
     }
     HeaderValue::try_from(url::with_path(&headers, &uri, path))
-        .map_or(Refusal::RouteUnknown, Refusal::Slash)
+        .map_or(Rejection::RouteUnknown, Rejection::Slash)
 }
 
-/// Starlette names the methods of the first route alone: of a thread, not `DELETE`.
-async fn refuse_method(uri: Uri) -> Refusal {
-    let posted = [INVOKE, STREAM, THREADS].contains(&uri.path());
-    Refusal::MethodWrong(if posted { "POST" } else { "GET" })
+/// Starlette names only the methods of the first route that matches: for a thread, not `DELETE`.
+async fn method_not_allowed(uri: Uri) -> Rejection {
+    let takes_post = [INVOKE, STREAM, THREADS].contains(&uri.path());
+    Rejection::MethodWrong(if takes_post { "POST" } else { "GET" })
 }
 
-/// A thread as callers see it.
+/// A thread, as it is returned to callers.
 #[derive(Serialize)]
 struct Thread {
     thread_id: String,
@@ -110,8 +110,8 @@ async fn live() -> Json<Value> {
 async fn graph_health(
     State(alim): State<Arc<Alim>>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
-    alim.admit(&headers)?;
+) -> Result<Json<Value>, Rejection> {
+    alim.authenticate(&headers)?;
     Ok(Json(json!({ "healthy": true, "engine": "emulator" })))
 }
 
@@ -119,9 +119,9 @@ async fn create_thread(
     State(alim): State<Arc<Alim>>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Thread>, Refusal> {
-    let body = body::read(&headers, &body)?;
-    alim.admit(&headers)?;
+) -> Result<Json<Thread>, Rejection> {
+    let body = body::parse(&headers, &body)?;
+    alim.authenticate(&headers)?;
     let metadata = validate::metadata(body)?;
     let thread_id = alim.threads.create(metadata.clone()).to_string();
     Ok(Json(Thread {
@@ -130,13 +130,13 @@ async fn create_thread(
     }))
 }
 
-async fn show_thread(
+async fn get_thread(
     State(alim): State<Arc<Alim>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-) -> Result<Json<Thread>, Refusal> {
-    alim.admit(&headers)?;
-    let (id, metadata) = alim.threads.find(&id).map_err(|_| Refusal::ThreadUnknown)?;
+) -> Result<Json<Thread>, Rejection> {
+    alim.authenticate(&headers)?;
+    let (id, metadata) = alim.threads.find(&id).map_err(|_| Rejection::ThreadUnknown)?;
     Ok(Json(Thread {
         thread_id: id.to_string(),
         metadata,
@@ -147,12 +147,12 @@ async fn delete_thread(
     State(alim): State<Arc<Alim>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    alim.admit(&headers)?;
+) -> Result<Json<Value>, Rejection> {
+    alim.authenticate(&headers)?;
     let id = alim
         .threads
         .delete(&id)
-        .map_err(|_| Refusal::ThreadUnknown)?;
+        .map_err(|_| Rejection::ThreadUnknown)?;
     Ok(Json(
         json!({ "deleted": true, "thread_id": id.to_string() }),
     ))

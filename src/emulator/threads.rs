@@ -1,8 +1,7 @@
-//! The threads that this ALİM knows: those made by `POST /threads` and by earlier invokes.
+//! The known threads: those that `POST /threads` and earlier invokes created.
 //!
-//! The newest [`LIMIT`] are kept and the oldest is forgotten for each one more, so that a long load
-//! test can't fill the memory. A thread remembers its metadata and nothing of what was said in it:
-//! an answer depends on its message alone.
+//! Only the newest [`LIMIT`] are kept, so a long load test can't fill the memory. A thread has its
+//! metadata and no history, because an answer depends on its message alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,72 +9,72 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-/// How many threads are known at once; at exactly this many, the next one drives out the oldest. Far
-/// more than a test holds open, and a few megabytes without metadata.
+/// The largest number of threads. At this number, the next one evicts the oldest. It is far more than a
+/// test needs, and takes a few megabytes without metadata.
 const LIMIT: usize = 10_000;
 
-/// Why a thread can't be gone on with.
+/// Why a thread can't be used.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(super) enum Error {
-    /// The id is no UUID, so it was never one of ours.
+    /// The id is not a UUID, so no thread ever had it.
     #[error("thread id is not a valid UUID")]
     NotUuid,
-    /// It was never made here, or was deleted, or is forgotten.
+    /// It was never created, was deleted, or was evicted.
     #[error("thread {0} not found")]
     Unknown(Uuid),
 }
 
 /// The known threads.
 #[derive(Debug, Default)]
-pub(super) struct Threads(Mutex<Kept>);
+pub(super) struct Threads(Mutex<Inner>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Inner {
     metadata: HashMap<Uuid, Map<String, Value>>,
     oldest_first: VecDeque<Uuid>,
 }
 
 impl Threads {
-    /// Makes a new thread.
+    /// Creates a thread.
     pub(super) fn create(&self, metadata: Map<String, Value>) -> Uuid {
         let id = Uuid::new_v4();
-        let mut kept = self.kept();
-        if kept.oldest_first.len() >= LIMIT
-            && let Some(oldest) = kept.oldest_first.pop_front()
+        let mut inner = self.lock();
+        if inner.oldest_first.len() >= LIMIT
+            && let Some(oldest) = inner.oldest_first.pop_front()
         {
-            kept.metadata.remove(&oldest);
+            inner.metadata.remove(&oldest);
         }
-        kept.oldest_first.push_back(id);
-        kept.metadata.insert(id, metadata);
+        inner.oldest_first.push_back(id);
+        inner.metadata.insert(id, metadata);
         id
     }
 
-    /// Looks up the thread with that id: itself and its metadata.
+    /// Returns the thread with this id, and its metadata.
     ///
     /// # Errors
-    /// - [`Error::NotUuid`]: `id` is no UUID.
-    /// - [`Error::Unknown`]: it is one, of no thread here.
+    /// - [`Error::NotUuid`]: `id` is not a UUID.
+    /// - [`Error::Unknown`]: there is no thread with this id.
     pub(super) fn find(&self, id: &str) -> Result<(Uuid, Map<String, Value>), Error> {
         let id = Uuid::try_parse(id).map_err(|_| Error::NotUuid)?;
-        let kept = self.kept();
-        let metadata = kept.metadata.get(&id).ok_or(Error::Unknown(id))?;
+        let inner = self.lock();
+        let metadata = inner.metadata.get(&id).ok_or(Error::Unknown(id))?;
         Ok((id, metadata.clone()))
     }
 
-    /// Forgets the thread with that id.
+    /// Deletes the thread with this id.
     ///
     /// # Errors
     /// As [`Threads::find`].
     pub(super) fn delete(&self, id: &str) -> Result<Uuid, Error> {
         let (id, _) = self.find(id)?;
-        let mut kept = self.kept();
-        kept.metadata.remove(&id);
-        kept.oldest_first.retain(|other| *other != id);
+        let mut inner = self.lock();
+        inner.metadata.remove(&id);
+        inner.oldest_first.retain(|other| *other != id);
         Ok(id)
     }
 
-    /// Nothing in here can panic halfway, so a poisoned lock still guards whole data.
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    /// No critical section can panic halfway, so the data of a poisoned lock is consistent.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_thread_more_than_the_limit_drives_out_the_oldest() {
+    fn one_thread_above_the_limit_evicts_the_oldest() {
         let threads = Threads::default();
         let oldest = threads.create(Map::new());
         let second = threads.create(Map::new());
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_thread_makes_room() {
+    fn a_deleted_thread_no_longer_counts() {
         let threads = Threads::default();
         let oldest = threads.create(Map::new());
         let second = threads.create(Map::new());

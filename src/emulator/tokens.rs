@@ -1,21 +1,24 @@
-//! Cuts a text into tokens as a language model would, always in the same places.
+//! Splits a text into tokens as a language model would, but deterministically.
 //!
-//! A word takes the space before it along, a long one comes in pieces, a mark stands alone. Line
-//! ends are cut so that all the shapes occur that break unescaped event data: an empty line is a
-//! token `\n\n`, the line end after a colon is a token `\n`, and another one begins a token with
-//! the list mark and the word behind it (`\n- maddə`). The last token is empty, as it often is on
-//! ALİM's wire. Joined, the tokens are the text.
+//! A token is a word with the space before it, a piece of a long word, or a punctuation mark. The line
+//! ends produce every shape that breaks unescaped event data:
+//!
+//! - An empty line is a token `\n\n`. The line end after a colon is a token `\n`.
+//! - Any other line end begins a token, with the list mark after it (`\n- maddə`).
+//! - The last token is empty, as it often is in ALİM's streams.
+//!
+//! The concatenated tokens are the text.
 
-/// The most letters in one piece of a word.
-const PIECE: usize = 5;
+/// The most letters in one token.
+const MAX_LETTERS: usize = 5;
 
-/// Cuts `text` into its tokens, the empty one at the end included.
-pub(super) fn cut(text: &str) -> Vec<&str> {
+/// Splits `text` into its tokens, with the empty one at the end.
+pub(super) fn split(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
         let after_colon = tokens.last() == Some(&":");
-        let (token, tail) = rest.split_at(first_end(rest, after_colon));
+        let (token, tail) = rest.split_at(first_len(rest, after_colon));
         tokens.push(token);
         rest = tail;
     }
@@ -23,8 +26,8 @@ pub(super) fn cut(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// Where the first token of `text` ends, in bytes; past 0 for a text that is not empty.
-fn first_end(text: &str, after_colon: bool) -> usize {
+/// The length of the first token of `text`, in bytes. Above 0 if `text` is not empty.
+fn first_len(text: &str, after_colon: bool) -> usize {
     let line_ends = count(text, |letter| letter == '\n');
     if line_ends > 1 || (line_ends == 1 && after_colon) {
         return line_ends;
@@ -39,7 +42,7 @@ fn first_end(text: &str, after_colon: bool) -> usize {
         .count();
     let taken = match letters {
         0 => 1,
-        letters => letters.div_ceil(letters.div_ceil(PIECE)),
+        letters => letters.div_ceil(letters.div_ceil(MAX_LETTERS)),
     };
     end + text[end..]
         .chars()
@@ -48,9 +51,9 @@ fn first_end(text: &str, after_colon: bool) -> usize {
         .sum::<usize>()
 }
 
-/// How many letters at the beginning of `text` are so; for letters of one byte each.
-fn count(text: &str, so: impl Fn(char) -> bool) -> usize {
-    text.chars().take_while(|letter| so(*letter)).count()
+/// How many characters at the beginning of `text` match. They must be one byte each.
+fn count(text: &str, is_match: impl Fn(char) -> bool) -> usize {
+    text.chars().take_while(|letter| is_match(*letter)).count()
 }
 
 #[cfg(test)]
@@ -58,9 +61,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_spaces_marks_and_line_ends_are_cut_like_a_model_does() {
+    fn words_spaces_marks_and_line_ends_are_split_as_a_model_does() {
         assert_eq!(
-            cut("Suvarmalısınız, ha:\n- bir\n- iki:\n  - üç.\n\nSon"),
+            split("Suvarmalısınız, ha:\n- bir\n- iki:\n  - üç.\n\nSon"),
             [
                 "Suvar", "malıs", "ınız", ",", " ha", ":", "\n", "-", " bir", "\n- iki", ":", "\n",
                 "  -", " üç", ".", "\n\n", "Son", ""
@@ -70,13 +73,13 @@ mod tests {
 
     #[test]
     fn an_empty_text_is_one_empty_token() {
-        assert_eq!(cut(""), [""]);
+        assert_eq!(split(""), [""]);
     }
 
     proptest::proptest! {
         #[test]
-        fn joined_tokens_are_the_text(text in "[a-zə0-9 \n:.-]{0,80}") {
-            proptest::prop_assert_eq!(cut(&text).concat(), text);
+        fn concatenated_tokens_are_the_text(text in "[a-zə0-9 \n:.-]{0,80}") {
+            proptest::prop_assert_eq!(split(&text).concat(), text);
         }
     }
 }

@@ -1,44 +1,44 @@
-//! JSON to what an endpoint takes, with every fault of it in pydantic's words, in the order in which
-//! the fields are declared.
+//! Validates JSON bodies. Reports every error with pydantic's text, in the order in which the fields are
+//! declared.
 //!
-//! `user_id` and `language` have defaults and so may be left out, but may not be `null`; the other
-//! optional fields may be both. Fields that are not named here are ignored.
+//! `user_id` and `language` have defaults: they can be absent but not `null`. The other optional fields
+//! can be absent or `null`. Unknown fields are ignored.
 
 use serde_json::{Map, Value, json};
 
 use super::fault::Fault;
-use super::refusal::{FieldFault, Refusal};
+use super::refusal::{FieldError, Rejection};
 
-/// A valid question to the graph; what the embedded ALİM does not use is checked and let go.
+/// A valid request to the graph. Fields that the embedded ALİM does not use are validated and dropped.
 #[derive(Debug, PartialEq)]
-pub(super) struct Ask {
-    /// What the caller says; at least one character.
+pub(super) struct GraphRequest {
+    /// The caller's message, at least one character.
     pub(super) message: String,
-    /// The thread to go on with, not yet looked up; an empty one counts as none.
+    /// The thread to continue, not yet looked up. An empty id is `None`.
     pub(super) thread_id: Option<String>,
-    /// The fault that the caller ordered.
+    /// The fault that the caller requested.
     pub(super) fault: Option<Fault>,
-    /// The model's tokens that the caller ordered.
+    /// The model's tokens that the caller requested.
     pub(super) tokens: Option<Vec<String>>,
 }
 
-impl Ask {
+impl GraphRequest {
     /// Parses the body of `invoke` and `stream`.
     ///
     /// # Errors
-    /// - [`Refusal::Invalid`]: with each field that is missing or not what it has to be.
-    pub(super) fn parse(body: Value) -> Result<Self, Refusal> {
-        let mut fields = Fields::of(body)?;
+    /// - [`Rejection::Invalid`]: fields are missing or invalid. Contains all of them.
+    pub(super) fn parse(body: Value) -> Result<Self, Rejection> {
+        let mut fields = Fields::parse(body)?;
         let message = fields.message();
-        fields.text("user_id", Null::Refused);
+        fields.text("user_id", Null::Rejected);
         let thread_id = fields.text("thread_id", Null::Accepted);
         fields.text("farm_id", Null::Accepted);
-        fields.text("language", Null::Refused);
+        fields.text("language", Null::Rejected);
         fields.text("system_prompt_override", Null::Accepted);
         let context = fields.object("scenario_context", Null::Accepted);
         let fault = fields.fault(&context);
         let tokens = fields.tokens(&context);
-        fields.end()?;
+        fields.finish()?;
         Ok(Self {
             message,
             thread_id: thread_id.filter(|id| !id.is_empty()),
@@ -48,35 +48,35 @@ impl Ask {
     }
 }
 
-/// Parses the body of `POST /threads`: its metadata.
+/// Parses the body of `POST /threads` and returns its metadata.
 ///
 /// # Errors
-/// - [`Refusal::Invalid`]: the body or its metadata is no object.
-pub(super) fn metadata(body: Value) -> Result<Map<String, Value>, Refusal> {
-    let mut fields = Fields::of(body)?;
-    let metadata = fields.object("metadata", Null::Refused);
-    fields.end()?;
+/// - [`Rejection::Invalid`]: the body or its metadata is not an object.
+pub(super) fn metadata(body: Value) -> Result<Map<String, Value>, Rejection> {
+    let mut fields = Fields::parse(body)?;
+    let metadata = fields.object("metadata", Null::Rejected);
+    fields.finish()?;
     Ok(metadata)
 }
 
-/// What a field says to `null`.
+/// Whether a field can be `null`.
 enum Null {
     Accepted,
-    Refused,
+    Rejected,
 }
 
-/// A body that is an object, and what was wrong with its fields so far.
+/// The fields that are still to be read, and the errors found so far.
 struct Fields {
     body: Map<String, Value>,
-    faults: Vec<FieldFault>,
+    errors: Vec<FieldError>,
 }
 
 impl Fields {
-    fn of(body: Value) -> Result<Self, Refusal> {
+    fn parse(body: Value) -> Result<Self, Rejection> {
         let (rule, msg) = match body {
             Value::Object(body) => {
-                let faults = Vec::new();
-                return Ok(Self { body, faults });
+                let errors = Vec::new();
+                return Ok(Self { body, errors });
             }
             Value::Null => ("missing", "Field required"),
             _ => (
@@ -84,7 +84,7 @@ impl Fields {
                 "Input should be a valid dictionary or object to extract fields from",
             ),
         };
-        Err(Refusal::Invalid(vec![FieldFault {
+        Err(Rejection::Invalid(vec![FieldError {
             rule,
             loc: vec![json!("body")],
             msg: msg.into(),
@@ -93,16 +93,16 @@ impl Fields {
         }]))
     }
 
-    /// The one field that is required; empty text in its place is never seen, since `end` fails.
+    /// The only required field. If it is invalid, the returned stand-in is never used, since `finish` fails.
     fn message(&mut self) -> String {
         if !self.body.contains_key("message") {
             let whole = Value::Object(self.body.clone());
-            self.refuse(&["message"], "missing", "Field required", whole, None);
+            self.reject(&["message"], "missing", "Field required", whole, None);
             return String::new();
         }
-        let message = self.text("message", Null::Refused);
+        let message = self.text("message", Null::Rejected);
         if message.as_deref() == Some("") {
-            self.refuse(
+            self.reject(
                 &["message"],
                 "string_too_short",
                 "String should have at least 1 character",
@@ -118,8 +118,8 @@ impl Fields {
             (Value::String(text), _) => Some(text),
             (Value::Null, Null::Accepted) => None,
             (other, _) => {
-                let words = "Input should be a valid string";
-                self.refuse(&[name], "string_type", words, other, None);
+                let message = "Input should be a valid string";
+                self.reject(&[name], "string_type", message, other, None);
                 None
             }
         }
@@ -130,23 +130,23 @@ impl Fields {
             (Some(Value::Object(object)), _) => object,
             (None, _) | (Some(Value::Null), Null::Accepted) => Map::new(),
             (Some(other), _) => {
-                let words = "Input should be a valid dictionary";
-                self.refuse(&[name], "dict_type", words, other, None);
+                let message = "Input should be a valid dictionary";
+                self.reject(&[name], "dict_type", message, other, None);
                 Map::new()
             }
         }
     }
 
     fn fault(&mut self, context: &Map<String, Value>) -> Option<Fault> {
-        let ordered = context.get("emulator_fault").filter(|it| !it.is_null())?;
-        let fault = ordered.as_str().and_then(Fault::parse);
+        let requested = context.get("emulator_fault").filter(|it| !it.is_null())?;
+        let fault = requested.as_str().and_then(Fault::parse);
         if fault.is_none() {
             let expected = Fault::expected();
-            self.refuse(
+            self.reject(
                 &["scenario_context", "emulator_fault"],
                 "literal_error",
                 &format!("Input should be {expected}"),
-                ordered.clone(),
+                requested.clone(),
                 Some(json!({ "expected": expected })),
             );
         }
@@ -154,41 +154,41 @@ impl Fields {
     }
 
     fn tokens(&mut self, context: &Map<String, Value>) -> Option<Vec<String>> {
-        let ordered = context.get("emulator_tokens").filter(|it| !it.is_null())?;
-        let texts = ordered.as_array().and_then(|texts| {
+        let requested = context.get("emulator_tokens").filter(|it| !it.is_null())?;
+        let texts = requested.as_array().and_then(|texts| {
             let texts = texts.iter().map(|text| text.as_str().map(str::to_owned));
             texts.collect()
         });
         if texts.is_none() {
-            let words = "Input should be a valid list of strings";
+            let message = "Input should be a valid list of strings";
             let path = ["scenario_context", "emulator_tokens"];
-            self.refuse(&path, "list_type", words, ordered.clone(), None);
+            self.reject(&path, "list_type", message, requested.clone(), None);
         }
         texts
     }
 
-    fn refuse(
+    fn reject(
         &mut self,
         path: &[&str],
         rule: &'static str,
-        words: &str,
+        message: &str,
         input: Value,
         ctx: Option<Value>,
     ) {
         let loc = std::iter::once(&"body").chain(path);
-        self.faults.push(FieldFault {
+        self.errors.push(FieldError {
             rule,
-            loc: loc.map(|step| json!(step)).collect(),
-            msg: words.into(),
+            loc: loc.map(|name| json!(name)).collect(),
+            msg: message.into(),
             input,
             ctx,
         });
     }
 
-    fn end(self) -> Result<(), Refusal> {
-        match self.faults.is_empty() {
+    fn finish(self) -> Result<(), Rejection> {
+        match self.errors.is_empty() {
             true => Ok(()),
-            false => Err(Refusal::Invalid(self.faults)),
+            false => Err(Rejection::Invalid(self.errors)),
         }
     }
 }
@@ -197,9 +197,9 @@ impl Fields {
 mod tests {
     use super::*;
 
-    /// Bodies, and what FastAPI says of them; the last two are our own, in its manner.
+    /// Bodies, and FastAPI's errors for them. The last two are of the emulator's own fields.
     #[rustfmt::skip]
-    const WRONG: [(&str, &str); 11] = [
+    const INVALID: [(&str, &str); 11] = [
         ("null", r#"{"type":"missing","loc":["body"],"msg":"Field required","input":null}"#),
         ("[]", r#"{"type":"model_attributes_type","loc":["body"],"msg":"Input should be a valid dictionary or object to extract fields from","input":[]}"#),
         (r#"{"user_id":"u"}"#, r#"{"type":"missing","loc":["body","message"],"msg":"Field required","input":{"user_id":"u"}}"#),
@@ -214,25 +214,25 @@ mod tests {
     ];
 
     #[test]
-    fn wrong_fields_are_told_as_pydantic_tells_them() {
-        for (body, told) in WRONG {
-            let body = serde_json::from_str(body).expect("the rows are JSON");
-            let Err(Refusal::Invalid(faults)) = Ask::parse(body) else {
-                panic!("accepted, though {told}");
+    fn invalid_fields_get_pydantics_errors() {
+        for (body, expected) in INVALID {
+            let body = serde_json::from_str(body).expect("the bodies are JSON");
+            let Err(Rejection::Invalid(errors)) = GraphRequest::parse(body) else {
+                panic!("accepted, expected {expected}");
             };
-            let faults = serde_json::to_string(&faults).expect("keys are text");
-            assert_eq!(faults, format!("[{told}]"));
+            let errors = serde_json::to_string(&errors).expect("keys are text");
+            assert_eq!(errors, format!("[{expected}]"));
         }
     }
 
     #[test]
-    fn what_is_optional_may_be_null_or_left_out_and_what_is_unknown_is_ignored() {
+    fn optional_fields_can_be_null_or_absent_and_unknown_ones_are_ignored() {
         let full = json!({ "message": " ", "user_id": "u", "thread_id": "", "farm_id": null,
             "language": "az", "system_prompt_override": null, "scenario_context": null, "x": 1 });
         for body in [full, json!({ "message": " " })] {
-            let ask = Ask::parse(body).expect("the body is valid");
+            let request = GraphRequest::parse(body).expect("the body is valid");
             assert_eq!(
-                (ask.message.as_str(), ask.thread_id, ask.fault),
+                (request.message.as_str(), request.thread_id, request.fault),
                 (" ", None, None)
             );
         }

@@ -1,8 +1,8 @@
-//! Steps to bodies: what leaves when, and how a body ends.
+//! Turns steps into response bodies: what is sent at which time, and how a body ends.
 //!
-//! Event data is written as it is, line ends too, as ALİM does and the standard (WHATWG HTML 9.2)
-//! forbids: who reads this must get the text back from broken framing. Each event is a chunk of its
-//! own, and nothing else is sent: no comments, no heartbeats.
+//! Event data is not escaped, not even its line ends. ALİM does the same, although the standard (WHATWG
+//! HTML 9.2) forbids it, so the bridge must recover the text from broken framing. Each event is a chunk
+//! of its own. No comments or heartbeats are sent.
 
 use std::future::pending;
 use std::io;
@@ -15,26 +15,26 @@ use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderName};
 use tokio::time::sleep;
 
-/// From the last bytes to the reset, so that they leave before it.
-const BEFORE_CUT: Duration = Duration::from_millis(20);
+/// From the last bytes to the reset, so that they are sent before it.
+const BEFORE_ABORT: Duration = Duration::from_millis(20);
 
 /// One step of a body.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// After that time since the last step, these bytes.
+    /// Sends these bytes this long after the last step.
     After(Duration, Bytes),
-    /// Nothing more, and no end.
+    /// Sends nothing more and does not end.
     Silence,
-    /// The connection is closed inside the body: the last chunk never comes.
-    Cut,
+    /// Closes the connection before the last chunk.
+    Abort,
 }
 
-/// Writes one event.
+/// Formats one event.
 pub(super) fn event(name: &str, data: &str) -> Bytes {
     Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
 }
 
-/// The answer that streams events; its head leaves at once, whatever the steps are.
+/// An answer that streams events. Its head is sent at once, whatever the steps are.
 pub(super) fn event_stream(steps: Vec<Step>) -> Response {
     let head = [
         (CONTENT_TYPE, "text/event-stream; charset=utf-8"),
@@ -43,12 +43,12 @@ pub(super) fn event_stream(steps: Vec<Step>) -> Response {
     (head, body(steps)).into_response()
 }
 
-/// The answer that is said to be JSON and has these steps for a body.
+/// An answer with the content type of JSON and these steps as its body.
 pub(super) fn broken_json(steps: Vec<Step>) -> Response {
     ([(CONTENT_TYPE, "application/json")], body(steps)).into_response()
 }
 
-/// Waits that long; no time at all is not even one tick of the clock.
+/// Waits for `time`. Zero does not wait for a timer tick.
 pub(super) async fn pause(time: Duration) {
     if !time.is_zero() {
         sleep(time).await;
@@ -66,8 +66,8 @@ async fn take(step: Step) -> io::Result<Bytes> {
             Ok(bytes)
         }
         Step::Silence => pending().await,
-        Step::Cut => {
-            sleep(BEFORE_CUT).await;
+        Step::Abort => {
+            sleep(BEFORE_ABORT).await;
             Err(io::ErrorKind::ConnectionAborted.into())
         }
     }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::support::{Bridge, RichStatus, SERVICE_KEY, extra::get, running::run};
-use alim_bridge::emulator::{self, Beyond, RateLimit};
+use alim_bridge::emulator::{self, OverLimit, RateLimit};
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// An ALİM that lets each key send three requests in two seconds, and a bridge before it.
-async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
+async fn limited(over_limit: OverLimit, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let stop = CancellationToken::new();
@@ -17,7 +17,7 @@ async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridg
     let emulated = emulator::Settings {
         api_key: SERVICE_KEY.into(),
         token_delay: Duration::ZERO,
-        rate_limit: Some(RateLimit { rate, beyond }),
+        rate_limit: Some(RateLimit { rate, over_limit }),
     };
     tokio::spawn(emulator::run(emulated, listener, stop.clone()));
     for _ in 0..9 {
@@ -29,27 +29,27 @@ async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridg
 
 #[tokio::test]
 async fn without_a_quota_alim_rejects_what_is_beyond_its_limit() {
-    for (beyond, reason) in [
-        (Beyond::Crash, "UPSTREAM_FAILED"),
-        (Beyond::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
+    for (over_limit, reason) in [
+        (OverLimit::Crash, "UPSTREAM_FAILED"),
+        (OverLimit::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
     ] {
-        let (_alim, bridge) = limited(beyond, &[]).await;
+        let (_alim, bridge) = limited(over_limit, &[]).await;
         for left in ["2", "1", "0"] {
             let answer = bridge.invoke("Salam").await.expect("within the limit");
             let remaining = answer.metadata().get("x-ratelimit-remaining");
             assert_eq!(remaining.expect("ALİM's"), left);
         }
-        let status = bridge.invoke("Salam").await.expect_err("beyond");
+        let status = bridge.invoke("Salam").await.expect_err("over_limit");
         assert_eq!(status.code_and_reason().1, reason);
         let is_told = status.rich().retry_info().is_some();
-        assert_eq!(is_told, beyond == Beyond::TooManyRequests);
+        assert_eq!(is_told, over_limit == OverLimit::TooManyRequests);
     }
 }
 
 #[tokio::test]
 async fn with_the_quota_of_its_limit_alim_rejects_nothing() {
     let settings = [("UPSTREAM_QUOTA", "3/2s"), ("QUOTA_WAIT", "30s")];
-    let (_alim, bridge) = limited(Beyond::Crash, &settings).await;
+    let (_alim, bridge) = limited(OverLimit::Crash, &settings).await;
     let calls = (0..10).map(|_| bridge.invoke("Salam"));
     for answer in join_all(calls).await {
         answer.expect("each in its turn");
