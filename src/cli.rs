@@ -1,5 +1,5 @@
-//! The command line: clap's commands, the settings' flags made from their table, and what was typed
-//! turned into what is meant.
+//! The command line: clap's commands, flags generated from the table of settings, and the conversion of
+//! arguments into requests and settings.
 
 mod callers;
 mod emulate;
@@ -11,26 +11,26 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use prost_types::Struct;
 
 pub use self::{
-    callers::{Callers, callers},
-    emulate::{EMULATE, emulator},
-    target::{called, probed},
+    callers::{CallersAction, callers_action},
+    emulate::{EMULATE, emulator_settings},
+    target::{health_url, target},
 };
 use crate::{
     call::json,
     client::{Error, screen::Output},
-    config::{PREFIX, SETTINGS, Setting, Strings},
+    config::{PREFIX, RawSettings, SETTINGS, Setting},
     pb::StreamRequest,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 64 bad usage; invoke, stream and health \
 exit with 64 + the gRPC status code when the call fails, as grpcurl does.";
 
-const CHAT: &str = "The thread that the answers are given in is told on standard error; --thread-id goes \
-on with it. Ctrl-C stops an answer; Ctrl-D, or Ctrl-C at an empty prompt, ends the conversation. When \
-standard input is no terminal, each of its lines is asked, and the exit code is that of the last call \
-that failed, 64 + its gRPC status code, or 0.";
+const CHAT: &str = "The thread's id is printed on standard error; --thread-id continues that thread. \
+Ctrl-C stops an answer. Ctrl-D, or Ctrl-C at an empty prompt, ends the conversation. If standard input is \
+not a terminal, each of its lines is a question. The exit code is then 64 + the gRPC status code of the \
+last call that failed, or 0.";
 
-/// Settings of `demo`, and their defaults there: its log must not break into what it shows.
+/// Settings of `demo`, with their defaults there. By default its log does not mix with its output.
 pub const DEMO: &[(&str, &str)] = &[
     ("ADMIN_LISTEN", "127.0.0.1:9464"),
     ("LOG", "warn"),
@@ -40,7 +40,7 @@ pub const DEMO: &[(&str, &str)] = &[
     ("QUOTA_WAIT", "0s"),
 ];
 
-/// All commands.
+/// The whole command line.
 pub fn command() -> Command {
     Command::new("alim-bridge")
         .version(env!("CARGO_PKG_VERSION"))
@@ -51,24 +51,27 @@ pub fn command() -> Command {
         .subcommand(serve())
         .subcommand(
             Command::new("demo")
-                .about("Start an embedded ALİM and a bridge, show two calls, go on serving")
-                .args(DEMO.iter().map(setting)),
+                .about("Start an embedded ALİM and a bridge, show two calls, and keep serving")
+                .args(DEMO.iter().map(setting_flag)),
         )
         .subcommand(emulate::command())
-        .subcommand(question(
-            Command::new("invoke").about("Ask, and wait for the whole answer"),
+        .subcommand(with_message(
+            Command::new("invoke").about("Ask a question and wait for the whole answer"),
         ))
         .subcommand(
-            question(Command::new("stream").about("Ask, and see the answer being typed")).arg(
+            with_message(
+                Command::new("stream").about("Ask a question and print the answer as it comes"),
+            )
+            .arg(
                 Arg::new("start-thread")
                     .long("start-thread")
                     .action(ArgAction::SetTrue)
                     .conflicts_with("thread-id")
-                    .help("Start a conversation that can be gone on with, and name it"),
+                    .help("Start a thread to continue later, and print its id"),
             ),
         )
         .subcommand(
-            about(Command::new("chat").about("Ask, read and ask on, in one thread"))
+            with_question(Command::new("chat").about("Hold a conversation in one thread"))
                 .after_help(CHAT),
         )
         .subcommand(health())
@@ -79,20 +82,20 @@ fn serve() -> Command {
     Command::new("serve")
         .about("Serve gRPC in front of ALİM")
         .after_help(
-            "A flag goes before its environment variable. All settings at fault are told at once. \
+            "A flag overrides its environment variable. All configuration errors are reported together. \
             ALIM_BRIDGE_UPSTREAM_API_KEY has no flag: other users can read a process's arguments.",
         )
-        .args(with_flags().map(|it| setting(&(it.name, it.default))))
+        .args(settings_with_flags().map(|it| setting_flag(&(it.name, it.default))))
 }
 
-fn with_flags() -> impl Iterator<Item = &'static Setting> {
+fn settings_with_flags() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().filter(|setting| setting.flag().is_some())
 }
 
 /// The flag of a setting, with its default in this command.
-fn setting(&(name, default): &(&'static str, &str)) -> Arg {
+fn setting_flag(&(name, default): &(&'static str, &str)) -> Arg {
     let setting = SETTINGS.iter().find(|setting| setting.name == name);
-    let setting = setting.unwrap_or_else(|| panic!("{name} stands in the table"));
+    let setting = setting.unwrap_or_else(|| panic!("{name} is in the table"));
     let default = match default {
         "" => String::new(),
         default => format!(" [default: {default}]"),
@@ -109,7 +112,8 @@ fn setting(&(name, default): &(&'static str, &str)) -> Arg {
         .help(help)
 }
 
-fn target(command: Command) -> Command {
+/// Adds the flags that select a bridge and the credentials for it.
+fn with_target(command: Command) -> Command {
     command
         .arg(
             option(
@@ -124,16 +128,16 @@ fn target(command: Command) -> Command {
             option(
                 "ca-file",
                 "PATH",
-                "PEM authorities that may vouch for the bridge",
+                "PEM file of certificate authorities to trust for the bridge",
             )
             .value_parser(value_parser!(PathBuf)),
         )
-        .args(identity())
+        .args(tls_flags())
         .arg(
             option(
                 "caller-key-file",
                 "PATH",
-                "Holds the key that is sent as authorization: Bearer [env, the key: ALIM_CALLER_KEY]",
+                "File with the key to send as authorization: Bearer [env, the key: ALIM_CALLER_KEY]",
             )
             .value_parser(value_parser!(PathBuf)),
         )
@@ -141,60 +145,53 @@ fn target(command: Command) -> Command {
             option(
                 "api-key-file",
                 "PATH",
-                "Holds the caller's own key for ALİM, sent as x-api-key [env, the key: ALIM_API_KEY]",
+                "File with the caller's own key for ALİM, sent as x-api-key [env, the key: ALIM_API_KEY]",
             )
             .value_parser(value_parser!(PathBuf)),
         )
         .arg(
-            option("timeout", "DURATION", "The deadline that is sent along")
+            option("timeout", "DURATION", "The call's deadline")
                 .value_parser(humantime::parse_duration),
         )
 }
 
-/// For TLS, beside --ca-file.
-fn identity() -> [Arg; 3] {
+/// The TLS flags other than --ca-file.
+fn tls_flags() -> [Arg; 3] {
     let pem = |name, help| option(name, "PATH", help).value_parser(value_parser!(PathBuf));
     [
-        pem(
-            "cert-file",
-            "PEM certificate chain that is shown to the bridge",
-        )
-        .requires("key-file"),
+        pem("cert-file", "PEM client certificate chain, for mutual TLS").requires("key-file"),
         pem("key-file", "PEM private key of that certificate").requires("cert-file"),
         Arg::new("insecure")
             .long("insecure")
             .action(ArgAction::SetTrue)
             .conflicts_with("ca-file")
-            .help("Take any certificate of the bridge's: keys may then go to anyone"),
+            .help("Accept any certificate: keys can then go to anyone"),
     ]
 }
 
-fn question(command: Command) -> Command {
-    about(command)
+/// Adds the arguments of a command that sends one question.
+fn with_message(command: Command) -> Command {
+    with_question(command)
         .arg(
             Arg::new("message")
                 .required(true)
                 .value_name("MESSAGE")
-                .help("What the farmer says; - reads it from standard input"),
+                .help("The farmer's message; - reads it from standard input"),
         )
         .arg(
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
-                .help("Print JSON, one object a line; a failure too, on standard error"),
+                .help("Print JSON, one object per line; failures too, on standard error"),
         )
         .after_help(EXIT_CODES)
 }
 
-/// The bridge to ask, and what is said with each message.
-fn about(command: Command) -> Command {
-    target(command)
-        .arg(option("user-id", "ID", "Who asks"))
-        .arg(option(
-            "thread-id",
-            "UUID",
-            "The conversation to go on with",
-        ))
+/// Adds the flags of the target, and of the fields that are sent with each message.
+fn with_question(command: Command) -> Command {
+    with_target(command)
+        .arg(option("user-id", "ID", "The user who asks"))
+        .arg(option("thread-id", "UUID", "The thread to continue"))
         .arg(option(
             "farm-id",
             "ID",
@@ -204,7 +201,7 @@ fn about(command: Command) -> Command {
         .arg(option(
             "system-prompt-override",
             "TEXT",
-            "Takes the place of the system prompt",
+            "Replaces the system prompt",
         ))
         .arg(option(
             "scenario-context",
@@ -214,7 +211,7 @@ fn about(command: Command) -> Command {
 }
 
 fn health() -> Command {
-    target(Command::new("health").about("Exit with 0 when a bridge serves"))
+    with_target(Command::new("health").about("Check a bridge's health: exit with 0 if it serves"))
         .arg(
             option(
                 "service",
@@ -223,7 +220,11 @@ fn health() -> Command {
             )
             .default_value(""),
         )
-        .arg(option("http", "URL", "Ask this URL for a 200 instead"))
+        .arg(option(
+            "http",
+            "URL",
+            "Check that this URL answers 200 instead",
+        ))
         .after_help(EXIT_CODES)
 }
 
@@ -231,52 +232,53 @@ fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
 
-/// All settings: flags go before the environment, `vars`.
-pub fn settings(matches: &ArgMatches, vars: impl Iterator<Item = (String, String)>) -> Strings {
-    let mut strings = flags(matches, with_flags().map(|setting| setting.name));
-    strings.environment(vars);
-    strings
+/// Reads all settings. Flags override the environment, `vars`.
+pub fn settings(matches: &ArgMatches, vars: impl Iterator<Item = (String, String)>) -> RawSettings {
+    let mut raw = read_flags(matches, settings_with_flags().map(|setting| setting.name));
+    raw.add_environment(vars);
+    raw
 }
 
-/// These settings alone, with defaults of their own: others in the environment are meant for `serve`.
-pub fn few_settings(
-    few: &[(&'static str, &str)],
+/// Reads only `names`, each with the command's own default. Other variables in the environment are for `serve`.
+pub fn settings_of(
+    names: &[(&'static str, &str)],
     matches: &ArgMatches,
     vars: impl Iterator<Item = (String, String)>,
-) -> Strings {
-    let mut strings = flags(matches, few.iter().map(|(name, _)| *name));
+) -> RawSettings {
+    let mut raw = read_flags(matches, names.iter().map(|(name, _)| *name));
     let is_read = |name: &str| {
-        few.iter()
+        names
+            .iter()
             .any(|(it, _)| name.strip_prefix(PREFIX) == Some(it))
     };
-    strings.environment(vars.filter(|(name, _)| is_read(name)));
-    let defaults = few.iter();
-    strings.environment(defaults.map(|(name, value)| (format!("{PREFIX}{name}"), (*value).into())));
-    strings
+    raw.add_environment(vars.filter(|(name, _)| is_read(name)));
+    let defaults = names.iter();
+    raw.add_environment(defaults.map(|(name, value)| (format!("{PREFIX}{name}"), (*value).into())));
+    raw
 }
 
-fn flags(matches: &ArgMatches, names: impl Iterator<Item = &'static str>) -> Strings {
-    let mut strings = Strings::default();
+fn read_flags(matches: &ArgMatches, names: impl Iterator<Item = &'static str>) -> RawSettings {
+    let mut raw = RawSettings::default();
     for name in names {
         if let Some(value) = matches.get_one::<String>(name) {
-            strings.flag(name, value.clone());
+            raw.add_flag(name, value.clone());
         }
     }
-    strings
+    raw
 }
 
-/// Whether failures are for a script.
+/// Whether to print errors as JSON.
 pub fn wants_json(matches: &ArgMatches) -> bool {
     matches.try_get_one::<bool>("json").ok().flatten() == Some(&true)
 }
 
-/// The question to ask, and how to show the answer.
+/// Reads the question, and how to print the answer.
 ///
 /// # Errors
 ///
-/// - [`Error::Usage`] when the scenario context is no JSON object, [`Error::Io`] when standard input
-///   can't be read.
-pub fn asked(matches: &ArgMatches) -> Result<(StreamRequest, Output), Error> {
+/// - [`Error::Usage`] if the scenario context is not a JSON object, [`Error::Io`] if standard input can't
+///   be read.
+pub fn question(matches: &ArgMatches) -> Result<(StreamRequest, Output), Error> {
     let message = match text(matches, "message").unwrap_or_default() {
         dash if dash == "-" => std::io::read_to_string(std::io::stdin())?,
         message => message,
@@ -287,17 +289,17 @@ pub fn asked(matches: &ArgMatches) -> Result<(StreamRequest, Output), Error> {
     };
     let question = StreamRequest {
         message,
-        ..said_with_each(matches)?
+        ..question_template(matches)?
     };
     Ok((question, output))
 }
 
-/// All of a question but its message.
+/// Reads all fields of a question except its message.
 ///
 /// # Errors
 ///
-/// - [`Error::Usage`] when the scenario context is no JSON object.
-pub fn said_with_each(matches: &ArgMatches) -> Result<StreamRequest, Error> {
+/// - [`Error::Usage`] if the scenario context is not a JSON object.
+pub fn question_template(matches: &ArgMatches) -> Result<StreamRequest, Error> {
     let context = text(matches, "scenario-context")
         .map(|text| parse_object(&text))
         .transpose()?;

@@ -1,8 +1,9 @@
-//! Settings: raw strings from flags and environment become [`Config`], all faults told at once.
+//! Parses the settings: raw strings from flags and environment become a [`Config`]. All invalid settings
+//! are reported together.
 //!
-//! One table, [`SETTINGS`], is the source of the flags, of the environment's names, of the defaults
-//! and of README's table. What was typed and what is meant are two types; the environment is handed
-//! in, so tests never touch the real one.
+//! One table, [`SETTINGS`], is the source of flags, environment variables, defaults and README's table.
+//! Raw strings ([`RawSettings`]) and parsed values ([`Config`]) are separate types. The environment is an
+//! argument, so tests never read the real one.
 
 mod memory;
 mod names;
@@ -16,7 +17,7 @@ use url::{Host, Url};
 
 use self::reader::Reader;
 pub use self::{
-    reader::{Fault, Faults, Strings},
+    reader::{InvalidSetting, InvalidSettings, RawSettings},
     table::{PREFIX, SETTINGS, Setting},
 };
 use crate::{
@@ -33,44 +34,45 @@ use crate::{
     },
 };
 
-/// Everything that `serve` needs, valid.
+/// All settings of `serve`, validated.
 #[derive(Debug)]
 pub struct Config {
-    /// Where gRPC is served.
+    /// The address that serves gRPC.
     pub listen: SocketAddr,
-    /// Where metrics and probes are served; `None` is nowhere.
+    /// The address that serves metrics and probes. `None` serves none.
     pub admin_listen: Option<SocketAddr>,
-    /// How to serve.
+    /// Settings of the server.
     pub server: server::Settings,
-    /// How to reach the upstream.
+    /// Settings of the upstream.
     pub upstream: upstream::Settings,
-    /// What is logged, and how.
+    /// Settings of the log.
     pub logs: logs::Settings,
-    /// Where spans go, as OTLP over gRPC; `None` is nowhere.
+    /// The collector of spans, by OTLP over gRPC. `None` sends none.
     pub collector: Option<Url>,
-    /// The variable of OpenTelemetry by which no spans go to the collector that others name: worth a warning.
-    pub passed_over: Option<&'static str>,
+    /// The OpenTelemetry variable that asks for an unsupported protocol, so that no spans are sent: worth a
+    /// warning.
+    pub ignored_variable: Option<&'static str>,
 }
 
-/// Reads what is logged alone, for a command that needs no other setting.
+/// Parses only the log's settings, for a command that needs no others.
 ///
 /// # Errors
 ///
-/// - [`Faults`] with every fault, as [`Config::parse`] tells them.
-pub fn logs(strings: &Strings) -> Result<logs::Settings, Faults> {
-    let mut read = Reader::new(strings);
+/// - [`InvalidSettings`] with every invalid setting, as in [`Config::parse`].
+pub fn logs(raw: &RawSettings) -> Result<logs::Settings, InvalidSettings> {
+    let mut read = Reader::new(raw);
     let logs = log_settings(&mut read);
     read.finish(logs)
 }
 
 impl Config {
-    /// Reads and checks every setting.
+    /// Parses and validates every setting.
     ///
     /// # Errors
     ///
-    /// - [`Faults`] with every fault, each under the name of its setting.
-    pub fn parse(strings: &Strings) -> Result<Self, Faults> {
-        let mut read = Reader::new(strings);
+    /// - [`InvalidSettings`] with every invalid setting, each with its name.
+    pub fn parse(raw: &RawSettings) -> Result<Self, InvalidSettings> {
+        let mut read = Reader::new(raw);
         let credentials = read.choice(
             "CREDENTIALS",
             &[
@@ -87,13 +89,13 @@ impl Config {
             upstream,
             logs: log_settings(&mut read),
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
-            passed_over: strings.passed_over(),
+            ignored_variable: raw.ignored_variable(),
         };
         read.finish(config)
     }
 
-    /// Whether anyone who reaches the listener over the network may spend the bridge's key: worth a warning. TLS alone
-    /// authenticates nobody.
+    /// Whether anyone who reaches the listener over the network can spend the bridge's key: worth a warning. TLS
+    /// alone authenticates nobody.
     pub fn is_open_to_the_network(&self) -> bool {
         let tls = self.server.tls.as_ref();
         let is_guarded = tls.is_some_and(|tls| tls.load().client_ca.is_some())
@@ -102,12 +104,12 @@ impl Config {
         !self.listen.ip().is_loopback() && !is_guarded
     }
 
-    /// Whether whoever is on the way to the upstream can read its keys: worth a warning.
+    /// Whether anyone on the path to the upstream can read the keys: worth a warning.
     pub fn sends_keys_in_clear(&self) -> bool {
-        is_clear(&self.upstream.url)
+        is_cleartext(&self.upstream.url)
     }
 
-    /// Whether any page that a browser near the listener shows may call: worth a warning, loopback or not.
+    /// Whether any page in a browser that reaches the listener can call: worth a warning, on loopback too.
     pub fn is_open_to_every_page(&self) -> bool {
         let needs_no_key =
             self.server.callers.is_none() && self.server.credentials == Credentials::Service;
@@ -115,8 +117,8 @@ impl Config {
     }
 }
 
-/// Whether what is sent to this URL goes over a network without TLS.
-pub fn is_clear(url: &Url) -> bool {
+/// Whether requests to this URL cross a network without TLS.
+pub fn is_cleartext(url: &Url) -> bool {
     let is_loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -189,7 +191,7 @@ fn server_settings(
     server::Settings {
         tls: server_tls(read, web.is_some()),
         web,
-        traces: None, // made where a runtime is
+        traces: None, // set later, because it needs a runtime
         callers: callers(read, credentials),
         trusted_proxies: read
             .optional("TRUSTED_PROXIES", Reader::trusted_proxies)
@@ -223,37 +225,37 @@ fn server_settings(
     }
 }
 
-/// Exactly one key when the bridge shows its own, none when callers bring theirs.
+/// Requires exactly one key if the bridge sends its own, and none if callers send theirs.
 fn service_key(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload<SecretString>> {
-    if read.is_faulty("CREDENTIALS") {
-        return None; // whether a key is needed can't be known
+    if read.is_invalid("CREDENTIALS") {
+        return None; // it is not known whether a key is required
     }
     let text = read.text("UPSTREAM_API_KEY");
     let file = read.text("UPSTREAM_API_KEY_FILE");
     match (credentials, text, file) {
         (Credentials::Caller, None, None) => None,
         (Credentials::Caller, ..) => {
-            read.fault("CREDENTIALS", "is caller: leave out UPSTREAM_API_KEY and UPSTREAM_API_KEY_FILE, for callers bring their own");
+            read.reject("CREDENTIALS", "is caller: remove UPSTREAM_API_KEY and UPSTREAM_API_KEY_FILE, because callers send their own keys");
             None
         }
         (Credentials::Service, None, None) => {
-            read.fault(
+            read.reject(
                 "UPSTREAM_API_KEY",
-                "is needed (or UPSTREAM_API_KEY_FILE) while CREDENTIALS is service",
+                "or UPSTREAM_API_KEY_FILE is required if CREDENTIALS is service",
             );
             None
         }
         (Credentials::Service, Some(_), Some(_)) => {
-            read.fault(
+            read.reject(
                 "UPSTREAM_API_KEY_FILE",
-                "can't stand beside UPSTREAM_API_KEY: give one of them",
+                "conflicts with UPSTREAM_API_KEY: set only one of them",
             );
             None
         }
         (Credentials::Service, Some(key), None) => match parse_key(key.as_bytes()) {
             Ok(key) => Some(Reload::fixed(key)),
             Err(why) => {
-                read.fault("UPSTREAM_API_KEY", why);
+                read.reject("UPSTREAM_API_KEY", why);
                 None
             }
         },
@@ -263,7 +265,7 @@ fn service_key(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload
     }
 }
 
-/// Each fault of the file is one of the setting.
+/// Reports each error of the file as an error of the setting.
 fn callers(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload<Callers>> {
     let path = read.text("CALLERS_FILE")?;
     let own_keys = match credentials {
@@ -271,11 +273,10 @@ fn callers(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload<Cal
         Credentials::Caller => OwnKeys::Brought,
     };
     let opened = Callers::open(path.into(), own_keys);
-    let faults = opened.map_err(|error| error.to_string());
-    faults
-        .map_err(|faults| {
-            for fault in faults.lines() {
-                read.fault("CALLERS_FILE", format!("can't be used: {fault}"));
+    opened
+        .map_err(|errors| {
+            for error in errors.to_string().lines() {
+                read.reject("CALLERS_FILE", format!("can't be used: {error}"));
             }
         })
         .ok()
@@ -288,17 +289,17 @@ fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<tls::T
     let (cert, key) = match (cert, key) {
         (Some(cert), Some(key)) => (cert.into(), key.into()),
         (Some(_), None) => {
-            read.fault("TLS_KEY_FILE", "is needed beside TLS_CERT_FILE");
+            read.reject("TLS_KEY_FILE", "is required with TLS_CERT_FILE");
             return None;
         }
         (None, Some(_)) => {
-            read.fault("TLS_CERT_FILE", "is needed beside TLS_KEY_FILE");
+            read.reject("TLS_CERT_FILE", "is required with TLS_KEY_FILE");
             return None;
         }
         (None, None) if client_ca.is_some() => {
-            read.fault(
+            read.reject(
                 "TLS_CLIENT_CA_FILE",
-                "needs TLS_CERT_FILE and TLS_KEY_FILE beside it",
+                "requires TLS_CERT_FILE and TLS_KEY_FILE",
             );
             return None;
         }
@@ -318,16 +319,16 @@ fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<tls::T
     match tls::load(files, serves_http1) {
         Ok(tls) => Some(tls),
         Err(error) => {
-            read.fault("TLS_CERT_FILE", format!("can't be used: {error}"));
+            read.reject("TLS_CERT_FILE", format!("can't be used: {error}"));
             None
         }
     }
 }
 
-/// Between probes that cost nothing.
+/// Time between two probes that cost nothing.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// Between probes that ALİM counts among the 30 calls a minute of the bridge's key.
+/// Time between two probes with the bridge's key. ALİM counts them among the key's 30 calls a minute.
 const KEYED_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The longest duration that makes sense anywhere: a year.
+/// The longest duration of any setting: a year.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);

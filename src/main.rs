@@ -1,7 +1,7 @@
-//! The `alim-bridge` command: one match over what it can do.
+//! The `alim-bridge` command: dispatches to its subcommands.
 //!
-//! Exit codes: 0, 1 for a failure, 64 for bad usage (sysexits' EX_USAGE), 64 + the gRPC status code
-//! for a call that failed.
+//! Exit codes: 0 for success, 1 for a failure, 64 for bad usage (EX_USAGE of sysexits), 64 + the gRPC
+//! status code for a call that failed.
 
 use std::{
     io::{ErrorKind, Write},
@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// What the last spans have where the drain has taken all of its time.
+/// Time to send the last spans if the drain took all of its own time.
 const LAST_SPANS_TIMEOUT: Duration = Duration::from_millis(250);
 
 const FAILURE: u8 = 1;
@@ -36,9 +36,9 @@ const USAGE: u8 = 64;
 fn main() -> ExitCode {
     let matches = match cli::command().try_get_matches() {
         Ok(matches) => matches,
-        Err(told) => {
-            let _ = told.print();
-            return if told.use_stderr() {
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
                 USAGE.into()
             } else {
                 ExitCode::SUCCESS
@@ -46,18 +46,18 @@ fn main() -> ExitCode {
         }
     };
     let installed = rustls::crypto::ring::default_provider().install_default();
-    installed.expect("nothing installed one before");
+    installed.expect("no provider was installed before");
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, FAILURE),
     };
     let code = runtime.block_on(run(&matches));
-    runtime.shutdown_background(); // what is still blocked must not keep the process
+    runtime.shutdown_background(); // a blocked task must not delay the exit
     code
 }
 
 async fn run(matches: &ArgMatches) -> ExitCode {
-    let (called, flags) = match matches.subcommand() {
+    let (result, flags) = match matches.subcommand() {
         Some(("serve", flags)) => return serve(flags).await,
         Some(("emulate", flags)) => return emulate(flags).await,
         Some(("demo", flags)) => return demo(flags).await,
@@ -71,15 +71,15 @@ async fn run(matches: &ArgMatches) -> ExitCode {
         Some(("health", flags)) => (health(flags).await, flags),
         _ => unreachable!("clap knows only these"),
     };
-    let error = match called {
+    let error = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        // As in `alim-bridge stream … | head`: who reads has seen enough.
+        // As in `alim-bridge stream … | head`, which closes the pipe when it has enough.
         Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
-        Err(error) => match cli::called(flags, environment()) {
+        Err(error) => match cli::target(flags, environment()) {
             Ok(target) => target.explain(error).await,
-            Err(_) => error, // which says the same
+            Err(_) => error, // `error` has the same cause
         },
     };
     match cli::wants_json(flags) {
@@ -94,10 +94,10 @@ async fn run(matches: &ArgMatches) -> ExitCode {
 async fn serve(flags: &ArgMatches) -> ExitCode {
     let config = match Config::parse(&cli::settings(flags, environment())) {
         Ok(config) => config,
-        Err(faults) => return fail(&faults, USAGE),
+        Err(invalid) => return fail(&invalid, USAGE),
     };
     match bridge(config).await {
-        Ok(drained) => drained_code(drained),
+        Ok(drained) => exit_code(drained),
         Err(error) => fail(&*error, FAILURE),
     }
 }
@@ -105,14 +105,14 @@ async fn serve(flags: &ArgMatches) -> ExitCode {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
-    let _written = logs::init(config.logs.clone());
+    let _log_writer = logs::init(config.logs.clone());
     let traces = match &config.collector {
         Some(collector) => Some(Traces::to(collector, &config.upstream.url)?),
         None => None,
     };
     config.server.traces.clone_from(&traces);
-    warn_of_settings(&config);
-    warn_of_few_files(&config.server);
+    warn_about_settings(&config);
+    warn_about_file_limit(&config.server);
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
     let admin = match config.admin_listen {
@@ -131,7 +131,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         admitted_calls = admitted_calls(&config.server),
         "serving"
     );
-    tell(&format!("alim-bridge listening on {address}"));
+    print_line(&format!("alim-bridge listening on {address}"));
     let (drain, force) = (shutdown.drain.clone(), shutdown.force.clone());
     let drain_time = config.server.drain_delay + config.server.drain_timeout;
     let until = tokio::spawn(async move {
@@ -143,7 +143,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         let soon = Instant::now() + LAST_SPANS_TIMEOUT;
         let until = match timeout_at(soon, until).await {
             Ok(Ok(until)) => until.max(soon),
-            _ => soon, // there was no drain
+            _ => soon, // the server failed before a drain
         };
         tokio::select! {
             () = send_last_spans(traces, until) => {}
@@ -155,9 +155,9 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
     Ok(drained)
 }
 
-/// Warns of settings that can be used and may not be meant.
-fn warn_of_settings(config: &Config) {
-    if let Some(variable) = config.passed_over {
+/// Warns about settings that are valid but probably not intended.
+fn warn_about_settings(config: &Config) {
+    if let Some(variable) = config.ignored_variable {
         tracing::warn!(
             variable,
             "no traces are sent: this variable asks for a protocol other than grpc, the only one that the bridge speaks; set it to grpc and the endpoint to the collector's gRPC port (mostly 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
@@ -192,18 +192,18 @@ fn warn_of_settings(config: &Config) {
     }
 }
 
-/// A collector that does not answer must not hold the exit.
+/// Sends the last spans, but not after `until`: a collector that does not answer must not delay the exit.
 async fn send_last_spans(traces: Traces, until: Instant) {
     let sent = tokio::task::spawn_blocking(move || traces.stop());
     let _ = timeout_at(until, sent).await;
 }
 
-/// Calls that the bridge has room for while each holds little.
+/// How many idle calls the bridge can have open at once.
 fn admitted_calls(settings: &server::Settings) -> usize {
     settings.max_calls.min(settings.budget().idle_calls())
 }
 
-fn warn_of_few_files(settings: &server::Settings) {
+fn warn_about_file_limit(settings: &server::Settings) {
     match descriptors::make_room(settings.max_calls, settings.max_connections) {
         Ok(None) => {}
         Ok(Some(Shortage { limit, needed })) => tracing::warn!(
@@ -216,20 +216,20 @@ fn warn_of_few_files(settings: &server::Settings) {
 }
 
 async fn emulate(flags: &ArgMatches) -> ExitCode {
-    let (listen, settings) = match cli::emulator(flags, environment()) {
-        Ok(emulator) => emulator,
+    let (listen, settings) = match cli::emulator_settings(flags, environment()) {
+        Ok(parsed) => parsed,
         Err(error) => return fail(&error, error.exit_code()),
     };
-    let logs = match config::logs(&cli::few_settings(cli::EMULATE, flags, environment())) {
+    let logs = match config::logs(&cli::settings_of(cli::EMULATE, flags, environment())) {
         Ok(logs) => logs,
-        Err(faults) => return fail(&faults, USAGE),
+        Err(invalid) => return fail(&invalid, USAGE),
     };
-    let _written = logs::init(logs);
+    let _log_writer = logs::init(logs);
     let served = async {
         let listener = bind("--listen", listen).await?;
         let shutdown = Shutdown::default();
         tokio::spawn(shutdown.clone().follow_signals()?);
-        tell(&format!(
+        print_line(&format!(
             "emulated ALİM listening on http://{}",
             listener.local_addr()?
         ));
@@ -243,25 +243,25 @@ async fn emulate(flags: &ArgMatches) -> ExitCode {
 }
 
 async fn demo(flags: &ArgMatches) -> ExitCode {
-    let settings = cli::few_settings(cli::DEMO, flags, environment());
+    let settings = cli::settings_of(cli::DEMO, flags, environment());
     let shutdown = Shutdown::default();
     match shutdown.clone().follow_signals() {
         Ok(following) => drop(tokio::spawn(following)),
         Err(error) => return fail(&error, FAILURE),
     }
     match client::demo::run(settings, shutdown).await {
-        Ok(drained) => drained_code(drained),
+        Ok(drained) => exit_code(drained),
         Err(error) => fail(&error, error.exit_code()),
     }
 }
 
 fn callers(flags: &ArgMatches) -> ExitCode {
-    let done = match cli::callers(flags) {
-        cli::Callers::Check(path) => {
-            edit::check(path).map(|lines| lines.iter().for_each(|it| tell(it)))
+    let done = match cli::callers_action(flags) {
+        cli::CallersAction::Check(path) => {
+            edit::check(path).map(|lines| lines.iter().for_each(|it| print_line(it)))
         }
-        cli::Callers::Add(path, name) => edit::add(path, name).map(|key| {
-            tell(&key);
+        cli::CallersAction::Add(path, name) => edit::add(path, name).map(|key| {
+            print_line(&key);
             eprintln!(
                 "alim-bridge: the key of {name} is shown this once; {} holds its hash",
                 path.display()
@@ -276,30 +276,30 @@ fn callers(flags: &ArgMatches) -> ExitCode {
 }
 
 async fn invoke(flags: &ArgMatches) -> Result<(), client::Error> {
-    let (question, output) = cli::asked(flags)?;
-    client::ask::invoke(&cli::called(flags, environment())?, question.into(), output).await
+    let (question, output) = cli::question(flags)?;
+    client::ask::invoke(&cli::target(flags, environment())?, question.into(), output).await
 }
 
 async fn stream(flags: &ArgMatches) -> Result<(), client::Error> {
-    let (question, output) = cli::asked(flags)?;
-    client::ask::stream(&cli::called(flags, environment())?, question, output).await
+    let (question, output) = cli::question(flags)?;
+    client::ask::stream(&cli::target(flags, environment())?, question, output).await
 }
 
 async fn chat(flags: &ArgMatches) -> Result<u8, client::Error> {
     client::chat::run(
-        &cli::called(flags, environment())?,
-        cli::said_with_each(flags)?,
+        &cli::target(flags, environment())?,
+        cli::question_template(flags)?,
     )
     .await
 }
 
 async fn health(flags: &ArgMatches) -> Result<(), client::Error> {
-    if let Some(url) = cli::probed(flags)? {
+    if let Some(url) = cli::health_url(flags)? {
         return client::health::http(url).await;
     }
     let service = flags.get_one::<String>("service").cloned();
     client::health::grpc(
-        &cli::called(flags, environment())?,
+        &cli::target(flags, environment())?,
         service.unwrap_or_default(),
     )
     .await
@@ -310,7 +310,7 @@ async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, 
     bound.map_err(|error| format!("{name} {address}: {error}").into())
 }
 
-/// Variables that are no UTF-8 can't be ours.
+/// The environment, without variables whose name is not UTF-8: none of the bridge's is such.
 fn environment() -> impl Iterator<Item = (String, String)> {
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((
@@ -321,16 +321,16 @@ fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(text)
 }
 
-fn drained_code(drained: Drained) -> ExitCode {
+fn exit_code(drained: Drained) -> ExitCode {
     match drained {
         Drained::Clean => ExitCode::SUCCESS,
         Drained::Forced => FAILURE.into(),
     }
 }
 
-/// For whoever waits for the port: one line on standard output.
-fn tell(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}"); // nobody may be there to read it
+/// Prints a line to standard output, for a program that waits for it.
+fn print_line(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}"); // the reader may be gone
 }
 
 fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
@@ -339,7 +339,7 @@ fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
     while let Some(error) = cause {
         let why = error.to_string();
         if !text.ends_with(&why) {
-            text += &format!(": {why}"); // many errors repeat their source themselves
+            text += &format!(": {why}"); // many errors already contain their source
         }
         cause = error.source();
     }

@@ -7,7 +7,7 @@
 
 use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
-use alim_bridge::{config::{Config, Strings}, server, shutdown::Shutdown};
+use alim_bridge::{config::{Config, RawSettings}, server, shutdown::Shutdown};
 use libfuzzer_sys::fuzz_target;
 use peak_alloc::PeakAlloc;
 use tokio::{
@@ -39,9 +39,9 @@ async fn start() -> SocketAddr {
         ("ALIM_BRIDGE_MAX_CALLS", "4"),
         ("ALIM_BRIDGE_RETRIES", "0"),
     ];
-    let mut strings = Strings::default();
-    strings.environment(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    let config = Config::parse(&strings).expect("settings");
+    let mut raw = RawSettings::default();
+    raw.add_environment(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let config = Config::parse(&raw).expect("settings");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (settings, upstream) = (config.server, config.upstream);

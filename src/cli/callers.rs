@@ -1,17 +1,17 @@
-//! The commands on the callers file.
+//! The commands that check and edit the callers file.
 
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-const HELP: &str = "The file is CALLERS_FILE of serve; docs/callers.md says what it holds. Exit codes: 0 success, 1 the file \
-can't be written, 64 something is wrong with the file, the name or the arguments.";
+const HELP: &str = "The file is the CALLERS_FILE of serve; docs/callers.md describes it. Exit codes: 0 success, 1 the file can't \
+be written, 64 the file, the name or an argument is invalid.";
 
-/// What is done with a callers file.
-pub enum Callers<'a> {
-    /// Read it as `serve` does.
+/// What to do with a callers file.
+pub enum CallersAction<'a> {
+    /// Check it, as `serve` does at startup.
     Check(&'a PathBuf),
-    /// Add a key for the caller of this name.
+    /// Add a key for the caller with this name.
     Add(&'a PathBuf, &'a str),
 }
 
@@ -23,18 +23,18 @@ pub(super) fn command() -> Command {
         .after_help(HELP)
         .subcommand(
             Command::new("check")
-                .about("Report everything that is wrong with the file, or one line on each caller")
+                .about("Report all errors in the file, or print one line per caller")
                 .arg(file()),
         )
         .subcommand(
             Command::new("add")
-                .about("Make a key for a caller, write its hash and print the key, which nothing can show again")
+                .about("Create a key for a caller, write its hash to the file and print the key, which can't be shown again")
                 .arg(file())
                 .arg(
                     Arg::new("name")
                         .required(true)
                         .value_name("NAME")
-                        .help("Whose key: a new caller, or one that gets a further key"),
+                        .help("The caller: a new one, or one that gets another key"),
                 ),
         )
 }
@@ -44,18 +44,18 @@ fn file() -> Arg {
         .required(true)
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
-        .help("The callers file; add makes it where it is not there")
+        .help("The callers file; add creates it if it is missing")
 }
 
-/// What was asked for.
-pub fn callers(matches: &ArgMatches) -> Callers<'_> {
+/// Reads what to do with which file.
+pub fn callers_action(matches: &ArgMatches) -> CallersAction<'_> {
     let (name, matches) = matches.subcommand().expect("clap requires one");
     let file = matches.get_one("file").expect("clap requires it");
     match name {
-        "check" => Callers::Check(file),
+        "check" => CallersAction::Check(file),
         _ => {
             let name = matches.get_one::<String>("name");
-            Callers::Add(file, name.expect("clap requires it"))
+            CallersAction::Add(file, name.expect("clap requires it"))
         }
     }
 }

@@ -4,25 +4,25 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgMatches, Command, value_parser};
 
-use super::{Error, option, setting, target::secret, text};
+use super::{Error, option, setting_flag, target::secret, text};
 use crate::{
     emulator::{self, OverLimit, RateLimit},
     quota::Rate,
 };
 
-/// Settings of `emulate`, and their defaults there.
+/// Settings of `emulate`, with their defaults there.
 pub const EMULATE: &[(&str, &str)] = &[("LOG", "info"), ("LOG_FORMAT", "auto")];
 
 pub(super) fn command() -> Command {
     Command::new("emulate")
-        .about("Serve the embedded ALİM alone: deterministic answers, faults on demand")
+        .about("Serve only the embedded ALİM: deterministic answers, faults on demand")
         .arg(
-            option("listen", "ADDRESS", "Where to serve it")
+            option("listen", "ADDRESS", "Address to serve it on")
                 .default_value("127.0.0.1:8000")
                 .value_parser(value_parser!(SocketAddr)),
         )
         .arg(
-            option("token-delay", "DURATION", "Between two tokens")
+            option("token-delay", "DURATION", "Time between two tokens")
                 .default_value("30ms")
                 .value_parser(humantime::parse_duration),
         )
@@ -30,7 +30,7 @@ pub(super) fn command() -> Command {
             option(
                 "api-key-file",
                 "PATH",
-                "Holds the key that it accepts [default: the guide's] [env, the key: ALIM_EMULATOR_API_KEY]",
+                "File with the key that it accepts [default: the guide's] [env, the key: ALIM_EMULATOR_API_KEY]",
             )
             .value_parser(value_parser!(PathBuf)),
         )
@@ -38,7 +38,7 @@ pub(super) fn command() -> Command {
             option(
                 "rate-limit",
                 "RATE",
-                "Requests that a key may send, such as 30/min as ALİM's; rejected ones count too [default: no limit]",
+                "Requests that a key may send, such as ALİM's 30/min; rejected ones count too [default: no limit]",
             )
             .value_parser(value_parser!(Rate)),
         )
@@ -46,20 +46,20 @@ pub(super) fn command() -> Command {
             option(
                 "rate-limit-status",
                 "STATUS",
-                "What a request beyond it gets: 500 as ALİM gives today, or 429 with Retry-After",
+                "Status of requests above it: 500, as ALİM answers today, or 429 with Retry-After",
             )
             .default_value("500")
             .value_parser(["500", "429"]),
         )
-        .args(EMULATE.iter().map(setting))
+        .args(EMULATE.iter().map(setting_flag))
 }
 
-/// Where `emulate` listens, and how it answers.
+/// Reads the address of `emulate` and the emulator's settings.
 ///
 /// # Errors
 ///
-/// - [`Error::Usage`] when the key's file can't be used.
-pub fn emulator(
+/// - [`Error::Usage`] if the key's file can't be used.
+pub fn emulator_settings(
     matches: &ArgMatches,
     vars: impl Iterator<Item = (String, String)>,
 ) -> Result<(SocketAddr, emulator::Settings), Error> {

@@ -1,4 +1,4 @@
-//! Which bridge a command calls, and with which keys, from what was typed.
+//! Reads which bridge a command calls, with which credentials.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -7,14 +7,14 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::text;
-use crate::client::{Error, Target, has_user};
+use crate::client::{Error, Target, has_userinfo};
 
-/// The bridge to call.
+/// Reads the bridge to call.
 ///
 /// # Errors
 ///
-/// - [`Error::Usage`] when a key's file can't be used.
-pub fn called(
+/// - [`Error::Usage`] if a key's file can't be used.
+pub fn target(
     matches: &ArgMatches,
     vars: impl Iterator<Item = (String, String)>,
 ) -> Result<Target, Error> {
@@ -31,21 +31,22 @@ pub fn called(
     })
 }
 
-/// The URL that `health` is to ask in place of a bridge.
+/// Reads the URL that `health` checks instead of a bridge.
 ///
 /// # Errors
 ///
-/// - [`Error::Usage`], which does not repeat it, when it can't be used.
-pub fn probed(matches: &ArgMatches) -> Result<Option<Url>, Error> {
+/// - [`Error::Usage`] if it is not a valid URL. The error does not contain it.
+pub fn health_url(matches: &ArgMatches) -> Result<Option<Url>, Error> {
     let parse = |text: String| {
         let url = Url::parse(&text).ok().filter(|url| url.has_host());
-        let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && !has_user(&text));
+        let url =
+            url.filter(|url| matches!(url.scheme(), "http" | "https") && !has_userinfo(&text));
         url.ok_or_else(|| Error::Usage("--http must be a URL without a user or password".into()))
     };
     text(matches, "http").map(parse).transpose()
 }
 
-/// A key from the file that the flag names, else from the variable. Neither key nor path is repeated.
+/// Reads a key from the flag's file, else from the variable. Errors contain neither the key nor the path.
 pub(super) fn secret(
     matches: &ArgMatches,
     flag: &str,
@@ -58,7 +59,7 @@ pub(super) fn secret(
         None => vars.get(variable).cloned().unwrap_or_default(),
     };
     match key.trim() {
-        "" if matches.contains_id(flag) => Err(Error::Usage(format!("--{flag} holds no key"))),
+        "" if matches.contains_id(flag) => Err(Error::Usage(format!("--{flag} has no key in it"))),
         "" => Ok(None),
         key => Ok(Some(key.into())),
     }

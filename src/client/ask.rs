@@ -1,4 +1,4 @@
-//! `invoke` and `stream`: one question from the command line.
+//! The commands `invoke` and `stream`, which send one question.
 
 use std::future::Future;
 
@@ -18,14 +18,14 @@ use crate::pb::{InvokeRequest, StreamRequest, graph_service_client::GraphService
 
 const REQUEST_ID: &str = "x-request-id";
 const THREAD_ID: &str = "x-thread-id";
-/// Answers are received whole whatever their size: the bridge has its own limit.
+/// No limit in practice, because the bridge has its own.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
-/// Asks for the whole answer and prints it.
+/// Calls `Invoke` and prints the whole answer.
 ///
 /// # Errors
 ///
-/// - [`Error::Status`] with what the bridge said, [`Error::Interrupted`], and those of
+/// - [`Error::Status`] with the bridge's status, [`Error::Interrupted`], and the errors of
 ///   [`Target::connect`].
 pub async fn invoke(target: &Target, question: InvokeRequest, output: Output) -> Result<(), Error> {
     let request = target.request(question)?;
@@ -38,29 +38,29 @@ pub async fn invoke(target: &Target, question: InvokeRequest, output: Output) ->
     }
 }
 
-/// Asks for the answer's events and prints each as it comes.
+/// Calls `Stream` and prints each event as it comes.
 ///
 /// # Errors
 ///
-/// - [`Error::Status`] with what the bridge said; what was printed before it is not the whole answer.
-///   And [`Error::Interrupted`], and those of [`Target::connect`].
+/// - [`Error::Status`] with the bridge's status. The answer that was printed before it is incomplete.
+/// - [`Error::Interrupted`], and the errors of [`Target::connect`].
 pub async fn stream(target: &Target, question: StreamRequest, output: Output) -> Result<(), Error> {
     let request = target.request(question)?;
     let mut client = client(target.connect().await?);
-    answer(&mut client, request, output, &mut None).await
+    print_answer(&mut client, request, output, &mut None).await
 }
 
 pub(super) fn client(channel: Channel) -> GraphServiceClient<Channel> {
     GraphServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-/// Prints the events of one answer as they come, until the last or Ctrl-C. A conversation that the question starts is
-/// named before them, and given through `thread`, also where the answer fails.
+/// Prints the events of one answer as they come, until the last one or Ctrl-C. If the question starts a thread, its id is
+/// printed first and stored in `thread`, even if the answer fails.
 ///
 /// # Errors
 ///
-/// - [`Error::Status`] with what the bridge said, [`Error::Interrupted`].
-pub(super) async fn answer(
+/// - [`Error::Status`] with the bridge's status, [`Error::Interrupted`].
+pub(super) async fn print_answer(
     client: &mut GraphServiceClient<Channel>,
     request: Request<StreamRequest>,
     output: Output,
@@ -68,7 +68,7 @@ pub(super) async fn answer(
 ) -> Result<(), Error> {
     let starts_thread = request.get_ref().start_thread;
     let mut screen = Screen::new(output);
-    let shown = async {
+    let printed = async {
         let head = client.stream(request).await.inspect_err(|status| {
             let details = status.get_error_details();
             let info = details.error_info();
@@ -77,9 +77,9 @@ pub(super) async fn answer(
                 *thread = Some(id.clone());
             }
         })?;
-        let text = |name| Some(head.metadata().get(name)?.to_str().ok()?.to_owned());
-        if let Some(id) = text(THREAD_ID).filter(|_| starts_thread) {
-            screen.thread(&id)?;
+        let header = |name| Some(head.metadata().get(name)?.to_str().ok()?.to_owned());
+        if let Some(id) = header(THREAD_ID).filter(|_| starts_thread) {
+            screen.print_thread(&id)?;
             *thread = Some(id);
         }
         let id = head.metadata().get(REQUEST_ID).cloned();
@@ -87,28 +87,28 @@ pub(super) async fn answer(
         while let Some(message) = events
             .message()
             .await
-            .map_err(|status| named(status, id.as_ref()))?
+            .map_err(|status| with_request_id(status, id.as_ref()))?
         {
             if let Some(event) = message.event {
-                screen.show(event)?;
+                screen.print_event(event)?;
             }
         }
         Ok(())
     };
-    let shown = until_interrupted(shown).await;
-    screen.end()?;
-    shown?
+    let printed = until_interrupted(printed).await;
+    screen.finish()?;
+    printed?
 }
 
-/// The status with the call's id, which came with the head.
-fn named(mut status: Status, id: Option<&MetadataValue<Ascii>>) -> Status {
+/// Adds the call's id, from the response headers, to its status.
+fn with_request_id(mut status: Status, id: Option<&MetadataValue<Ascii>>) -> Status {
     if let Some(id) = id {
         status.metadata_mut().insert(REQUEST_ID, id.clone());
     }
     status
 }
 
-/// Ctrl-C ends the call, and dropping it tells the bridge.
+/// Runs `work` until Ctrl-C. Dropping the call then resets its stream, so the bridge cancels it too.
 async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Error> {
     tokio::select! {
         done = work => Ok(done),

@@ -1,74 +1,74 @@
-//! `chat`: a conversation at the terminal, or the lines of a script, in one thread.
+//! The command `chat`: a conversation at the terminal, or with the lines of a script, in one thread.
 //!
-//! What fails, fails one answer: it is told, and the conversation goes on. So does Ctrl-C, which a
-//! script has not: there it ends the command, as it does `stream`.
+//! If an answer fails, the error is printed and the conversation continues. At a terminal, Ctrl-C stops only
+//! the current answer. In a script it ends the command, as in `stream`.
 
 use tonic::{Code, transport::Channel};
 
 use super::{
     Error, Target, ask,
     prompt::Prompt,
-    screen::{Output, aside},
+    screen::{Output, print_note},
 };
 use crate::pb::{StreamRequest, graph_service_client::GraphServiceClient};
 
-const FORGETFUL: &str =
-    "alim-bridge: this ALİM keeps no threads, so each question is answered without the ones before";
+const NO_THREADS: &str =
+    "alim-bridge: this ALİM has no threads: each question is answered without the earlier ones";
 
-/// Asks what is typed, and goes on until the input ends; `asking` is all of each question but its
-/// message. Without a thread in it, the first question starts one.
+/// Sends each line as a question until the input ends. `template` has the other fields of each question. If
+/// it has no thread, the first question starts one.
 ///
-/// Gives the code to exit with: for a script that of the last answer that failed, else 0.
+/// Returns the exit code. For a script, that is the code of the last answer that failed, or 0.
 ///
 /// # Errors
 ///
-/// - Those of [`Target::connect`] and [`Target::request`], [`Error::Io`], and for a script
-///   [`Error::Interrupted`].
-pub async fn run(target: &Target, asking: StreamRequest) -> Result<u8, Error> {
+/// - The errors of [`Target::connect`] and [`Target::request`], [`Error::Io`], and [`Error::Interrupted`]
+///   in a script.
+pub async fn run(target: &Target, template: StreamRequest) -> Result<u8, Error> {
     let client = ask::client(target.connect().await?);
     let mut prompt = Prompt::open()?;
     let mut conversation = Conversation {
         target,
         client,
-        thread: asking.thread_id.clone(),
+        thread: template.thread_id.clone(),
         has_threads: true,
-        asking,
+        template,
     };
     let mut code = 0;
     while let Some(message) = prompt.next().await? {
         match conversation.ask(message).await {
             Ok(()) => {}
-            Err(Error::Interrupted) if prompt.is_a_persons() => aside("(stopped)")?,
+            Err(Error::Interrupted) if prompt.is_interactive() => print_note("(stopped)")?,
             Err(error @ Error::Status(_)) => {
                 let error = target.explain(error).await;
-                aside(&format!("alim-bridge: {error}"))?;
+                print_note(&format!("alim-bridge: {error}"))?;
                 code = error.exit_code();
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(if prompt.is_a_persons() { 0 } else { code })
+    Ok(if prompt.is_interactive() { 0 } else { code })
 }
 
 struct Conversation<'a> {
     target: &'a Target,
     client: GraphServiceClient<Channel>,
-    asking: StreamRequest,
+    template: StreamRequest,
     thread: Option<String>,
     has_threads: bool,
 }
 
 impl Conversation<'_> {
-    /// Asks in the thread; where the upstream has none, without one, and says so once.
+    /// Asks in the thread. If the upstream has no threads, asks without one and prints that once.
     async fn ask(&mut self, message: String) -> Result<(), Error> {
         let starts_thread = self.has_threads && self.thread.is_none();
         match self.ask_once(message.clone(), starts_thread).await {
             Err(Error::Status(status)) if starts_thread && status.code() == Code::Unimplemented => {
-                aside(FORGETFUL)?;
+                print_note(NO_THREADS)?;
                 self.has_threads = false;
                 self.ask_once(message, false).await
             }
-            answered => answered,
+            result => result,
         }
     }
 
@@ -77,8 +77,8 @@ impl Conversation<'_> {
             message,
             thread_id: self.thread.clone(),
             start_thread,
-            ..self.asking.clone()
+            ..self.template.clone()
         })?;
-        ask::answer(&mut self.client, question, Output::Chat, &mut self.thread).await
+        ask::print_answer(&mut self.client, question, Output::Chat, &mut self.thread).await
     }
 }

@@ -1,4 +1,5 @@
-//! The connection to a bridge: plain, TLS or mutual TLS, and what to change where the two sides do not agree.
+//! Opens the connection to a bridge: plain, TLS or mutual TLS. If the two sides do not agree about TLS, it finds a
+//! hint for the user.
 
 use std::{error::Error as StdError, net::Ipv6Addr, path::Path, sync::Arc, time::Duration};
 
@@ -15,13 +16,13 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use url::Url;
 
-use super::{Error, Target, has_user, screen};
-use crate::config::is_clear;
+use super::{Error, Target, has_userinfo, screen};
+use crate::config::is_cleartext;
 
-/// From the start of a connection to its end, TLS included.
+/// To connect to the bridge, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The port of a bridge where none is named.
-const PORT: u16 = 50051;
+/// The port of a bridge, if the address has none.
+const DEFAULT_PORT: u16 = 50051;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -30,18 +31,18 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// - [`Error::Usage`] when the address or a file can't be used, [`Error::Connect`] when nothing
-    ///   answers there.
+    /// - [`Error::Usage`] if the address or a file can't be used, [`Error::Connect`] if the bridge does not
+    ///   answer.
     pub async fn connect(&self) -> Result<Channel, Error> {
-        if has_user(&self.address) {
-            let why = "--address must hold no user and no password".into();
+        if has_userinfo(&self.address) {
+            let why = "--address must not have a user or a password".into();
             return Err(Error::Usage(why));
         }
         let address = self.url();
         let has_key = self.caller_key.is_some() || self.api_key.is_some();
-        if has_key && Url::parse(&address).is_ok_and(|url| is_clear(&url)) {
-            screen::aside(&format!(
-                "alim-bridge: warning: the key goes to {address} in clear: give --address a URL with https"
+        if has_key && Url::parse(&address).is_ok_and(|url| is_cleartext(&url)) {
+            screen::print_note(&format!(
+                "alim-bridge: warning: the key is sent to {address} in clear text: use an --address with https://"
             ))?;
         }
         let usage = |why: String| Error::Usage(format!("{address}: {why}"));
@@ -63,7 +64,7 @@ impl Target {
         connected.map_err(|source| Error::Connect { address, source })
     }
 
-    /// The bridge's URL: without a scheme, the one that the other flags call for.
+    /// The bridge's URL. If the address has no scheme, the TLS flags decide between https and http.
     fn url(&self) -> String {
         if self.address.contains("://") {
             return self.address.clone();
@@ -81,7 +82,7 @@ impl Target {
             .is_ok_and(|it| it.port().is_some());
         match has_port {
             true => format!("{scheme}://{host}"),
-            false => format!("{scheme}://{host}:{PORT}"),
+            false => format!("{scheme}://{host}:{DEFAULT_PORT}"),
         }
     }
 
@@ -96,12 +97,12 @@ impl Target {
         })
     }
 
-    /// Connects whoever answers: tonic itself always verifies.
+    /// Connects without verifying the certificate, which tonic itself always does.
     async fn connect_unverified(
         &self,
         endpoint: Endpoint,
     ) -> Result<Result<Channel, tonic::transport::Error>, Error> {
-        let tls = self.unverified().map_err(Error::Usage)?;
+        let tls = self.unverified_tls().map_err(Error::Usage)?;
         let origin = endpoint.uri().clone();
         let connector = tower::service_fn(move |uri: Uri| {
             let tls = Arc::clone(&tls);
@@ -111,7 +112,7 @@ impl Target {
                 Ok::<_, BoxError>(TokioIo::new(tls.await?))
             }
         });
-        // tonic would want a configuration of its own for a URL with https.
+        // tonic requires its own TLS configuration for a URL with https.
         let plain = origin.to_string().replacen("https://", "http://", 1);
         let endpoint = Endpoint::from_shared(plain)
             .map_err(|error| Error::Usage(error.to_string()))?
@@ -120,12 +121,12 @@ impl Target {
         Ok(endpoint.connect_with_connector(connector).await)
     }
 
-    fn unverified(&self) -> Result<Arc<ClientConfig>, String> {
+    fn unverified_tls(&self) -> Result<Arc<ClientConfig>, String> {
         let builder = ClientConfig::builder();
         let provider = Arc::clone(builder.crypto_provider());
         let builder = builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)));
         let mut config = match &self.identity {
             Some((cert, key)) => {
                 let chain = CertificateDer::pem_slice_iter(&read(cert)?).collect::<Result<_, _>>();
@@ -141,14 +142,14 @@ impl Target {
         Ok(Arc::new(config))
     }
 
-    /// Adds what to change to an error that comes of TLS on one side alone.
+    /// Adds a hint to an error whose cause is TLS on one side only.
     pub async fn explain(&self, error: Error) -> Error {
-        let is_the_bridges = match &error {
+        let is_unrelated = match &error {
             Error::Connect { .. } => false,
             Error::Status(status) => status.source().is_none(),
             _ => true,
         };
-        if is_the_bridges {
+        if is_unrelated {
             return error;
         }
         let hint = tokio::time::timeout(CONNECT_TIMEOUT, self.hint()).await;
@@ -158,26 +159,29 @@ impl Target {
         }
     }
 
-    /// tonic's errors do not tell what the bridge speaks, so it is tried: with TLS, the server is the first to speak.
+    /// Probes whether the bridge speaks TLS, because tonic's errors do not say. Reads one byte after the handshake: with
+    /// TLS 1.3, the server reports a missing client certificate only then.
     async fn hint(&self) -> Option<&'static str> {
-        let (uri, tls) = (self.url().parse::<Uri>().ok()?, self.unverified().ok()?);
+        let (uri, tls) = (self.url().parse::<Uri>().ok()?, self.unverified_tls().ok()?);
         let is_tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let shaken = handshake(tls, uri.host()?, port).await;
-        let failure = match shaken {
+        let probe = handshake(tls, uri.host()?, port).await;
+        let failure = match probe {
             Ok(_) if !is_tls => {
                 return Some(
-                    "the bridge may speak TLS: give --ca-file with its authority, or an address with https://",
+                    "the bridge may speak TLS: pass --ca-file with its authority, or an address with https://",
                 );
             }
             Ok(mut stream) => stream.read(&mut [0]).await.err()?.to_string(),
             Err(error) => error.to_string(),
         };
         if failure.contains("CertificateRequired") {
-            return Some("the bridge wants a client certificate: give --cert-file and --key-file");
+            return Some(
+                "the bridge requires a client certificate: pass --cert-file and --key-file",
+            );
         }
         let is_plain = is_tls && failure.contains("InvalidContentType");
-        is_plain.then_some("the bridge may not speak TLS: give an address with http://")
+        is_plain.then_some("the bridge may not speak TLS: pass an address with http://")
     }
 }
 
@@ -196,11 +200,11 @@ async fn handshake(
     Ok(TlsConnector::from(tls).connect(name, socket).await?)
 }
 
-/// Takes any certificate, from whomever.
+/// Accepts any certificate.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAny(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -242,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_port_and_scheme_are_guessed() {
+    fn a_missing_port_or_scheme_is_filled_in() {
         let url = |address: &str, is_insecure| {
             let target = Target {
                 address: address.into(),

@@ -1,4 +1,4 @@
-//! `demo`: the embedded ALİM, a bridge in front of it, and two calls through the real port.
+//! The command `demo`: starts the embedded ALİM and a bridge, and makes two calls through the real port.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     screen::{Output, print},
 };
 use crate::{
-    config::{Config, Strings},
+    config::{Config, RawSettings},
     emulator::{self, OverLimit, RateLimit},
     pb::{InvokeRequest, StreamRequest},
     quota::Rate,
@@ -21,13 +21,13 @@ use crate::{
 
 const QUESTION: &str = "Salam! Pomidorda zərərverici var, nə edim?";
 
-/// Starts both, shows an Invoke and a Stream, prints what to try next, and serves until a signal.
+/// Starts both, prints an Invoke and a Stream, suggests further commands, and serves until a signal.
 ///
 /// # Errors
 ///
-/// - [`Error::Usage`] when a setting can't be used, [`Error::Demo`] when a part can't start; those of the
+/// - [`Error::Usage`] if a setting is invalid, [`Error::Demo`] if the bridge fails, and the errors of the
 ///   two calls.
-pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error> {
+pub async fn run(settings: RawSettings, shutdown: Shutdown) -> Result<Drained, Error> {
     let upstream = TcpListener::bind("127.0.0.1:0").await?;
     let upstream_url = format!("http://{}/api/v1", upstream.local_addr()?);
     let mut emulated = emulator::Settings::default();
@@ -37,11 +37,11 @@ pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error
         rate,
         over_limit: OverLimit::Crash,
     });
-    let _written = logs::init(config.logs);
+    let _log_writer = logs::init(config.logs);
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
     let admin = match config.admin_listen {
-        Some(usual) => Some(bind(usual).await?),
+        Some(address) => Some(bind(address).await?),
         None => None,
     };
     let metrics = admin.as_ref().map(metrics_url).transpose()?;
@@ -63,16 +63,16 @@ pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error
         print(&format!("Its metrics are on {url}\n"))?;
     }
     tokio::select! {
-        shown = show(address, metrics.as_deref(), quota) => match shown {
+        result = show(address, metrics.as_deref(), quota) => match result {
             Err(Error::Interrupted) => {
-                shutdown.drain.cancelled().await; // Ctrl-C: the call that is shown hears of it too
+                shutdown.drain.cancelled().await; // Ctrl-C interrupts the call too
             }
-            shown => shown?,
+            result => result?,
         },
-        ended = &mut bridge => return drained(ended),
+        ended = &mut bridge => return to_result(ended),
         () = shutdown.drain.cancelled() => {}
     }
-    let drained = drained(bridge.await);
+    let drained = to_result(bridge.await);
     stop_emulator.cancel();
     let _ = emulator.await;
     drained
@@ -80,7 +80,7 @@ pub async fn run(settings: Strings, shutdown: Shutdown) -> Result<Drained, Error
 
 type Joined = Result<Result<Drained, server::Error>, tokio::task::JoinError>;
 
-fn drained(ended: Joined) -> Result<Drained, Error> {
+fn to_result(ended: Joined) -> Result<Drained, Error> {
     let demo = |error: &dyn std::error::Error| Error::Demo(error.to_string());
     ended
         .map_err(|error| demo(&error))?
@@ -92,16 +92,16 @@ fn metrics_url(admin: &TcpListener) -> std::io::Result<String> {
 }
 
 fn demo_config(
-    mut strings: Strings,
+    mut raw: RawSettings,
     upstream_url: &str,
     key: &SecretString,
 ) -> Result<Config, Error> {
-    strings.flag("UPSTREAM_URL", upstream_url.into());
-    strings.flag("UPSTREAM_API_KEY", key.expose_secret().into());
-    Config::parse(&strings).map_err(|faults| Error::Usage(faults.to_string()))
+    raw.add_flag("UPSTREAM_URL", upstream_url.into());
+    raw.add_flag("UPSTREAM_API_KEY", key.expose_secret().into());
+    Config::parse(&raw).map_err(|invalid| Error::Usage(invalid.to_string()))
 }
 
-/// The usual address, so that the lines to try can be copied; another port where that is taken.
+/// Binds the usual address, so that README's commands work. If its port is taken, binds another one.
 async fn bind(usual: SocketAddr) -> std::io::Result<TcpListener> {
     match TcpListener::bind(usual).await {
         Ok(listener) => Ok(listener),
@@ -141,9 +141,9 @@ fn next_steps(address: SocketAddr, metrics: Option<&str>, quota: Option<Rate>) -
     let scrape = metrics.map(|url| format!("curl -s {url}\n"));
     let scrape = scrape.unwrap_or_default();
     let share = match quota {
-        None => "alim-bridge demo --upstream-quota 5/10s    # ALİM's rate limit at work; --quota-wait 8s lets calls wait for their turn".into(),
+        None => "alim-bridge demo --upstream-quota 5/10s    # shows ALİM's rate limit; with --quota-wait 8s calls wait instead of failing".into(),
         Some(rate) => format!(
-            "for n in $(seq {}); do alim-bridge invoke --address {address} Salam; done    # the quota is {rate}: the last one learns when to come again",
+            "for n in $(seq {}); do alim-bridge invoke --address {address} Salam; done    # the quota is {rate}: the last one is told when to retry",
             rate.requests().min(100) + 1,
         ),
     };

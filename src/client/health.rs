@@ -1,4 +1,4 @@
-//! `health`: one question, answered by the exit code, for a container's health check.
+//! The command `health`: reports a health check by its exit code, for a container's HEALTHCHECK.
 
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -8,11 +8,11 @@ use url::Url;
 use super::{Error, Target, screen::print};
 use crate::upstream;
 
-/// Asks a bridge for the health of `service`; "" is the process.
+/// Checks the health of `service` on a bridge. The name "" is the process.
 ///
 /// # Errors
 ///
-/// - [`Error::Unhealthy`] when it is anything but SERVING; those of [`Target::connect`] too.
+/// - [`Error::Unhealthy`] if it is not SERVING, and the errors of [`Target::connect`].
 pub async fn grpc(target: &Target, service: String) -> Result<(), Error> {
     let mut client = HealthClient::new(target.connect().await?);
     let request = target.request(HealthCheckRequest { service })?;
@@ -23,14 +23,14 @@ pub async fn grpc(target: &Target, service: String) -> Result<(), Error> {
     }
 }
 
-/// Asks an HTTP address, such as the embedded ALİM's `/live`, for a 200.
+/// Checks that a URL, such as the embedded ALİM's `/live`, answers 200.
 ///
 /// # Errors
 ///
-/// - [`Error::Unhealthy`] when it does not answer so.
+/// - [`Error::Unhealthy`] if it does not.
 pub async fn http(url: Url) -> Result<(), Error> {
     match upstream::answers(url).await {
         true => print("ok\n"),
-        false => Err(Error::Unhealthy("no 200 from there".into())),
+        false => Err(Error::Unhealthy("the URL did not answer 200".into())),
     }
 }

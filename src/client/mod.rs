@@ -1,7 +1,7 @@
-//! The commands that call a bridge: for a person at a terminal, for scripts, for health checks.
+//! The commands that call a bridge: from a terminal, from scripts and as health checks.
 //!
-//! They use nothing that a caller in another language has not: the generated stubs and a channel. The
-//! exit code is 0 or, as grpcurl has it, 64 + the status code.
+//! They use only what callers in other languages have: the generated stubs and a channel. The exit code
+//! is 0 or, as in grpcurl, 64 + the status code.
 
 pub mod ask;
 pub mod chat;
@@ -20,45 +20,45 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
 };
 
-/// Where the bridge is, and how to get in.
+/// The address of a bridge, and the credentials for it.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
-    /// `host`, `host:port`, or a URL with http or https. A host alone has the port 50051; without a scheme it is
-    /// https where one of the three after it is set.
+    /// `host`, `host:port`, or a URL with http or https. The default port is 50051. The default scheme is https if
+    /// one of the next three fields is set, else http.
     pub address: String,
-    /// PEM authorities that may vouch for the bridge, in place of the system's.
+    /// PEM file of certificate authorities to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM certificate chain and private key that are shown to the bridge, for mutual TLS.
+    /// PEM files of the client certificate chain and its private key, for mutual TLS.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Takes any certificate of the bridge's.
+    /// Accepts any certificate.
     pub is_insecure: bool,
-    /// Shown to the bridge as `authorization: Bearer`.
+    /// Sent as `authorization: Bearer`.
     pub caller_key: Option<SecretString>,
-    /// Passed on to ALİM as `x-api-key`, where the bridge wants the caller's.
+    /// Sent as `x-api-key`, for bridges that send each caller's own key to ALİM.
     pub api_key: Option<SecretString>,
-    /// The deadline that is sent along.
+    /// The call's deadline, sent as `grpc-timeout`.
     pub timeout: Option<Duration>,
 }
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The command can't be carried out as it was given.
+    /// The command's arguments are invalid.
     #[error("{0}")]
     Usage(String),
-    /// The bridge can't be reached.
+    /// No connection to the bridge.
     #[error("{address} can't be reached")]
     Connect {
-        /// Where it was looked for.
+        /// The bridge's URL.
         address: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: tonic::transport::Error,
     },
     /// The call ended with a status other than OK.
     #[error("{}", show::status_text(.0))]
     Status(Box<Status>),
-    /// A failure, and what to change.
+    /// An error, with a hint about what to change.
     #[error("{0}\n  {1}")]
     Explained(#[source] Box<Error>, &'static str),
     /// Ctrl-C came before the answer was complete.
@@ -67,7 +67,7 @@ pub enum Error {
     /// Standard input or output failed.
     #[error("input or output failed")]
     Io(#[from] std::io::Error),
-    /// What was asked about is not healthy.
+    /// The health check failed.
     #[error("{0}")]
     Unhealthy(String),
     /// The demonstration could not start.
@@ -76,12 +76,12 @@ pub enum Error {
 }
 
 impl From<Status> for Error {
-    /// tonic's own clock says Cancelled; the deadline that it stands for says otherwise.
+    /// tonic reports its own timeout as Cancelled, so this maps it to DEADLINE_EXCEEDED.
     fn from(status: Status) -> Self {
         let source = std::error::Error::source(&status);
         let mut causes = std::iter::successors(source, |cause| cause.source());
-        let is_late = causes.any(|cause| cause.is::<TimeoutExpired>());
-        Self::Status(Box::new(match is_late {
+        let is_timeout = causes.any(|cause| cause.is::<TimeoutExpired>());
+        Self::Status(Box::new(match is_timeout {
             true => Status::deadline_exceeded("no answer within --timeout"),
             false => status,
         }))
@@ -89,12 +89,12 @@ impl From<Status> for Error {
 }
 
 impl Error {
-    /// One JSON object on a line, for scripts.
+    /// The error as one line of JSON, for scripts.
     pub fn to_json(&self) -> String {
         show::error_json(self).to_string()
     }
 
-    /// What the process exits with: 64 for bad usage, 64 + the status code, else 1.
+    /// The exit code: 64 for bad usage, 64 + the status code of a call, else 1.
     pub fn exit_code(&self) -> u8 {
         const USAGE: u8 = 64;
         match self {
@@ -109,22 +109,22 @@ impl Error {
 }
 
 impl Target {
-    /// A request with the credentials and the deadline.
+    /// Wraps `message` in a request with the credentials and the deadline.
     ///
     /// # Errors
     ///
-    /// - [`Error::Usage`] when a key is not fit for metadata.
+    /// - [`Error::Usage`] if a key is not valid in metadata.
     pub fn request<T>(&self, message: T) -> Result<Request<T>, Error> {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
         if let Some(key) = &self.caller_key {
             metadata.insert(
                 "authorization",
-                secret(&format!("Bearer {}", key.expose_secret()))?,
+                to_metadata(&format!("Bearer {}", key.expose_secret()))?,
             );
         }
         if let Some(key) = &self.api_key {
-            metadata.insert("x-api-key", secret(key.expose_secret())?);
+            metadata.insert("x-api-key", to_metadata(key.expose_secret())?);
         }
         if let Some(timeout) = self.timeout {
             request.set_timeout(timeout);
@@ -133,12 +133,12 @@ impl Target {
     }
 }
 
-/// Whether this address or URL may hold a user or a password (RFC 3986, 3.2.1); none is ever repeated.
-pub fn has_user(address: &str) -> bool {
+/// Whether this address or URL can have a user or a password (RFC 3986, 3.2.1). Errors never repeat it.
+pub fn has_userinfo(address: &str) -> bool {
     address.contains('@')
 }
 
-fn secret(text: &str) -> Result<MetadataValue<Ascii>, Error> {
+fn to_metadata(text: &str) -> Result<MetadataValue<Ascii>, Error> {
     let value = text.parse::<MetadataValue<Ascii>>();
     let mut value = value.map_err(|_| Error::Usage("a key must be visible ASCII".into()))?;
     value.set_sensitive(true);

@@ -1,7 +1,7 @@
-//! Where a conversation's lines come from: an editor at a terminal, else the input as it is.
+//! Reads a conversation's lines: with an editor at a terminal, else from standard input.
 //!
-//! The editor has the terminal in raw mode while it waits, so Ctrl-C is a key to it and no signal; while
-//! an answer comes, it is a signal again.
+//! While the editor waits, the terminal is in raw mode and Ctrl-C is a key. While an answer comes, Ctrl-C
+//! is a signal.
 
 use std::io::{self, IsTerminal};
 
@@ -13,54 +13,54 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
 use super::Error;
 
-/// Lines of what was typed, one at a time.
+/// The source of a conversation's lines.
 pub(super) struct Prompt {
     source: Source,
-    is_a_persons: bool,
+    is_interactive: bool,
 }
 
 enum Source {
-    /// Both ways are a terminal. The lines of this session can be called up again.
+    /// Standard input and output are terminals. The editor keeps a history of this session.
     Editor(Box<Editor<(), MemHistory>>),
     Lines(Lines<BufReader<Stdin>>),
 }
 
 impl Prompt {
-    /// Looks at what standard input and output are.
+    /// Opens an editor if standard input and output are terminals.
     ///
     /// # Errors
     ///
-    /// - [`Error::Io`] when the terminal can't be used.
+    /// - [`Error::Io`] if the terminal can't be used.
     pub(super) fn open() -> Result<Self, Error> {
-        let is_a_persons = io::stdin().is_terminal();
-        let source = match is_a_persons && io::stdout().is_terminal() {
-            true => Source::Editor(Box::new(editor().map_err(broken)?)),
+        let is_interactive = io::stdin().is_terminal();
+        let source = match is_interactive && io::stdout().is_terminal() {
+            true => Source::Editor(Box::new(editor().map_err(to_error)?)),
             false => Source::Lines(BufReader::new(tokio::io::stdin()).lines()),
         };
         Ok(Self {
             source,
-            is_a_persons,
+            is_interactive,
         })
     }
 
-    /// Whether a person types, and no script.
-    pub(super) fn is_a_persons(&self) -> bool {
-        self.is_a_persons
+    /// Whether standard input is a terminal.
+    pub(super) fn is_interactive(&self) -> bool {
+        self.is_interactive
     }
 
-    /// The next line that is not blank; none at the end, as at Ctrl-D, or Ctrl-C of a person.
+    /// The next line that is not blank. `None` at the end of the input, at Ctrl-D, or at Ctrl-C on a terminal.
     ///
     /// # Errors
     ///
-    /// - [`Error::Io`] when the input can't be read, or is no UTF-8; [`Error::Interrupted`] at Ctrl-C
-    ///   while a script is waited for.
+    /// - [`Error::Io`] if the input can't be read or is not UTF-8.
+    /// - [`Error::Interrupted`] at Ctrl-C, if standard input is not a terminal.
     pub(super) async fn next(&mut self) -> Result<Option<String>, Error> {
         loop {
             let line = match &mut self.source {
-                Source::Editor(editor) => edit(editor)?,
+                Source::Editor(editor) => read_line(editor)?,
                 Source::Lines(lines) => tokio::select! {
                     line = lines.next_line() => line?,
-                    _ = tokio::signal::ctrl_c() => match self.is_a_persons {
+                    _ = tokio::signal::ctrl_c() => match self.is_interactive {
                         true => None,
                         false => return Err(Error::Interrupted),
                     },
@@ -82,27 +82,33 @@ fn editor() -> rustyline::Result<Editor<(), MemHistory>> {
     Ok(editor)
 }
 
-/// Waits on this thread: the runtime's others go on with the connection meanwhile.
-fn edit(editor: &mut Editor<(), MemHistory>) -> Result<Option<String>, Error> {
+/// Blocks this thread. The runtime's other threads keep serving the connection.
+fn read_line(editor: &mut Editor<(), MemHistory>) -> Result<Option<String>, Error> {
     match tokio::task::block_in_place(|| editor.readline("> ")) {
         Ok(line) => Ok(Some(line)),
         Err(ReadlineError::Interrupted | ReadlineError::Eof) => Ok(None),
-        Err(error) => Err(broken(error)),
+        Err(error) => Err(to_error(error)),
     }
 }
 
-fn broken(error: ReadlineError) -> Error {
+fn to_error(error: ReadlineError) -> Error {
     Error::Io(match error {
         ReadlineError::Io(error) => error,
         other => io::Error::other(other),
     })
 }
 
-/// Takes back what was typed; at an empty prompt it ends the conversation, as the editor has it.
+/// Clears the line. On an empty line the editor's default applies, which ends the conversation.
 struct CtrlC;
 
 impl ConditionalEventHandler for CtrlC {
-    fn handle(&self, _: &Event, _: RepeatCount, _: bool, at: &EventContext<'_>) -> Option<Cmd> {
-        (!at.line().is_empty()).then_some(Cmd::Kill(Movement::WholeBuffer))
+    fn handle(
+        &self,
+        _: &Event,
+        _: RepeatCount,
+        _: bool,
+        context: &EventContext<'_>,
+    ) -> Option<Cmd> {
+        (!context.line().is_empty()).then_some(Cmd::Kill(Movement::WholeBuffer))
     }
 }

@@ -1,34 +1,34 @@
-//! Where a command's words go: the answer to standard output, all else to standard error, so that the
-//! answer can be piped.
+//! Prints the answer to standard output and everything else to standard error, so that the answer can be
+//! piped.
 //!
-//! A model's text must not drive a terminal: where an output is one, [`sanitize`] comes first. What is piped
-//! stays as it came.
+//! A model's text must not control a terminal. If an output is a terminal, the text goes through
+//! [`sanitize`]. Piped text is not changed.
 
 use std::io::{self, IsTerminal, Write};
 
 use super::{Error, show};
 use crate::{pb::stream_response::Event, sanitize};
 
-/// How an answer is shown.
+/// How an answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// The answer alone on standard output as it comes; steps and figures on standard error.
+    /// The answer on standard output as it comes. Steps and statistics on standard error.
     Text,
-    /// The answer alone on standard output as it comes; on standard error the step that it is at, and
-    /// on a terminal in the place of the one before.
+    /// The answer on standard output as it comes. The current step on standard error; on a terminal, it
+    /// replaces the one before.
     Chat,
-    /// All of it on standard output.
+    /// Everything on standard output.
     Transcript,
-    /// Protobuf's JSON mapping, one object a line.
+    /// Protobuf's JSON mapping, one object per line.
     Json,
 }
 
-/// Characters of a step's name; a longer one could fill the line, and then not be taken back.
+/// The most characters of a step's name. A longer one could wrap, and then can't be erased.
 const MAX_STEP: usize = 60;
-/// Back to the line's beginning, and it is empty (ECMA-48: EL).
+/// Moves to the beginning of the line and erases it (ECMA-48: EL).
 const CLEAR_LINE: &str = "\r\x1b[2K";
 
-/// An answer on its way to the screen.
+/// Prints one answer.
 pub(super) struct Screen {
     output: Output,
     is_mid_line: bool,
@@ -44,16 +44,16 @@ impl Screen {
         }
     }
 
-    /// Names the conversation that was started; a script finds it in `done`.
-    pub(super) fn thread(&mut self, id: &str) -> Result<(), Error> {
+    /// Prints the id of a new thread. JSON has it in `done`.
+    pub(super) fn print_thread(&mut self, id: &str) -> Result<(), Error> {
         match self.output {
             Output::Json => Ok(()),
-            _ => aside(&format!("· thread {id}")),
+            _ => print_note(&format!("· thread {id}")),
         }
     }
 
-    /// The text as it comes; steps and figures apart from it.
-    pub(super) fn show(&mut self, event: Event) -> Result<(), Error> {
+    /// Prints one event.
+    pub(super) fn print_event(&mut self, event: Event) -> Result<(), Error> {
         if self.output == Output::Json {
             return print(&format!("{}\n", show::event_json(event)));
         }
@@ -68,8 +68,8 @@ impl Screen {
         }
     }
 
-    /// Leaves the screen at the beginning of a line, whatever came.
-    pub(super) fn end(&mut self) -> Result<(), Error> {
+    /// Moves to the beginning of a new line, if the cursor is not there.
+    pub(super) fn finish(&mut self) -> Result<(), Error> {
         self.clear_step()?;
         match std::mem::take(&mut self.is_mid_line) {
             true => print("\n"),
@@ -86,18 +86,18 @@ impl Screen {
     }
 
     fn line(&mut self, line: &str) -> Result<(), Error> {
-        self.end()?;
+        self.finish()?;
         match self.output {
             Output::Transcript => print(&format!("{line}\n")),
-            Output::Text | Output::Chat | Output::Json => aside(line),
+            Output::Text | Output::Chat | Output::Json => print_note(line),
         }
     }
 
-    /// Where a piece of the answer stands on the line already, a step would be written into it.
+    /// Prints the current step, but not into a line that has a part of the answer.
     fn step(&mut self, name: &str) -> Result<(), Error> {
         let mut err = io::stderr();
         if !err.is_terminal() {
-            return aside(&format!("· {name}"));
+            return print_note(&format!("· {name}"));
         }
         if !self.is_mid_line {
             let name: String = sanitize::line(name).chars().take(MAX_STEP).collect();
@@ -115,13 +115,13 @@ impl Screen {
     }
 }
 
-/// To standard output, flushed at once: that is what makes it typing.
+/// Writes to standard output and flushes, so that each token appears at once.
 pub(super) fn print(text: &str) -> Result<(), Error> {
     write(io::stdout().lock(), text)
 }
 
-/// A line to standard error.
-pub(super) fn aside(line: &str) -> Result<(), Error> {
+/// Writes a line to standard error.
+pub(super) fn print_note(line: &str) -> Result<(), Error> {
     write(io::stderr().lock(), &format!("{line}\n"))
 }
 

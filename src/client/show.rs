@@ -1,6 +1,6 @@
-//! What a person or a script sees of a call.
+//! Formats replies, events and errors, as text for people and as JSON for scripts.
 //!
-//! Scripts get protobuf's JSON mapping, one object a line, as grpcurl prints it.
+//! The JSON is protobuf's mapping, one object per line, as grpcurl prints it.
 
 use serde_json::{Value as Json, json};
 use tonic::Status;
@@ -13,8 +13,8 @@ use crate::{
     sanitize,
 };
 
-/// A status for a person: code and reason, message, and what to change. It may be any server's, so it
-/// is cleaned, wherever it goes.
+/// A status as text: code and reason, message, details and request id. It is always sanitized, because it
+/// can come from any server.
 pub(super) fn status_text(status: &Status) -> String {
     let details = status.get_error_details();
     let reason = details
@@ -42,7 +42,7 @@ fn request_id(status: &Status) -> Option<&str> {
     status.metadata().get("x-request-id")?.to_str().ok()
 }
 
-/// A failure for a script; a status with all that it says.
+/// An error as JSON. A status has all its details.
 pub(super) fn error_json(error: &Error) -> Json {
     match error {
         Error::Status(status) => json!({ "error": status_json(status) }),
@@ -57,7 +57,7 @@ pub(super) fn error_json(error: &Error) -> Json {
             while let Some(error) = cause {
                 let why = error.to_string();
                 if !text.ends_with(&why) {
-                    text += &format!(": {why}"); // many errors repeat their source themselves
+                    text += &format!(": {why}"); // many errors already contain their source
                 }
                 cause = error.source();
             }
@@ -131,7 +131,7 @@ pub(super) fn event_json(event: Event) -> Json {
     }
 }
 
-/// The last line of a stream, for a person.
+/// A stream's statistics as text.
 pub(super) fn done_text(done: &pb::Done) -> String {
     let millis = |duration: Option<prost_types::Duration>| {
         let duration = duration.and_then(|duration| std::time::Duration::try_from(duration).ok());

@@ -1,7 +1,7 @@
-//! How much memory the process may use, and whether that is enough for one call.
+//! Reads how much memory the process can use, and checks that it is enough for one call.
 //!
-//! Without the setting it is 70 % of the least limit of the process's cgroup and its parents, version 2 or 1, or of the
-//! machine's memory. The rest is for what is not the bridge's: the kernel's buffers, a shell, the page cache.
+//! The default is 70 % of the smallest limit of the process's cgroup and its parents (version 2 or 1), or of the
+//! machine's memory. The rest is for the kernel's buffers, a shell and the page cache.
 
 use std::{fs, path::Path};
 
@@ -11,11 +11,12 @@ use super::reader::Reader;
 use crate::{memory::Budget, upstream};
 
 const NAME: &str = "MEMORY_LIMIT";
-/// The process's memory.
+
+/// The memory settings.
 pub(super) struct Memory {
-    /// Bytes that it may use.
+    /// Bytes that the process can use.
     pub(super) limit: usize,
-    /// Bytes that one call may hold.
+    /// Bytes that one call can hold.
     pub(super) largest_call: usize,
 }
 
@@ -31,15 +32,15 @@ pub(super) fn read(
     let limit = read
         .unless_auto(NAME, Reader::memory)
         .unwrap_or_else(|| available(Path::new("/")).map_or(usize::MAX, |bytes| bytes / 10 * 7));
-    let least = Budget::least_limit(largest_call);
-    if limit < least && !read.is_faulty(NAME) {
+    let required = Budget::least_limit(largest_call);
+    if limit < required && !read.is_invalid(NAME) {
         let text = format!(
-            "is {}, but the bridge needs at least {} for one call beside others: 2 x {}, the largest of MAX_REQUEST_BYTES, MAX_REPLY_BYTES and MAX_EVENT_BYTES, three times, and what the process itself takes",
+            "is {}, but the bridge needs at least {}: three times 2 x {} (the largest of MAX_REQUEST_BYTES, MAX_REPLY_BYTES and MAX_EVENT_BYTES), and the memory of the process itself",
             in_mib(limit),
-            in_mib(least),
+            in_mib(required),
             in_mib(largest),
         );
-        read.fault(NAME, text);
+        read.reject(NAME, text);
     }
     Memory {
         limit,
@@ -51,12 +52,15 @@ fn in_mib(bytes: usize) -> String {
     ByteSize::b(bytes as u64).display().iec().to_string()
 }
 
-/// Bytes that the process's cgroup, or else the machine, has.
+/// The cgroup's limit, or else the machine's memory, in bytes.
 fn available(root: &Path) -> Option<usize> {
-    cgroup_limit(root).into_iter().chain(machine(root)).min()
+    cgroup_limit(root)
+        .into_iter()
+        .chain(machine_memory(root))
+        .min()
 }
 
-/// The least limit on the way from the process's cgroup to the root (cgroups(7)).
+/// The smallest limit of the process's cgroup and its parents (cgroups(7)).
 fn cgroup_limit(root: &Path) -> Option<usize> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let limits = groups.lines().filter_map(|line| {
@@ -68,13 +72,13 @@ fn cgroup_limit(root: &Path) -> Option<usize> {
             }
             _ => return None,
         };
-        least_of_parents(&root.join(mount), Path::new(group), file)
+        smallest_of_parents(&root.join(mount), Path::new(group), file)
     });
     limits.min()
 }
 
-/// In a container the group may name a directory of the host's: the mount's own root is the group then.
-fn least_of_parents(mount: &Path, group: &Path, file: &str) -> Option<usize> {
+/// In a container the path can be one of the host's. The mount's root is then the process's cgroup.
+fn smallest_of_parents(mount: &Path, group: &Path, file: &str) -> Option<usize> {
     let group = group.strip_prefix("/").unwrap_or(group);
     let directories = group.ancestors().map(|parent| mount.join(parent));
     let limit = |directory: std::path::PathBuf| -> Option<usize> {
@@ -84,8 +88,8 @@ fn least_of_parents(mount: &Path, group: &Path, file: &str) -> Option<usize> {
     directories.filter_map(limit).min()
 }
 
-/// proc(5), meminfo.
-fn machine(root: &Path) -> Option<usize> {
+/// The machine's memory, in bytes (proc(5), meminfo).
+fn machine_memory(root: &Path) -> Option<usize> {
     let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let line = text
         .lines()
@@ -98,7 +102,7 @@ fn machine(root: &Path) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// A file system with these files.
+    /// A root directory with these files.
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a directory");
         for (path, text) in files {
@@ -115,7 +119,7 @@ mod tests {
     );
 
     #[test]
-    fn version_2_gives_the_least_limit_of_the_group_and_its_parents() {
+    fn version_2_gives_the_smallest_limit_of_the_group_and_its_parents() {
         let group = ("proc/self/cgroup", "0::/kube/pod\n");
         let pod = ("sys/fs/cgroup/kube/pod/memory.max", "max\n");
         let kube = ("sys/fs/cgroup/kube/memory.max", "536870912\n");
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_has_a_hierarchy_for_memory_alone() {
+    fn version_1_has_a_hierarchy_of_its_own_for_memory() {
         let group = ("proc/self/cgroup", "5:cpu,cpuacct:/a\n4:memory:/docker/b\n");
         let limit = (
             "sys/fs/cgroup/memory/docker/b/memory.limit_in_bytes",
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cgroups_limit_it_is_the_machines_memory() {
+    fn without_a_cgroup_limit_the_machines_memory_is_used() {
         let group = ("proc/self/cgroup", "0::/\n");
         let tree = root(&[MEMINFO, group]);
         assert_eq!(available(tree.path()), Some(8_000_000 * 1024));

@@ -1,9 +1,9 @@
-//! Names of variables that begin as settings do and are none: Kubernetes' own, and typing errors.
+//! Variables with the settings' prefix that are not settings: those of Kubernetes, and typing errors.
 
 use super::SETTINGS;
 
-/// Whether Kubernetes puts this variable beside every pod, for a Service whose name begins as ours does: `SERVICE_HOST`,
-/// `SERVICE_PORT` and the links of Docker, each after the rest of the Service's name.
+/// Whether Kubernetes sets this variable in every pod, for a Service whose name begins with the prefix. These are
+/// `SERVICE_HOST`, `SERVICE_PORT` and Docker's links, each after the rest of the Service's name.
 pub(super) fn is_injected(rest: &str, value: &str) -> bool {
     let is_link = ["tcp://", "udp://", "sctp://"]
         .iter()
@@ -13,17 +13,17 @@ pub(super) fn is_injected(rest: &str, value: &str) -> bool {
         || ends("SERVICE_PORT")
         || after(rest, "SERVICE_PORT_").is_some_and(|name| !name.is_empty())
         || (ends("PORT") && is_link)
-        || after(rest, "PORT_").is_some_and(is_ports)
+        || after(rest, "PORT_").is_some_and(is_port_link)
 }
 
-/// What stands after `part`, where that is the beginning, or begins after a `_`.
+/// The text after `part`, if `part` is at the beginning or after a `_`.
 fn after<'a>(rest: &'a str, part: &str) -> Option<&'a str> {
     let (before, after) = rest.rsplit_once(part)?;
     (before.is_empty() || before.ends_with('_')).then_some(after)
 }
 
-/// `50051_TCP`, alone or before what it tells of that port; the last `PORT_` may also be its `_PORT`.
-fn is_ports(text: &str) -> bool {
+/// Whether the text is `50051_TCP`, or that with `_PROTO`, `_PORT` or `_ADDR`.
+fn is_port_link(text: &str) -> bool {
     let words: Vec<_> = text.split('_').collect();
     let (port, protocol, rest) = match words[..] {
         [port, protocol] => (port, protocol, ""),
@@ -35,7 +35,7 @@ fn is_ports(text: &str) -> bool {
         && matches!(rest, "" | "PROTO" | "PORT" | "ADDR")
 }
 
-/// The setting that was probably meant.
+/// The setting with the most similar name, if it is similar enough.
 pub(super) fn closest(rest: &str) -> Option<&'static str> {
     let typed = rest.to_ascii_uppercase();
     let names = SETTINGS.iter().map(|setting| setting.name);
@@ -43,7 +43,7 @@ pub(super) fn closest(rest: &str) -> Option<&'static str> {
     (distance(&typed, closest) <= closest.len() / 4).then_some(closest)
 }
 
-/// How many characters must be put in, taken out or replaced (Levenshtein).
+/// The Levenshtein distance: how many characters must be inserted, deleted or replaced.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, byte) in one.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! Raw strings, and the reading of one setting at a time, faults collected.
+//! The raw settings, and a reader that parses one at a time and collects the invalid ones.
 
 use std::{
     collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
@@ -13,19 +13,19 @@ use crate::{
     callers::TrustedProxies, middleware::origins::Origins, quota::Rate, reload::Reload, server::tls,
 };
 
-/// What was typed: the flags, and the environment's variables that begin with [`PREFIX`]. Keys are among
-/// them, so it can't be shown by Debug.
+/// The values of flags and of environment variables that begin with [`PREFIX`]. It has no `Debug`, because
+/// some of them are keys.
 #[derive(Default)]
-pub struct Strings {
+pub struct RawSettings {
     values: BTreeMap<&'static str, String>,
     unknown: Vec<String>,
-    other_protocol: Option<&'static str>,
+    unsupported_protocol: Option<&'static str>,
 }
 
-impl Strings {
-    /// Takes in the environment; an empty value counts as unset. OpenTelemetry's own variables name the
-    /// collector where no setting of ours does.
-    pub fn environment(&mut self, vars: impl IntoIterator<Item = (String, String)>) {
+impl RawSettings {
+    /// Adds environment variables. An empty value counts as unset. If `OTLP_ENDPOINT` is not set,
+    /// OpenTelemetry's own variables name the collector.
+    pub fn add_environment(&mut self, vars: impl IntoIterator<Item = (String, String)>) {
         let mut otel = BTreeMap::new();
         for (name, value) in vars {
             let Some(rest) = name.strip_prefix(PREFIX) else {
@@ -41,12 +41,12 @@ impl Strings {
                 None => self.unknown.push(name),
             }
         }
-        self.open_telemetry(&otel);
+        self.add_open_telemetry(&otel);
     }
 
-    /// The variables of OpenTelemetry that decide whether there are traces, and where they go; the rest
-    /// are the SDK's. A setting of ours goes before them.
-    fn open_telemetry(&mut self, vars: &BTreeMap<String, String>) {
+    /// Applies the OpenTelemetry variables that enable traces and name the collector. The SDK reads the rest.
+    /// The bridge's own setting overrides them.
+    fn add_open_telemetry(&mut self, vars: &BTreeMap<String, String>) {
         let var = |name: &str| vars.get(name).map(String::as_str);
         let first = |names: [&'static str; 2]| {
             let mut found = names
@@ -68,10 +68,10 @@ impl Strings {
             return;
         };
         if let Some((name, _)) = protocol.filter(|(_, protocol)| *protocol != "grpc") {
-            self.other_protocol = Some(name);
+            self.unsupported_protocol = Some(name);
             return;
         }
-        // gRPC's exporters take a bare host and port too.
+        // Exporters for gRPC accept a bare host and port too.
         let endpoint = match endpoint.contains("://") {
             true => endpoint.to_owned(),
             false => format!("http://{endpoint}"),
@@ -79,15 +79,14 @@ impl Strings {
         self.values.entry("OTLP_ENDPOINT").or_insert(endpoint);
     }
 
-    /// The variable of OpenTelemetry that asks for a protocol which is not spoken here, where spans would
-    /// else have somewhere to go.
-    pub(super) fn passed_over(&self) -> Option<&'static str> {
-        self.other_protocol
+    /// The OpenTelemetry variable that asks for an unsupported protocol, if that is why no spans are sent.
+    pub(super) fn ignored_variable(&self) -> Option<&'static str> {
+        self.unsupported_protocol
             .filter(|_| self.get("OTLP_ENDPOINT").is_none())
     }
 
-    /// Takes in a flag, which goes before the environment; an empty value counts as unset.
-    pub fn flag(&mut self, name: &'static str, value: String) {
+    /// Adds a flag, which overrides the environment. An empty value counts as unset.
+    pub fn add_flag(&mut self, name: &'static str, value: String) {
         if !value.is_empty() {
             self.values.insert(name, value);
         }
@@ -95,7 +94,7 @@ impl Strings {
 
     fn get(&self, name: &str) -> Option<&str> {
         let setting = SETTINGS.iter().find(|setting| setting.name == name);
-        let setting = setting.unwrap_or_else(|| panic!("{name} stands in the table"));
+        let setting = setting.unwrap_or_else(|| panic!("{name} is in the table"));
         let value = self.values.get(name).map(String::as_str);
         value
             .or(Some(setting.default))
@@ -103,74 +102,75 @@ impl Strings {
     }
 }
 
-/// One setting that can't be used.
+/// One invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Its name in the environment.
+pub struct InvalidSetting {
+    /// The name of its environment variable.
     pub name: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and which values are valid.
     pub text: String,
 }
 
-/// All settings that can't be used.
+/// All invalid settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
+pub struct InvalidSettings(pub Vec<InvalidSetting>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for InvalidSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self
             .0
             .iter()
-            .map(|fault| format!("{} {}", fault.name, fault.text));
+            .map(|invalid| format!("{} {}", invalid.name, invalid.text));
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for InvalidSettings {}
 
-/// Reads settings one by one; a fault is noted and a stand-in given, so that reading goes on.
+/// Parses settings one by one. If one is invalid, the reader records that and returns a fallback, so that all
+/// invalid settings are found.
 pub(super) struct Reader<'a> {
-    strings: &'a Strings,
-    faults: Vec<Fault>,
+    raw: &'a RawSettings,
+    invalid: Vec<InvalidSetting>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(strings: &'a Strings) -> Self {
-        let unknown = strings.unknown.iter();
-        let faults = unknown.map(|name| Fault {
+    pub(super) fn new(raw: &'a RawSettings) -> Self {
+        let unknown = raw.unknown.iter();
+        let invalid = unknown.map(|name| InvalidSetting {
             name: name.clone(),
             text: match name.strip_prefix(PREFIX).and_then(names::closest) {
                 Some(closest) => {
-                    format!("is no setting of alim-bridge: did you mean {PREFIX}{closest}?")
+                    format!("is not a setting of alim-bridge: did you mean {PREFIX}{closest}?")
                 }
-                None => "is no setting of alim-bridge".into(),
+                None => "is not a setting of alim-bridge".into(),
             },
         });
-        let faults = faults.collect();
-        Self { strings, faults }
+        let invalid = invalid.collect();
+        Self { raw, invalid }
     }
 
-    pub(super) fn finish<T>(self, config: T) -> Result<T, Faults> {
-        match self.faults.is_empty() {
+    pub(super) fn finish<T>(self, config: T) -> Result<T, InvalidSettings> {
+        match self.invalid.is_empty() {
             true => Ok(config),
-            false => Err(Faults(self.faults)),
+            false => Err(InvalidSettings(self.invalid)),
         }
     }
 
-    pub(super) fn fault(&mut self, name: &str, text: impl Into<String>) {
+    pub(super) fn reject(&mut self, name: &str, text: impl Into<String>) {
         let (name, text) = (format!("{PREFIX}{name}"), text.into());
-        self.faults.push(Fault { name, text });
+        self.invalid.push(InvalidSetting { name, text });
     }
 
-    pub(super) fn is_faulty(&self, name: &str) -> bool {
-        let faulty = self.faults.iter();
-        faulty
-            .filter_map(|fault| fault.name.strip_prefix(PREFIX))
-            .any(|faulty| faulty == name)
+    pub(super) fn is_invalid(&self, name: &str) -> bool {
+        self.invalid
+            .iter()
+            .filter_map(|invalid| invalid.name.strip_prefix(PREFIX))
+            .any(|invalid| invalid == name)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        self.strings.get(name).map(String::from)
+        self.raw.get(name).map(String::from)
     }
 
     pub(super) fn optional<T>(
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
         name: &str,
         read: impl Fn(&mut Self, &str) -> T,
     ) -> Option<T> {
-        self.strings.get(name)?;
+        self.raw.get(name)?;
         Some(read(self, name))
     }
 
@@ -204,47 +204,47 @@ impl<'a> Reader<'a> {
         name: &str,
         read: impl Fn(&mut Self, &str) -> T,
     ) -> Option<T> {
-        let value = self.strings.get(name).filter(|value| *value != word);
+        let value = self.raw.get(name).filter(|value| *value != word);
         value.is_some().then(|| read(self, name))
     }
 
-    /// Parses a setting that has a default; the value itself is never repeated, for it may be a key
-    /// that was put in the wrong place.
-    fn parsed<T>(
+    /// Parses a setting that has a default. The error never contains the value, because it can be a key in
+    /// the wrong variable.
+    fn parse<T>(
         &mut self,
         name: &str,
         rule: &str,
         parse: impl Fn(&str) -> Option<T>,
-        stand_in: T,
+        fallback: T,
     ) -> T {
-        let value = self.strings.get(name).unwrap_or_default();
+        let value = self.raw.get(name).unwrap_or_default();
         parse(value).unwrap_or_else(|| {
-            self.fault(name, format!("must be {rule}"));
-            stand_in
+            self.reject(name, format!("must be {rule}"));
+            fallback
         })
     }
 
     pub(super) fn address(&mut self, name: &str) -> SocketAddr {
-        let stand_in = SocketAddr::from(([127, 0, 0, 1], 0));
+        let fallback = SocketAddr::from(([127, 0, 0, 1], 0));
         let rule = "an IP address and a port, such as 127.0.0.1:50051 or [::]:50051";
-        self.parsed(name, rule, |text| text.parse().ok(), stand_in)
+        self.parse(name, rule, |text| text.parse().ok(), fallback)
     }
 
     pub(super) fn url(&mut self, name: &str) -> Url {
-        let stand_in = Url::parse("http://localhost").expect("a URL");
+        let fallback = Url::parse("http://localhost").expect("a URL");
         let rule = "an http or https URL with a host, and no user, query or fragment";
-        self.parsed(name, rule, parse_url, stand_in)
+        self.parse(name, rule, parse_url, fallback)
     }
 
     pub(super) fn duration(&mut self, name: &str) -> Duration {
         let rule = "a duration above zero and up to a year with its unit, such as 500ms, 3s or 15m";
         let parse = |text: &str| parse_duration(text).filter(|duration| !duration.is_zero());
-        self.parsed(name, rule, parse, MAX_DURATION)
+        self.parse(name, rule, parse, MAX_DURATION)
     }
 
     pub(super) fn duration_or_zero(&mut self, name: &str) -> Duration {
         let rule = "a duration up to a year with its unit, such as 0s, 500ms or 15m";
-        self.parsed(name, rule, parse_duration, MAX_DURATION)
+        self.parse(name, rule, parse_duration, MAX_DURATION)
     }
 
     pub(super) fn bytes(&mut self, name: &str) -> usize {
@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
             let size = usize::try_from(size).ok()?;
             (1..=1 << 30).contains(&size).then_some(size)
         };
-        self.parsed(name, rule, parse, 1)
+        self.parse(name, rule, parse, 1)
     }
 
     pub(super) fn memory(&mut self, name: &str) -> usize {
@@ -263,12 +263,12 @@ impl<'a> Reader<'a> {
             let size = text.parse::<ByteSize>().ok()?.as_u64();
             usize::try_from(size).ok()
         };
-        self.parsed(name, rule, parse, usize::MAX)
+        self.parse(name, rule, parse, usize::MAX)
     }
 
     pub(super) fn number(&mut self, name: &str) -> u32 {
         let parse = |text: &str| text.parse().ok().filter(|number| *number <= 10);
-        self.parsed(name, "a whole number from 0 to 10", parse, 0)
+        self.parse(name, "a whole number from 0 to 10", parse, 0)
     }
 
     pub(super) fn count(&mut self, name: &str) -> usize {
@@ -277,13 +277,13 @@ impl<'a> Reader<'a> {
                 .ok()
                 .filter(|count| (1..=1_000_000).contains(count))
         };
-        self.parsed(name, "a whole number from 1 to 1000000", parse, 1)
+        self.parse(name, "a whole number from 1 to 1000000", parse, 1)
     }
 
     pub(super) fn rate(&mut self, name: &str) -> Option<Rate> {
         let rule = format!("off, or {}", Rate::RULE);
         let parse = |text: &str| text.parse().ok().map(Some);
-        self.parsed(name, &rule, parse, None)
+        self.parse(name, &rule, parse, None)
     }
 
     pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
@@ -294,7 +294,7 @@ impl<'a> Reader<'a> {
                 .find(|(name, _)| *name == text)
                 .map(|found| found.1)
         };
-        self.parsed(
+        self.parse(
             name,
             &format!("one of {}", names.join(", ")),
             find,
@@ -302,34 +302,34 @@ impl<'a> Reader<'a> {
         )
     }
 
-    /// Each origin at fault is told by its place, for none is repeated.
+    /// The errors name invalid origins by their position, because values are never repeated.
     pub(super) fn origins(&mut self, name: &str) -> Option<Origins> {
-        let wrong = match Origins::parse(&self.text(name)?) {
+        let invalid = match Origins::parse(&self.text(name)?) {
             Ok(origins) => return Some(origins),
-            Err(wrong) => wrong,
+            Err(invalid) => invalid,
         };
-        for place in wrong {
-            self.fault(name, format!("must be off, * alone, or origins as browsers send them, such as https://app.example.az or http://localhost:3000: number {place} is no origin"));
+        for index in invalid {
+            self.reject(name, format!("must be off, * alone, or origins as browsers send them, such as https://app.example.az or http://localhost:3000: entry {index} is not an origin"));
         }
         None
     }
 
-    /// Each network at fault is told by its place, for none is repeated.
+    /// The errors name invalid networks by their position, because values are never repeated.
     pub(super) fn trusted_proxies(&mut self, name: &str) -> TrustedProxies {
         let text = self.text(name).unwrap_or_default();
-        let wrong = match TrustedProxies::parse(&text) {
+        let invalid = match TrustedProxies::parse(&text) {
             Ok(proxies) => return proxies,
-            Err(wrong) => wrong,
+            Err(invalid) => invalid,
         };
-        for place in wrong {
-            self.fault(name, format!("must be networks such as 10.0.0.0/8 or 127.0.0.1=l5d-client-id: number {place} is none"));
+        for index in invalid {
+            self.reject(name, format!("must be networks such as 10.0.0.0/8 or 127.0.0.1=l5d-client-id: entry {index} is not a network"));
         }
         TrustedProxies::default()
     }
 
     pub(super) fn log_filter(&mut self, name: &str) -> EnvFilter {
         let parse = |text: &str| EnvFilter::from_str(text).ok();
-        self.parsed(
+        self.parse(
             name,
             "a filter such as info or alim_bridge=debug",
             parse,
@@ -342,17 +342,18 @@ impl<'a> Reader<'a> {
         let content = std::fs::read(&path).map_err(|error| error.to_string());
         let checked = content.and_then(|pem| tls::authorities(&pem).map(|_| pem));
         checked
-            .map_err(|why| self.fault(name, format!("can't be used: {why}")))
+            .map_err(|why| self.reject(name, format!("can't be used: {why}")))
             .ok()
     }
 
-    /// A file that is named can be read; the path is not repeated, for it may be a key.
+    /// Whether the file can be read, or is not set. The error does not contain the path, because it can be a
+    /// key in the wrong variable.
     pub(super) fn is_readable(&mut self, name: &str) -> bool {
         let Some(path) = self.text(name) else {
             return true;
         };
         let read = std::fs::read(path);
-        read.map_err(|error| self.fault(name, format!("can't be used: {error}")))
+        read.map_err(|error| self.reject(name, format!("can't be used: {error}")))
             .is_ok()
     }
 
@@ -365,7 +366,7 @@ impl<'a> Reader<'a> {
         match Reload::files(vec![path], parse) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.fault(name, format!("can't be used: {error}"));
+                self.reject(name, format!("can't be used: {error}"));
                 None
             }
         }

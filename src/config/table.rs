@@ -1,30 +1,30 @@
-//! The table of settings: one row each, from which flags, environment, defaults and README's table
-//! are made.
+//! The table of settings: the source of flags, environment variables and defaults. A test compares README's
+//! table with it.
 
-/// What every setting's name begins with in the environment.
+/// The prefix of every setting's environment variable.
 pub const PREFIX: &str = "ALIM_BRIDGE_";
 
-/// One row.
+/// One setting.
 #[derive(Debug)]
 pub struct Setting {
     /// Its name in the environment, without the prefix.
     pub name: &'static str,
-    /// What it is when it is not set; empty where it is optional.
+    /// The default; empty if the setting is optional.
     pub default: &'static str,
-    /// What it means, with its unit and from when to when.
+    /// The description: a duration's start and end, a size's unit.
     pub help: &'static str,
 }
 
 impl Setting {
-    /// Its flag, without the leading dashes. A secret has none: every user of the machine can read the
-    /// arguments of a process.
+    /// The flag, without the leading dashes. A secret has none, because every user of the machine can read
+    /// the arguments of a process.
     pub fn flag(&self) -> Option<String> {
         let is_secret = self.name == "UPSTREAM_API_KEY";
         (!is_secret).then(|| self.name.to_ascii_lowercase().replace('_', "-"))
     }
 }
 
-const fn row(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+const fn setting(name: &'static str, default: &'static str, help: &'static str) -> Setting {
     Setting {
         name,
         default,
@@ -34,194 +34,190 @@ const fn row(name: &'static str, default: &'static str, help: &'static str) -> S
 
 /// All settings of `serve`.
 pub const SETTINGS: &[Setting] = &[
-    row("LISTEN", "127.0.0.1:50051", "Where gRPC is served"),
-    row(
+    setting("LISTEN", "127.0.0.1:50051", "Where gRPC is served"),
+    setting(
         "ADMIN_LISTEN",
         "127.0.0.1:9464",
         "Where /metrics, /livez and /readyz are served; off for nowhere",
     ),
-    row(
+    setting(
         "GRPC_WEB",
         "off",
-        "Origins whose pages may call by gRPC-Web, separated by commas, such as https://app.example.az; * for all, off for none",
+        "Comma-separated origins whose pages may call with gRPC-Web, such as https://app.example.az; * for all, off for none",
     ),
-    row(
+    setting(
         "UPSTREAM_URL",
         "http://localhost:8000/api/v1",
         "ALİM's base URL",
     ),
-    row(
+    setting(
         "UPSTREAM_API_KEY",
         "",
         "The bridge's own key for ALİM; it has no flag",
     ),
-    row(
+    setting(
         "UPSTREAM_API_KEY_FILE",
         "",
-        "A file that holds that key; re-read when it changes",
+        "File with that key; re-read when it changes",
     ),
-    row(
+    setting(
         "CREDENTIALS",
         "service",
-        "Whose key ALİM is shown: service for the bridge's, caller for the x-api-key that each caller must then send",
+        "Which key is sent to ALİM: service for the bridge's, caller for the x-api-key that each caller must then send",
     ),
-    row(
+    setting(
         "UPSTREAM_CA_FILE",
         "",
-        "PEM authorities that may vouch for ALİM, in place of the system's",
+        "PEM file of certificate authorities to trust for ALİM, instead of the system's",
     ),
-    row(
+    setting(
         "TLS_CERT_FILE",
         "",
         "PEM certificate chain for callers; re-read when it changes",
     ),
-    row(
+    setting(
         "TLS_KEY_FILE",
         "",
         "PEM private key of that certificate; re-read when it changes",
     ),
-    row(
+    setting(
         "TLS_CLIENT_CA_FILE",
         "",
-        "PEM authorities that callers' certificates must come from: mutual TLS",
+        "PEM file of certificate authorities that must sign callers' certificates: mutual TLS",
     ),
-    row(
+    setting(
         "CALLERS_FILE",
         "",
-        "TOML with who may call, by which key or certificate, and how much; nobody else may. Re-read when it changes",
+        "TOML file of callers with their keys or certificates and their limits; nobody else may call. Re-read when it changes",
     ),
-    row(
+    setting(
         "TRUSTED_PROXIES",
         "",
-        "Networks whose proxies may say who calls, such as 10.0.0.0/8, or 127.0.0.1=l5d-client-id for that header alone",
+        "Networks of proxies that may name the caller in a header, such as 10.0.0.0/8, or 127.0.0.1=l5d-client-id for that header alone",
     ),
-    row(
-        "CONNECT_TIMEOUT",
-        "3s",
-        "For a connection to ALİM, TLS included",
-    ),
-    row(
+    setting("CONNECT_TIMEOUT", "3s", "To connect to ALİM, TLS included"),
+    setting(
         "INVOKE_TIMEOUT",
         "120s",
-        "From a unary call's start to its whole reply; a sooner grpc-timeout wins",
+        "From a unary call's start to its whole reply; a shorter grpc-timeout wins",
     ),
-    row(
+    setting(
         "STREAM_INITIAL_TIMEOUT",
         "120s",
         "From a Stream's start to its first event; comments don't count",
     ),
-    row(
+    setting(
         "STREAM_IDLE_TIMEOUT",
         "120s",
-        "From the first event on: between bytes, comments included",
+        "After the first event: between two bytes, comments included",
     ),
-    row("STREAM_LIFETIME", "15m", "From a Stream's start to its end"),
-    row(
+    setting("STREAM_LIFETIME", "15m", "From a Stream's start to its end"),
+    setting(
         "POOL_IDLE_TIMEOUT",
         "4s",
-        "How long an unused connection to ALİM is kept; ALİM closes at 5.0 s",
+        "How long an unused connection to ALİM is kept; ALİM closes it after 5.0 s",
     ),
-    row("MAX_CALLS", "4096", "Open calls; more are refused at once"),
-    row(
+    setting("MAX_CALLS", "4096", "Open calls; more are rejected at once"),
+    setting(
         "MAX_REQUEST_BYTES",
         "4MiB",
         "A request message, decompressed",
     ),
-    row(
+    setting(
         "MAX_REPLY_BYTES",
         "4MiB",
-        "A unary answer; callers accept 4 MiB unless told otherwise",
+        "A unary answer; gRPC callers accept 4 MiB by default",
     ),
-    row("MAX_EVENT_BYTES", "1MiB", "One event of a stream"),
-    row(
+    setting("MAX_EVENT_BYTES", "1MiB", "One event of a stream"),
+    setting(
         "MEMORY_LIMIT",
         "auto",
         "Bytes that the process may use; auto is 70 % of the cgroup's limit, else of the machine's memory",
     ),
-    row(
+    setting(
         "MESSAGE_TIMEOUT",
         "10s",
         "From a call's head to the end of its request message",
     ),
-    row(
+    setting(
         "KEEPALIVE_INTERVAL",
         "30s",
         "Between HTTP/2 PINGs to callers",
     ),
-    row(
+    setting(
         "KEEPALIVE_TIMEOUT",
         "10s",
         "For the answer to a PING, before the connection is closed and its calls end",
     ),
-    row(
+    setting(
         "MAX_CONNECTIONS",
         "4096",
         "Open connections of callers; more are closed at once",
     ),
-    row(
+    setting(
         "MAX_CONNECTION_AGE",
         "off",
-        "After which a connection gets GOAWAY, give or take a tenth, so that balancers can move its calls",
+        "Age at which a connection gets GOAWAY, ±10 %, so that load balancers can move its calls",
     ),
-    row(
+    setting(
         "MAX_CONNECTION_IDLE",
         "10m",
         "From the end of a connection's last request to its GOAWAY",
     ),
-    row(
+    setting(
         "RETRIES",
         "2",
-        "How often a call that found no connection is tried again; nothing else ever is",
+        "Retries of a call that could not connect; nothing else is retried",
     ),
-    row(
+    setting(
         "SSE_FRAMING",
         "recover",
-        "recover puts unescaped newlines of tokens right, strict reads the SSE standard alone",
+        "recover repairs unescaped newlines in tokens, strict follows only the SSE standard",
     ),
-    row(
+    setting(
         "UPSTREAM_HEALTH_URL",
         "",
-        "A GET that must answer 200; below UPSTREAM_URL it is asked with the bridge's key. Without it a connection is opened",
+        "URL that must answer GET with 200; below UPSTREAM_URL the bridge sends its key. If it is not set, a probe only connects",
     ),
-    row(
+    setting(
         "UPSTREAM_HEALTH_INTERVAL",
         "auto",
-        "Between probes of ALİM; three failures in a row flip its health. auto is 5s, and 60s with the key, since ALİM counts those calls",
+        "Between probes of ALİM; three failures in a row make it unhealthy. auto is 5s, or 60s with the key, since ALİM counts those calls",
     ),
-    row(
+    setting(
         "UPSTREAM_QUOTA",
         "off",
-        "How many requests each key may send to ALİM in any window of a length, such as 30/min, 5/s or 10/10s; threads and probes with the key count too; off for no limit",
+        "Requests that each key may send to ALİM in any window, such as 30/min, 5/s or 10/10s; thread calls and probes with the key count too; off for no limit",
     ),
-    row(
+    setting(
         "QUOTA_WAIT",
         "0s",
         "How long a call may wait for its turn under UPSTREAM_QUOTA, in a queue that is fair between callers; 0s rejects at once",
     ),
-    row(
+    setting(
         "DRAIN_DELAY",
         "0s",
-        "From SIGTERM until new calls are refused",
+        "From SIGTERM until new calls are rejected",
     ),
-    row(
+    setting(
         "DRAIN_TIMEOUT",
         "25s",
-        "From then until open calls are ended; keep it under the orchestrator's grace period",
+        "From then until open calls are aborted; keep it under the orchestrator's grace period",
     ),
-    row(
+    setting(
         "LOG_FORMAT",
         "auto",
         "text, json, or auto: text on a terminal",
     ),
-    row("LOG", "info", "A filter such as info or alim_bridge=debug"),
-    row(
+    setting("LOG", "info", "A filter such as info or alim_bridge=debug"),
+    setting(
         "ACCESS_LOG",
         "on",
-        "Which calls are recorded, apart from LOG: on, all for health's and reflection's too, errors for those that fail, off",
+        "Which calls are logged, whatever LOG is: on, all (with health and reflection), errors (only failed calls), off",
     ),
-    row(
+    setting(
         "OTLP_ENDPOINT",
         "",
-        "Where traces go, as OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables for it, for sampling, headers, queue and resource are honoured",
+        "Collector of traces by OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables for it, sampling, headers, queue and resource are honoured",
     ),
 ];

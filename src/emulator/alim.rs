@@ -31,10 +31,7 @@ impl Alim {
         if key.is_empty() {
             return Err(Rejection::KeyMissing);
         }
-        match key
-            .ct_eq(self.api_key.expose_secret().as_bytes())
-            .into()
-        {
+        match key.ct_eq(self.api_key.expose_secret().as_bytes()).into() {
             true => Ok(()),
             false => Err(Rejection::KeyWrong),
         }

@@ -49,7 +49,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::alim::Alim;
-use self::connection::{UvicornListener, Idle};
+use self::connection::{Idle, UvicornListener};
 use self::rate_limit::Limiter;
 pub use self::rate_limit::{OverLimit, RateLimit};
 use self::threads::Threads;

@@ -155,6 +155,10 @@ mod tests {
         }
         let wait = Verdict::Exceeded(Duration::from_secs(7));
         assert_eq!(count(40, &key[..]), wait);
-        assert_eq!(count(50, &key[..]), Verdict::Within(2), "quiet for a window");
+        assert_eq!(
+            count(50, &key[..]),
+            Verdict::Within(2),
+            "quiet for a window"
+        );
     }
 }

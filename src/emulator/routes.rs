@@ -38,7 +38,9 @@ pub(super) fn router(alim: Arc<Alim>, limiter: Option<Limiter>) -> Router {
         .route(THREADS, post(create_thread))
         .route(
             &format!("{THREADS}/{{id}}"),
-            get(get_thread).head(method_not_allowed).delete(delete_thread),
+            get(get_thread)
+                .head(method_not_allowed)
+                .delete(delete_thread),
         )
         .route(HEALTH, get(health).head(method_not_allowed))
         .route(LIVE, get(live).head(method_not_allowed))
@@ -136,7 +138,10 @@ async fn get_thread(
     Path(id): Path<String>,
 ) -> Result<Json<Thread>, Rejection> {
     alim.authenticate(&headers)?;
-    let (id, metadata) = alim.threads.find(&id).map_err(|_| Rejection::ThreadUnknown)?;
+    let (id, metadata) = alim
+        .threads
+        .find(&id)
+        .map_err(|_| Rejection::ThreadUnknown)?;
     Ok(Json(Thread {
         thread_id: id.to_string(),
         metadata,

@@ -8,7 +8,7 @@ mod values;
 
 use std::fs;
 
-use alim_bridge::config::{Config, Faults, SETTINGS, Setting, Strings};
+use alim_bridge::config::{Config, InvalidSettings, RawSettings, SETTINGS, Setting};
 
 /// All that has no default.
 const KEY: (&str, &str) = ("UPSTREAM_API_KEY", "k");
@@ -60,16 +60,16 @@ const DEFAULTS: &[(&str, &str)] = &[
 ];
 
 /// These settings in the environment, named without the prefix.
-fn typed(settings: &[(&str, &str)]) -> Strings {
+fn typed(settings: &[(&str, &str)]) -> RawSettings {
     let vars = settings
         .iter()
         .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), (*value).to_owned()));
-    let mut strings = Strings::default();
-    strings.environment(vars);
-    strings
+    let mut raw = RawSettings::default();
+    raw.add_environment(vars);
+    raw
 }
 
-fn parse(settings: &[(&str, &str)]) -> Result<Config, Faults> {
+fn parse(settings: &[(&str, &str)]) -> Result<Config, InvalidSettings> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Config::parse(&typed(settings))
 }
@@ -199,9 +199,9 @@ fn a_typing_error_gets_the_setting_that_was_meant() {
         let text = told(&[KEY, (name, "1")]);
         let expected = match meant {
             Some(meant) => format!(
-                "ALIM_BRIDGE_{name} is no setting of alim-bridge: did you mean ALIM_BRIDGE_{meant}?"
+                "ALIM_BRIDGE_{name} is not a setting of alim-bridge: did you mean ALIM_BRIDGE_{meant}?"
             ),
-            None => format!("ALIM_BRIDGE_{name} is no setting of alim-bridge"),
+            None => format!("ALIM_BRIDGE_{name} is not a setting of alim-bridge"),
         };
         assert_eq!(text, expected);
     }
@@ -209,12 +209,12 @@ fn a_typing_error_gets_the_setting_that_was_meant() {
 
 #[test]
 fn names_without_the_prefix_are_not_ours() {
-    let mut strings = typed(&[KEY]);
-    strings.environment([
+    let mut raw = typed(&[KEY]);
+    raw.add_environment([
         ("LISTEN".into(), "x".into()),
         ("ALIM_ADDRESS".into(), "x".into()),
     ]);
-    assert!(Config::parse(&strings).is_ok());
+    assert!(Config::parse(&raw).is_ok());
 }
 
 #[test]
@@ -228,11 +228,11 @@ fn an_empty_variable_counts_as_unset() {
 
 #[test]
 fn an_empty_flag_counts_as_unset() {
-    let mut strings = typed(&[KEY]);
+    let mut raw = typed(&[KEY]);
     for name in ["LISTEN", "ADMIN_LISTEN", "UPSTREAM_API_KEY"] {
-        strings.flag(name, String::new());
+        raw.add_flag(name, String::new());
     }
-    let config = Config::parse(&strings).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = Config::parse(&raw).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
     assert!(config.admin_listen.is_some());
 }
@@ -241,13 +241,13 @@ fn an_empty_flag_counts_as_unset() {
 fn a_flag_goes_before_the_environment_whichever_is_read_first() {
     let environment = || [("ALIM_BRIDGE_RETRIES".into(), "1".into())];
     let mut last = typed(&[KEY]);
-    last.environment(environment());
-    last.flag("RETRIES", "7".into());
+    last.add_environment(environment());
+    last.add_flag("RETRIES", "7".into());
     let mut first = typed(&[KEY]);
-    first.flag("RETRIES", "7".into());
-    first.environment(environment());
-    for strings in [last, first] {
-        let config = Config::parse(&strings).expect("valid");
+    first.add_flag("RETRIES", "7".into());
+    first.add_environment(environment());
+    for raw in [last, first] {
+        let config = Config::parse(&raw).expect("valid");
         assert_eq!(config.upstream.retries, 7);
     }
 }

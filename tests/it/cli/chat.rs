@@ -87,7 +87,7 @@ async fn without_threads_the_conversation_goes_on_without_memory_and_says_so_onc
     let (upstream, _bridge, address) = answering(replies).await;
     let ended = script("Salam!\nBəs sabah?\n", &address, &[]);
     assert_eq!((ended.code, &*ended.stdout), (Some(0), "Salam.\nBəli.\n"));
-    let told = ended.stderr.matches("keeps no threads").count();
+    let told = ended.stderr.matches("has no threads").count();
     assert_eq!(
         (told, ended.stderr.lines().count()),
         (1, 3),

@@ -234,7 +234,7 @@ fn origins_are_what_browsers_send_letter_by_letter() {
     assert_eq!(at_fault(&[&[KEY], &wrong[..]].concat()), ["GRPC_WEB"; 2]);
     let text = told(&[&[KEY], &wrong[..]].concat());
     assert!(
-        text.contains("number 2 ") && text.contains("number 4 "),
+        text.contains("entry 2 ") && text.contains("entry 4 "),
         "{text}"
     );
     for (typed, expected) in [

@@ -12,7 +12,7 @@ pub(crate) mod upstream;
 use std::net::SocketAddr;
 
 use alim_bridge::{
-    config::{Config, Strings},
+    config::{Config, RawSettings},
     pb::{
         self, InvokeRequest, InvokeResponse, StreamRequest, StreamResponse,
         graph_service_client::GraphServiceClient, stream_response::Event,
@@ -97,9 +97,9 @@ pub(crate) fn config(settings: &[(&str, &str)]) -> Config {
     let vars = settings
         .iter()
         .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), (*value).to_owned()));
-    let mut strings = Strings::default();
-    strings.environment(vars);
-    Config::parse(&strings).unwrap_or_else(|faults| panic!("{faults}"))
+    let mut raw = RawSettings::default();
+    raw.add_environment(vars);
+    Config::parse(&raw).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 pub(crate) fn ask(message: &str) -> InvokeRequest {
