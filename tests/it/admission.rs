@@ -8,7 +8,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
     Bridge, RichStatus, ask, ask_stream,
-    extra::time_passes,
+    extra::advance_time,
     reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream},
 };
@@ -55,7 +55,7 @@ async fn a_call_over_the_limit_is_refused_while_another_waits_for_its_answer() {
     let bridge = with_room_for_one(&upstream).await;
     let mut client = bridge.client.clone();
     let waiting = tokio::spawn(async move { client.invoke(ask("Salam")).await });
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     assert_saturated(bridge.invoke("Salam")).await;
     assert_eq!(upstream.requests().len(), 1);
     waiting.abort();
@@ -67,7 +67,7 @@ async fn as_many_calls_as_the_limit_says_are_open_over_all_connections_together(
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "3")]).await;
     let mut open = Vec::new();
     for _ in 0..3 {
-        let mut client = bridge.another_client();
+        let mut client = bridge.new_client();
         open.push(client.stream(ask_stream("Salam")).await.expect("room"));
     }
     assert_saturated(bridge.invoke("Salam")).await;
@@ -104,7 +104,7 @@ async fn a_caller_who_leaves_in_the_middle_of_a_stream_makes_room() {
     let upstream = Upstream::scripted([an_open_stream(), a_reply()]);
     let bridge = with_room_for_one(&upstream).await;
     drop(bridge.stream("Salam").await.expect("a token"));
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
     bridge.invoke("Salam").await.expect("room");
 }
 
@@ -120,9 +120,9 @@ async fn a_caller_who_leaves_before_there_is_an_answer_makes_room() {
                 true => client.stream(ask_stream("Salam")).await.map(drop),
             }
         });
-        upstream.received(1).await;
+        upstream.wait_for_requests(1).await;
         waiting.abort();
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
         bridge.invoke("Salam").await.expect("room");
     }
 }
@@ -132,7 +132,7 @@ async fn a_call_that_failed_makes_room_wherever_it_failed() {
     let failures = [
         Reply::json(500, "{}"),
         Reply::nothing(),
-        Reply::sse(sse_tokens(&["a"])).then_cut(),
+        Reply::sse(sse_tokens(&["a"])).then_reset(),
         Reply::sse("event: error\ndata: no\n\n"),
     ];
     for failure in failures {
@@ -175,16 +175,16 @@ async fn a_connection_within_the_limit_stays_open() {
     let upstream = Upstream::answering(a_reply());
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "2")]).await;
     bridge.invoke("Salam").await.expect("a reply");
-    let mut second = bridge.another_client();
+    let mut second = bridge.new_client();
     second.invoke(ask("Salam")).await.expect("a reply");
 }
 
 #[tokio::test]
 async fn a_connection_that_never_speaks_is_closed_after_ten_seconds() {
     let upstream = Upstream::answering(a_reply());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
-    time_passes(Duration::from_secs(11)).await; // its preface was due after ten
+    advance_time(Duration::from_secs(11)).await; // its preface was due after ten
     assert_closed(&mut silent).await;
 }
 
@@ -194,7 +194,7 @@ async fn a_full_listener_closes_its_oldest_connection_without_a_call_for_a_newco
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "2")]).await;
     bridge.invoke("Salam").await.expect("a reply");
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
-    let mut newcomer = bridge.another_client();
+    let mut newcomer = bridge.new_client();
     newcomer.invoke(ask("Salam")).await.expect("a reply");
     assert_closed(&mut silent).await;
     bridge.invoke("Salam").await.expect("still open");

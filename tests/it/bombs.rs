@@ -132,7 +132,7 @@ async fn two_million_nulls_in_the_largest_request_take_bounded_memory() {
 #[tokio::test]
 async fn metadata_over_16_kib_is_refused_with_a_status_whatever_it_is_made_of() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     for (count, length, passes) in [
         (1, 15_000, true),
         (1, 17_000, false),
@@ -177,7 +177,7 @@ async fn a_reply_over_its_limit_is_refused_while_it_still_comes() {
             "UPSTREAM_REPLY_TOO_LARGE".to_owned(),
         );
         assert_eq!(status.code_and_reason(), told);
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -187,11 +187,11 @@ async fn all_trailers_of_a_status_are_4_kib_at_most() {
     let long = "ə".repeat(300);
     let fault = json!({"loc": ["body", long], "msg": long});
     let upstream = Upstream::answering(Reply::json(422, json!({"detail": vec![fault; 16]})));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.invoke("Salam").await.expect_err("rejected");
     assert!(
         status
-            .rich()
+            .error_details()
             .bad_request()
             .is_some_and(|it| it.field_violations.len() > 4)
     );

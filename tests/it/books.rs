@@ -6,7 +6,7 @@ use crate::support::{
     deployed::Deployed,
     read_all, reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream},
-    within,
+    with_timeout,
 };
 use alim_bridge::{call::reason::Reason, pb::graph_service_client::GraphServiceClient};
 use serde_json::Value;
@@ -21,7 +21,7 @@ fn entry(method: &str, code: &str, reason: Option<&str>) -> Entry {
 
 /// The record of the next call that ends.
 fn next_entry(bridge: &mut Deployed) -> Entry {
-    let record = bridge.running.logs("call ended");
+    let record = bridge.running.wait_for_log("call ended");
     let record: Value = serde_json::from_str(&record).expect("JSON");
     let text = |name: &str| record[name].as_str().map(String::from);
     let set = |name: &str| text(name).expect("always set");
@@ -90,7 +90,7 @@ async fn a_caller_who_leaves_is_recorded_as_canceled_and_counted_apart() {
     let mut bridge = Deployed::with(&upstream.url(), &[]);
     let mut client = bridge.client();
     drop(client.stream(ask_stream("Salam")).await.expect("an event"));
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
     assert_eq!(next_entry(&mut bridge), entry("Stream", "Canceled", None));
     assert_eq!(
         bridge
@@ -98,7 +98,7 @@ async fn a_caller_who_leaves_is_recorded_as_canceled_and_counted_apart() {
             .await,
         1
     );
-    let late = client.stream(within(300, ask_stream("Salam"))).await;
+    let late = client.stream(with_timeout(300, ask_stream("Salam"))).await;
     let _ = read_all(late.expect("an event").into_inner()).await;
     let told = entry("Stream", "DeadlineExceeded", Some("CALLER_DEADLINE"));
     assert_eq!(next_entry(&mut bridge), told);
@@ -122,7 +122,7 @@ async fn a_caller_whose_own_timer_wins_is_recorded_as_caller_deadline() {
     let mut client = GraphServiceClient::with_origin(connection, origin);
     tokio::select! {
         _ = client.invoke(request) => {}
-        _ = async { upstream.received(1).await } => {}
+        _ = async { upstream.wait_for_requests(1).await } => {}
     }
     let met = entry("Invoke", "DeadlineExceeded", Some("CALLER_DEADLINE"));
     assert_eq!(next_entry(&mut bridge), met);

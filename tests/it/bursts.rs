@@ -15,7 +15,7 @@ async fn a_default_tonic_caller_that_pauses_in_a_burst_of_20000_tokens_gets_them
         .collect();
     chunks.push(sse_answer(&[]));
     let upstream = Upstream::answering(Reply::sse_chunks(chunks));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let events = bridge.stream("Salam").await.expect("an event").into_inner();
     tokio::time::sleep(Duration::from_millis(5000)).await; // the pause that the story is about
     let (events, ending) = read_all(events).await;
@@ -43,7 +43,7 @@ async fn forty_thousand_events_in_one_chunk_arrive_in_order() {
     let tokens: Vec<_> = (0..40_000).map(|n| n.to_string()).collect();
     let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
     let upstream = Upstream::answering(Reply::sse(sse_answer(&tokens)));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let (events, ending) = bridge.stream_all("Salam").await;
     ending.expect("OK");
     assert_eq!(text(&events), tokens.concat());
@@ -56,7 +56,7 @@ async fn forty_thousand_events_in_one_chunk_arrive_in_order() {
 #[tokio::test]
 async fn an_event_leaves_at_once_while_the_next_is_still_to_come() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut events = bridge.stream("Salam").await.expect("an event").into_inner();
     let first = events.message().await.expect("OK").expect("an event");
     assert_eq!(text(&[first.event.expect("set")]), "a");

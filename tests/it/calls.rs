@@ -30,7 +30,7 @@ fn full_request() -> InvokeRequest {
 #[tokio::test]
 async fn invoke_carries_every_field_and_the_service_key_to_the_upstream() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let reply = bridge
         .client
         .clone()
@@ -61,7 +61,7 @@ async fn invoke_carries_every_field_and_the_service_key_to_the_upstream() {
 #[tokio::test]
 async fn fields_that_are_not_set_are_left_out_of_the_json() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let request = InvokeRequest {
         user_id: String::new(),
         thread_id: Some(String::new()),
@@ -81,7 +81,7 @@ async fn model_and_metadata_may_be_absent_and_unknown_fields_may_come() {
     let body =
         json!({"response": "", "thread_id": "t", "new": [1], "metadata": {"nodes_visited": ["a"]}});
     let upstream = Upstream::answering(Reply::json(200, body));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let reply = bridge.invoke("Salam").await.expect("a reply").into_inner();
     assert_eq!((reply.response.as_str(), reply.model.as_str()), ("", ""));
     assert!(
@@ -98,7 +98,7 @@ async fn stream_turns_each_event_into_a_message_and_ends_with_one_done() {
     let body = "event: node\ndata: retrieve_weather\n\nevent: token\ndata: Sal\n\nevent: token\ndata: am ə\n\n\
                 event: citation\ndata: {}\n\ndata: bare\n\nevent: done\ndata: [DONE]\n\nevent: token\ndata: late\n\n";
     let upstream = Upstream::answering(Reply::sse(body));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let (events, ending) = bridge.stream_all("Salam").await;
     ending.expect("OK");
     assert_eq!(text(&events), "Salam ə");
@@ -133,7 +133,7 @@ async fn stream_turns_each_event_into_a_message_and_ends_with_one_done() {
 #[tokio::test]
 async fn a_stream_without_tokens_has_no_time_to_first_token() {
     let upstream = Upstream::answering(Reply::sse(sse_answer(&[])));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let (events, ending) = bridge.stream_all("Salam").await;
     ending.expect("OK");
     let [Event::Done(done)] = &events[..] else {
@@ -145,7 +145,7 @@ async fn a_stream_without_tokens_has_no_time_to_first_token() {
 #[tokio::test]
 async fn stream_asks_for_an_event_stream() {
     let upstream = Upstream::answering(Reply::sse(sse_answer(&["a"])));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let (events, _) = bridge.stream_all("Salam").await;
     assert_eq!(events[0], token("a"));
     let asked = &upstream.requests()[0];

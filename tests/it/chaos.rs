@@ -52,7 +52,7 @@ use self::{
 const CALLERS: usize = 32;
 const CALLERS_A_CONNECTION: usize = 8;
 /// How long the bridge may take until nothing is left of the calls.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// What the memory may have grown by between the first calls and the last, however many they were.
 const GROWTH_KIB: u64 = 24 * 1024;
 
@@ -263,13 +263,13 @@ fn timeout(act: Act) -> Option<String> {
 
 /// Waits until nothing is left of the calls, and holds the books against each other.
 async fn settle(story: &Story, bridge: &mut Deployed, records: &mut Records) {
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
     let start = Instant::now();
-    while story.wire.open() > 0 {
+    while story.wire.open_connections() > 0 {
         assert!(
-            start.elapsed() < PATIENCE,
+            start.elapsed() < TIMEOUT,
             "{} connections stay",
-            story.wire.open()
+            story.wire.open_connections()
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -282,7 +282,7 @@ async fn settle(story: &Story, bridge: &mut Deployed, records: &mut Records) {
     assert_eq!(started, handled);
     while records.total() < handled {
         assert!(
-            start.elapsed() < PATIENCE,
+            start.elapsed() < TIMEOUT,
             "{} records of {handled}",
             records.total()
         );
@@ -377,6 +377,6 @@ async fn chaos(settings: &[(&str, &str)], has_hostile: bool) -> Vec<u64> {
     let plain_ok = endings.get("plain OK").copied().unwrap_or_default();
     assert!(has_hostile || !endings.contains_key("reset"), "{endings:?}");
     assert!(plain_ok > 20, "hardly a call went through: {endings:?}");
-    assert_eq!(bridge.running.stopped().code, Some(0));
+    assert_eq!(bridge.running.stop().code, Some(0));
     resident
 }

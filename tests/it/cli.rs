@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::support::{
-    running::{Ended, Running, run, start},
+    running::{Exited, Running, run, start},
     upstream::refused_url,
 };
 
@@ -49,9 +49,9 @@ fn deployed() -> (Running, Running, String) {
     (emulator, bridge, address)
 }
 
-impl Ended {
+impl Exited {
     /// What it printed, when it succeeded.
-    fn printed(self) -> String {
+    fn expect_stdout(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
         self.stdout
     }
@@ -64,14 +64,14 @@ fn objects(lines: &str) -> Vec<Value> {
 
 #[test]
 fn help_lists_the_commands_and_version_tells_the_version() {
-    let help = run(&["--help"]).printed();
+    let help = run(&["--help"]).expect_stdout();
     for command in [
         "serve", "demo", "emulate", "invoke", "stream", "chat", "health",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
     }
     let version = concat!("alim-bridge ", env!("CARGO_PKG_VERSION"), "\n");
-    assert_eq!(run(&["--version"]).printed(), version);
+    assert_eq!(run(&["--version"]).expect_stdout(), version);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_command_line_that_is_not_understood_exits_with_64() {
 #[test]
 fn serve_names_every_setting_at_fault_and_exits_with_64() {
     let variables = [("ALIM_BRIDGE_LISTEN", "here"), ("ALIM_BRIDGE_TYPO", "1")];
-    let ended = start(&["serve", "--retries", "1000"], &variables).ended();
+    let ended = start(&["serve", "--retries", "1000"], &variables).wait();
     assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
     for name in ["UPSTREAM_API_KEY", "LISTEN", "TYPO", "RETRIES"] {
         let told = format!("alim-bridge: ALIM_BRIDGE_{name} ");
@@ -126,7 +126,7 @@ fn a_port_that_is_taken_is_named_and_exits_with_1() {
     let serve = ["serve", "--listen", &address];
     let emulate = ["emulate", "--listen", &address];
     for args in [&serve[..], &emulate] {
-        let ended = start(args, &[("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY)]).ended();
+        let ended = start(args, &[("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY)]).wait();
         assert_eq!((ended.code, &*ended.stdout), (Some(1), ""));
         assert!(ended.stderr.contains(&address), "{}", ended.stderr);
     }
@@ -135,7 +135,7 @@ fn a_port_that_is_taken_is_named_and_exits_with_1() {
 #[test]
 fn invoke_and_stream_print_the_same_answer() {
     let (_emulator, _bridge, address) = deployed();
-    let invoked = run(&["invoke", "--address", &address, QUESTION]).printed();
+    let invoked = run(&["invoke", "--address", &address, QUESTION]).expect_stdout();
     assert!(invoked.starts_with("Salam! Mən ALİM"), "{invoked}");
     let streamed = run(&["stream", "--address", &address, QUESTION]);
     let aside: Vec<_> = streamed.stderr.lines().collect();
@@ -144,14 +144,14 @@ fn invoke_and_stream_print_the_same_answer() {
         aside[2].contains(" tokens, ") && aside.len() == 3,
         "{aside:?}"
     );
-    assert_eq!(streamed.printed(), invoked);
+    assert_eq!(streamed.expect_stdout(), invoked);
 }
 
 #[test]
 fn the_tokens_of_stream_json_are_the_response_of_invoke_json() {
     let (_emulator, _bridge, address) = deployed();
-    let invoked = run(&["invoke", "--json", "--address", &address, QUESTION]).printed();
-    let streamed = run(&["stream", "--json", "--address", &address, QUESTION]).printed();
+    let invoked = run(&["invoke", "--json", "--address", &address, QUESTION]).expect_stdout();
+    let streamed = run(&["stream", "--json", "--address", &address, QUESTION]).expect_stdout();
     let (reply, events) = (&objects(&invoked)[0], objects(&streamed));
     let tokens: Vec<_> = events
         .iter()
@@ -177,7 +177,7 @@ fn a_stream_starts_a_thread_and_another_goes_on_in_it() {
     let thread = thread.strip_prefix("· thread ").expect("its id");
     let next = run(&[&stream[..], &["--thread-id", thread, "--json"]].concat());
     assert!(!next.stderr.contains("· thread"), "{}", next.stderr);
-    let events = objects(&next.printed());
+    let events = objects(&next.expect_stdout());
     assert_eq!(events.last().expect("events")["done"]["threadId"], thread);
     let both = run(&[&stream[..], &["--start-thread", "--thread-id", thread]].concat());
     assert_eq!(both.code, Some(64));
@@ -187,11 +187,11 @@ fn a_stream_starts_a_thread_and_another_goes_on_in_it() {
 fn health_is_told_by_word_and_exit_code() {
     let (_emulator, url) = emulate();
     let (mut bridge, address) = serve(&format!("{url}/api/v1"), &[]);
-    bridge.logs("the upstream is healthy");
+    bridge.wait_for_log("the upstream is healthy");
     let service = ["--service", "alim.v1.GraphService"];
     for asked in [&[][..], &service] {
         let health = run(&[&["health", "--address", &address], asked].concat());
-        assert_eq!(health.printed(), "SERVING\n");
+        assert_eq!(health.expect_stdout(), "SERVING\n");
     }
 }
 
@@ -199,7 +199,7 @@ fn health_is_told_by_word_and_exit_code() {
 fn health_over_http_is_a_200_and_nothing_else() {
     let (_emulator, url) = emulate();
     let ask = |url: &str| run(&["health", "--http", url]);
-    assert_eq!(ask(&format!("{url}/live")).printed(), "ok\n");
+    assert_eq!(ask(&format!("{url}/live")).expect_stdout(), "ok\n");
     for url in [format!("{url}/nowhere"), refused_url()] {
         let ended = ask(&url);
         assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{url}");
@@ -209,9 +209,9 @@ fn health_over_http_is_a_200_and_nothing_else() {
 #[test]
 fn health_of_the_service_follows_the_upstream_and_that_of_the_process_does_not() {
     let (mut bridge, address) = serve(&refused_url(), &[]);
-    bridge.logs("the upstream is not healthy");
+    bridge.wait_for_log("the upstream is not healthy");
     let health = ["health", "--address", &address];
-    assert_eq!(run(&health).printed(), "SERVING\n");
+    assert_eq!(run(&health).expect_stdout(), "SERVING\n");
     let service = run(&[&health[..], &["--service", "alim.v1.GraphService"]].concat());
     assert_eq!((service.code, &*service.stdout), (Some(1), ""));
     assert_eq!(service.stderr, "alim-bridge: NOT_SERVING\n");
@@ -293,17 +293,17 @@ fn ctrl_c_ends_a_stream_as_cancelled() {
     let slow = ["--scenario-context", r#"{"emulator_fault": "slow"}"#];
     let stream = ["stream", "--address", &address, QUESTION];
     let mut stream = start(&[&stream[..], &slow].concat(), &[]);
-    stream.logs("classify_intent");
+    stream.wait_for_log("classify_intent");
     stream.signal("INT");
-    assert_eq!(stream.ended().code, Some(65));
+    assert_eq!(stream.wait().code, Some(65));
 }
 
 #[test]
 fn sigterm_stops_what_serves_with_exit_code_0() {
     let (emulator, bridge, address) = deployed();
-    run(&["invoke", "--address", &address, QUESTION]).printed();
+    run(&["invoke", "--address", &address, QUESTION]).expect_stdout();
     for running in [bridge, emulator] {
-        let ended = running.stopped();
+        let ended = running.stop();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert_eq!(ended.stdout.lines().count(), 1, "{}", ended.stdout);
     }
@@ -316,7 +316,7 @@ fn a_signal_is_heard_from_the_moment_the_port_is_told() {
         let (emulator, _) = emulate();
         let (bridge, _) = serve(&refused_url(), &[]);
         for running in [emulator, bridge] {
-            let ended = running.stopped();
+            let ended = running.stop();
             assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
         }
     }
@@ -342,7 +342,7 @@ fn the_service_key_is_in_no_output_at_the_finest_level() {
         let ended = run(&[&args[..], &["--address", &address]].concat());
         assert!(!(ended.stdout + &ended.stderr).contains(KEY));
     }
-    let ended = bridge.stopped();
+    let ended = bridge.stop();
     for told in ["TRACE", "hyper_util", "/api/v1", "call ended"] {
         assert!(ended.stderr.contains(told), "{told} is not logged");
     }

@@ -12,7 +12,7 @@ use crate::support::{
     bare::Connection,
     read_all, sse_answer, sse_tokens, text, token,
     upstream::{Gate, Reply, Upstream},
-    within,
+    with_timeout,
 };
 
 fn assert_told(status: &Status, reason: &str) {
@@ -34,7 +34,7 @@ async fn an_invoke_that_takes_too_long_ends_by_invoke_timeout() {
         let bridge = Bridge::with(&upstream.url(), &[("INVOKE_TIMEOUT", "200ms")]).await;
         let status = bridge.invoke("Salam").await.expect_err("too late");
         assert_told(&status, "INVOKE_TIMEOUT");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -48,7 +48,7 @@ async fn a_stream_without_a_first_event_ends_by_initial_timeout_and_comments_do_
         let bridge = Bridge::with(&upstream.url(), &[("STREAM_INITIAL_TIMEOUT", "200ms")]).await;
         let status = bridge.stream("Salam").await.expect_err("too late");
         assert_told(&status, "INITIAL_TIMEOUT");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -59,7 +59,7 @@ async fn a_stream_that_falls_silent_ends_by_idle_timeout() {
     let (events, ending) = bridge.stream_all("Salam").await;
     assert_eq!(events, [token("a")]);
     assert_told(&ending.expect_err("silent"), "IDLE_TIMEOUT");
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_stream_that_goes_on_for_too_long_ends_by_its_lifetime() {
     let (events, ending) = bridge.stream_all("Salam").await;
     assert_eq!(events, [token("a")]);
     assert_told(&ending.expect_err("too long"), "LIFETIME_EXCEEDED");
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 /// grpc-timeout as metadata alone, for a client that does not enforce it too.
@@ -105,26 +105,26 @@ fn only_told<T>(timeout: &'static str, message: T) -> tonic::Request<T> {
 #[tokio::test]
 async fn a_callers_deadline_is_enforced_by_the_bridges_own_clock_to_the_end_of_the_stream() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.bare_client().await;
     let answer = client.stream(only_told("300m", ask_stream("Salam"))).await;
     let (events, ending) = read_all(answer.expect("an event").into_inner()).await;
     assert_eq!(events, [token("a")]);
     assert_told(&ending.expect_err("too late"), "CALLER_DEADLINE");
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
 async fn a_callers_deadline_before_the_head_is_deadline_exceeded_and_not_cancelled() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.bare_client().await;
     for timeout in ["200m", "20m"] {
         let invoked = client.invoke(only_told(timeout, ask("Salam"))).await;
         assert_told(&invoked.expect_err("too late"), "CALLER_DEADLINE");
         let streamed = client.stream(only_told(timeout, ask_stream("Salam"))).await;
         assert_told(&streamed.expect_err("too late"), "CALLER_DEADLINE");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -157,18 +157,18 @@ type Never = Result<http_body::Frame<bytes::Bytes>, Status>;
 #[tokio::test]
 async fn a_client_that_enforces_its_deadline_sees_it_too() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge
         .client
         .clone()
-        .invoke(within(200, ask("Salam")))
+        .invoke(with_timeout(200, ask("Salam")))
         .await
         .expect_err("too late");
     assert!(
         matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
         "{status:?}"
     );
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_caller_who_stops_reading_does_not_keep_the_upstream_call_past_its_lif
     let settings = [("STREAM_LIFETIME", "500ms"), ("MAX_CALLS", "1")];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
     let unread = bridge.stream("Salam").await.expect("an event").into_inner();
-    upstream.connection_closed().await; // while nobody reads
+    upstream.wait_for_close().await; // while nobody reads
     let (events, ending) = read_all(unread).await;
     let reset = ending.expect_err("too long");
     assert_eq!(reset.code(), Code::Cancelled, "RST_STREAM: {reset:?}");
@@ -203,19 +203,19 @@ async fn a_caller_who_leaves_closes_the_upstream_connection() {
         Reply::sse(sse_tokens(&["a"])).then_hold(),
     ] {
         let upstream = Upstream::answering(reply);
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let (mut invoker, mut streamer) = (bridge.client.clone(), bridge.client.clone());
         let mut events = None;
         tokio::select! {
             _ = invoker.invoke(ask("Salam")) => {}
-            _ = async { upstream.received(1).await } => {}
+            _ = async { upstream.wait_for_requests(1).await } => {}
         }
         tokio::select! {
             answer = streamer.stream(ask_stream("Salam")) => events = answer.ok(),
-            _ = async { upstream.received(2).await } => {}
+            _ = async { upstream.wait_for_requests(2).await } => {}
         }
         drop(events);
-        upstream.connection_closed().await;
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
+        upstream.wait_for_close().await;
     }
 }

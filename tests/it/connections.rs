@@ -154,7 +154,7 @@ async fn unfinished_messages_cost_no_more_than_the_calls_that_may_be_open() {
         }
     }
     assert!(upstream.requests().is_empty());
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
     let answer = bridge.client().invoke(ask("Salam")).await;
     answer.expect("the bridge answers on");
 }
@@ -167,9 +167,9 @@ async fn a_caller_who_leaves_before_its_message_is_whole_is_recorded_as_canceled
     let head = frame(HEADERS, END_HEADERS, 1, &head_of(INVOKE, &[]));
     let part = frame(DATA, 0, 1, &[0, 0, 0, 1, 0, 7, 7]);
     caller.send(&[head, part].concat()).await.expect("open");
-    bridge.open_calls_are(1).await;
+    bridge.wait_for_open_calls(1).await;
     drop(caller);
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
     let canceled = r#"grpc_code="Canceled",grpc_method="Invoke""#;
     let count = bridge.metric("grpc_server_handled_total", canceled).await;
     assert_eq!(count, 1, "{}", bridge.metrics().await);
@@ -201,10 +201,10 @@ async fn unfinished_messages_of_pages_cost_no_more_than_the_calls_that_may_be_op
         page
     });
     let pages = join_all(pages).await;
-    bridge.open_calls_are(4).await;
+    bridge.wait_for_open_calls(4).await;
     let grown = bridge.resident_kib().saturating_sub(before);
     assert!(grown < 48 * 1024, "{grown} KiB");
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
     drop(pages);
     assert!(upstream.requests().is_empty());
 }
@@ -257,7 +257,7 @@ async fn five_thousand_heads_on_one_connection_keep_no_other_out_and_end_in_time
         .flat_map(|count| frame(HEADERS, END_HEADERS, 2 * count + 1, &head_of(INVOKE, &[])))
         .collect();
     attacker.send(&heads).await.expect("open");
-    bridge.open_calls_are(100).await;
+    bridge.wait_for_open_calls(100).await;
     for _ in 0..20 {
         let answer = bridge.client().invoke(ask("Salam")).await;
         answer.expect("others are answered");

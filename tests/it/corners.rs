@@ -34,7 +34,7 @@ async fn a_second_signal_that_cuts_a_call_is_told_as_a_cut() {
         bridge.shutdown.drain.cancel();
         next_health(&mut watch).await; // NOT_SERVING: the first stage has begun
         bridge.shutdown.force.cancel();
-        let ((_, ending), drained) = tokio::join!(read_all(events), bridge.drained());
+        let ((_, ending), drained) = tokio::join!(read_all(events), bridge.drain());
         let status = ending.expect_err("cut");
         assert_eq!(status.code_and_reason().1, "BRIDGE_DRAINING");
         assert_eq!(drained, Drained::Forced, "after a delay of {delay}");
@@ -57,7 +57,7 @@ async fn a_drain_waits_for_an_answer_that_is_still_being_read_and_is_clean_then(
         .call(request.expect("a request"))
         .await
         .expect("a head");
-    let drained = tokio::spawn(bridge.drained());
+    let drained = tokio::spawn(bridge.drain());
     tokio::time::sleep(Duration::from_secs(1)).await; // longer than the flush after a cut
     let body = answer
         .into_body()

@@ -8,7 +8,7 @@ use crate::support::{
     Bridge, RichStatus, SERVICE_KEY, ask, ask_stream,
     callers::{CallersFile, entry, sha256},
     config,
-    extra::{files_are_read_again, time_passes, with_metadata},
+    extra::{advance_time, wait_for_file_reload, with_metadata},
     reply_json, sse_tokens,
     upstream::{Reply, Upstream},
 };
@@ -70,7 +70,7 @@ async fn passing_on(reply: Reply) -> (Upstream, Bridge) {
 async fn with_key_file(upstream: &Upstream, file: &NamedTempFile) -> Bridge {
     let (url, path) = (upstream.url(), file.path().to_str().expect("UTF-8"));
     let settings = [("UPSTREAM_URL", &*url), ("UPSTREAM_API_KEY_FILE", path)];
-    Bridge::of(config(&settings)).await
+    Bridge::from_config(config(&settings)).await
 }
 
 fn bearing<T>(message: T, authorization: &str) -> Request<T> {
@@ -209,7 +209,7 @@ async fn a_changed_key_file_is_taken_over_and_a_bad_change_leaves_the_old_one_st
         (entry("orders", "third"), "Bearer third", "Bearer second"),
     ] {
         file.put("callers.toml", &content);
-        files_are_read_again().await;
+        wait_for_file_reload().await;
         let passed = client.invoke(bearing(ask("Salam"), known)).await;
         passed.unwrap_or_else(|status| panic!("after {content:?}: {status:?}"));
         let status = client.invoke(bearing(ask("Salam"), unknown)).await;
@@ -265,7 +265,7 @@ async fn a_callers_key_that_the_upstream_refuses_is_the_callers_fault() {
 async fn a_service_key_that_the_upstream_refuses_is_the_bridges_fault() {
     for http in [401, 403] {
         let upstream = Upstream::answering(Reply::json(http, "{}"));
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let invoke = keyed(ask("Salam"), KEY);
         for status in refusals(&bridge, invoke, keyed(ask_stream("Salam"), KEY)).await {
             let refused = told(Code::Internal, "UPSTREAM_CREDENTIALS_REJECTED");
@@ -277,7 +277,7 @@ async fn a_service_key_that_the_upstream_refuses_is_the_bridges_fault() {
 #[tokio::test]
 async fn with_a_service_key_the_callers_key_never_reaches_the_upstream() {
     let upstream = Upstream::answering(a_reply());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.client.clone();
     let reply = client.invoke(keyed(ask("Salam"), KEY)).await;
     reply.expect("a reply");
@@ -301,7 +301,7 @@ async fn a_changed_service_key_is_shown_from_then_on_and_a_bad_change_is_not() {
         (" third\n", "third"),
     ] {
         fs::write(&file, content).expect("written");
-        files_are_read_again().await;
+        wait_for_file_reload().await;
         bridge.invoke("Salam").await.expect("a reply");
         let asked = upstream.requests().pop().expect("a request");
         assert_eq!(asked.headers["x-api-key"], shown, "after {content:?}");
@@ -317,10 +317,10 @@ async fn half_a_key_file_is_not_used() {
     // It looks after 2 s and after 4 s, and finds another content each time.
     for (content, millis) in [("sec", 3000), ("second", 1500)] {
         fs::write(&file, content).expect("written");
-        time_passes(Duration::from_millis(millis)).await;
+        advance_time(Duration::from_millis(millis)).await;
         bridge.invoke("Salam").await.expect("a reply");
     }
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     bridge.invoke("Salam").await.expect("a reply");
     let shown = upstream.requests();
     let shown = shown.iter().map(|asked| &asked.headers["x-api-key"]);
@@ -332,7 +332,7 @@ async fn half_a_callers_file_locks_nobody_out() {
     let (_upstream, bridge, file) = guarded().await;
     let mut client = bridge.client.clone();
     file.put("callers.toml", &entry("orders", "another"));
-    time_passes(Duration::from_secs(3)).await; // one look
+    advance_time(Duration::from_secs(3)).await; // one look
     let passed = client.invoke(bearing(ask("Salam"), "Bearer orders-key"));
     passed.await.expect("its line is not written yet");
 }

@@ -22,7 +22,7 @@ use tokio::{
 use crate::support::{Bridge, ask, extra::with_metadata};
 
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An upstream that answers twice.
 struct Twice {
@@ -111,10 +111,10 @@ async fn no_caller_with_its_own_key_gets_the_answer_to_another() {
 #[tokio::test]
 async fn a_connection_with_unread_bytes_is_closed_and_takes_no_other_call() {
     let upstream = Twice::start().await;
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     for number in 1..=3 {
         bridge.invoke("Salam").await.expect("a reply");
-        let closed = tokio::time::timeout(PATIENCE, upstream.closed.notified()).await;
+        let closed = tokio::time::timeout(TIMEOUT, upstream.closed.notified()).await;
         closed.expect("a connection that is closed");
         assert_eq!(upstream.requests.load(Ordering::SeqCst), number);
     }

@@ -22,10 +22,10 @@ use tonic::Status;
 const STREAMS: usize = 500;
 const A_CONNECTION: usize = 50;
 
-type Ended = (Vec<Event>, Result<(), Status>);
+type Exited = (Vec<Event>, Result<(), Status>);
 
 /// Opens the streams over a few connections, reads a token of each, and reads on.
-async fn open(address: SocketAddr) -> Vec<JoinHandle<Ended>> {
+async fn open(address: SocketAddr) -> Vec<JoinHandle<Exited>> {
     let clients = (0..STREAMS / A_CONNECTION).map(|_| GraphServiceClient::new(channel_to(address)));
     let clients: Vec<_> = clients
         .flat_map(|client| vec![client; A_CONNECTION])
@@ -45,9 +45,9 @@ async fn five_hundred_streams_end_with_done_when_the_drain_has_time() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate);
     let upstream = Upstream::answering(reply.chunk("event: done\ndata: [DONE]\n\n"));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let streams = open(bridge.address).await;
-    let drained = tokio::spawn(bridge.drained());
+    let drained = tokio::spawn(bridge.drain());
     gate.open();
     for stream in join_all(streams).await {
         let (events, ending) = stream.expect("no panic");
@@ -63,7 +63,7 @@ async fn five_hundred_streams_that_outlast_the_drain_end_with_a_status_each() {
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "200ms")]).await;
     let streams = open(bridge.address).await;
     let start = Instant::now();
-    assert_eq!(bridge.drained().await, Drained::Forced);
+    assert_eq!(bridge.drain().await, Drained::Forced);
     let took = start.elapsed();
     for stream in join_all(streams).await {
         let (events, ending) = stream.expect("no panic");

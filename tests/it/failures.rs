@@ -48,7 +48,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
         ),
         (
             "reset before the head",
-            Reply::nothing().then_cut(),
+            Reply::nothing().then_reset(),
             Some((Unavailable, INTERRUPTED)),
             Some((Unavailable, INTERRUPTED)),
         ),
@@ -118,7 +118,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
                 .header("content-type", "application/json")
                 .header("content-length", "99")
                 .send("{\"resp")
-                .then_cut(),
+                .then_reset(),
             Some((Unavailable, INTERRUPTED)),
             None,
         ),
@@ -155,7 +155,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
         ),
         (
             "cut before an event",
-            Reply::sse(": ping\n\n").then_cut(),
+            Reply::sse(": ping\n\n").then_reset(),
             None,
             Some((Unavailable, TRUNCATED)),
         ),
@@ -238,7 +238,7 @@ async fn what_fails_mid_stream_ends_with_a_status_after_the_events_that_came() {
         ),
         (
             "reset",
-            Reply::sse(began()).then_cut(),
+            Reply::sse(began()).then_reset(),
             Unavailable,
             TRUNCATED,
         ),
@@ -320,7 +320,7 @@ async fn the_text_of_an_error_event_reaches_the_caller_cleaned() {
     let upstream = Upstream::answering(Reply::sse(
         "event: error\ndata: Graf yıxıldı: http://inner:1/x\n\n",
     ));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.stream("Salam").await.expect_err("failed");
     assert_eq!(
         status.message(),
@@ -330,7 +330,7 @@ async fn the_text_of_an_error_event_reaches_the_caller_cleaned() {
 
 #[tokio::test]
 async fn without_a_connection_nothing_was_sent_and_a_retry_policy_may_try_again() {
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     let invoked = bridge.invoke("Salam").await.expect_err("refused");
     let streamed = bridge.stream("Salam").await.expect_err("refused");
     for status in [invoked, streamed] {
@@ -343,7 +343,7 @@ async fn without_a_connection_nothing_was_sent_and_a_retry_policy_may_try_again(
 
 #[tokio::test]
 async fn an_upstream_name_that_does_not_resolve_is_unreachable() {
-    let bridge = Bridge::before("http://no-such-host.invalid:8000/api/v1").await;
+    let bridge = Bridge::start("http://no-such-host.invalid:8000/api/v1").await;
     let status = bridge.invoke("Salam").await.expect_err("no such host");
     let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
     assert_eq!(status.code_and_reason(), told);
@@ -375,7 +375,7 @@ async fn an_optional_field_that_no_caller_can_read_is_left_out_of_the_paid_answe
         let body =
             format!(r#"{{"response":"a","thread_id":"t","model":{model},"metadata":{metadata}}}"#);
         let upstream = Upstream::answering(Reply::json(200, body));
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let reply = bridge.invoke("Salam").await.expect(model).into_inner();
         assert_eq!((&*reply.response, &*reply.thread_id), ("a", "t"), "{model}");
         assert_eq!((&*reply.model, reply.metadata), ("", None), "{model}");

@@ -8,7 +8,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use crate::support::{
     Bridge, ask, ask_stream,
     deployed::Deployed,
-    extra::{get, time_passes},
+    extra::{advance_time, get},
     frames::{
         CANCEL, CONTINUATION, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING, PREFACE,
         PRIORITY, RESET, Raw, SETTINGS, call, field, frame, head,
@@ -50,7 +50,7 @@ async fn no_call_is_open(bridge: &Bridge) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_rapid_resets_reach_hardly_anybody_and_give_all_back() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut attacker = Raw::open(bridge.address, &[]).await;
     let streams = (0..10_000).map(|n| 2 * n + 1);
     let attack: Vec<_> = streams
@@ -69,7 +69,7 @@ async fn ten_thousand_rapid_resets_reach_hardly_anybody_and_give_all_back() {
 #[tokio::test]
 async fn over_1024_calls_taken_back_before_they_are_seen_end_their_connection() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut attacker = Raw::open(bridge.address, &[]).await;
     // POST, http and / of HPACK's static table: so small that one write takes all, and the bridge finds all at once.
     let head = |stream| {
@@ -84,14 +84,14 @@ async fn over_1024_calls_taken_back_before_they_are_seen_end_their_connection() 
         .flat_map(|n| [head(2 * n + 1), reset(2 * n + 1)].concat())
         .collect();
     attacker.send(&attack).await.expect("open");
-    assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(attacker.goaway_code().await, Some(ENHANCE_YOUR_CALM));
     bridge.invoke("Salam").await.expect("others are answered");
 }
 
 #[tokio::test]
 async fn five_hundred_calls_taken_back_at_once_do_not_cost_the_caller_its_connection() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut caller = Raw::open(bridge.address, &[]).await;
     let taken_back = (0..500).map(|n| 2 * n + 1);
     let taken_back: Vec<_> = taken_back
@@ -122,9 +122,9 @@ async fn calls_that_are_reset_once_they_have_begun_give_all_back() {
             .send(&call("Stream", stream, &[]))
             .await
             .expect("open");
-        upstream.received(count as usize).await; // so there was room again
+        upstream.wait_for_requests(count as usize).await; // so there was room again
         attacker.send(&reset(stream)).await.expect("open");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
     no_call_is_open(&bridge).await;
 }
@@ -132,7 +132,7 @@ async fn calls_that_are_reset_once_they_have_begun_give_all_back() {
 #[tokio::test]
 async fn a_head_without_end_is_refused_long_before_it_ends() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     for piece in [field("a", b"b"), Vec::new()] {
         let mut attacker = Raw::open(bridge.address, &[]).await;
         let mut attack = frame(HEADERS, 0, 1, &head("Invoke", &[]));
@@ -140,7 +140,7 @@ async fn a_head_without_end_is_refused_long_before_it_ends() {
             attack.extend(frame(CONTINUATION, 0, 1, &piece));
         }
         let _ = attacker.send(&attack).await; // the bridge may close before its end
-        assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
+        assert_eq!(attacker.goaway_code().await, Some(ENHANCE_YOUR_CALM));
         bridge.invoke("Salam").await.expect("others are answered");
     }
 }
@@ -185,8 +185,8 @@ async fn a_peer_that_falls_silent_gives_its_permits_and_upstream_calls_back() {
         let mut silent = Raw::open(bridge.address, &large_windows).await;
         silent.send(&call("Stream", 1, &[])).await.expect("open");
         silent.send(&call("Invoke", 3, &[])).await.expect("open");
-        upstream.connection_closed().await;
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
+        upstream.wait_for_close().await;
         no_call_is_open(&bridge).await;
     }
 }
@@ -221,10 +221,10 @@ async fn assert_closed(connection: &mut TcpStream) {
 #[tokio::test]
 async fn a_preface_that_is_never_finished_ends_its_connection() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut half = Raw(TcpStream::connect(bridge.address).await.expect("a port"));
     half.send(&PREFACE[..23]).await.expect("open");
-    time_passes(Duration::from_secs(11)).await; // its preface was due after ten
+    advance_time(Duration::from_secs(11)).await; // its preface was due after ten
     assert_closed(&mut half.0).await;
 }
 

@@ -56,7 +56,7 @@ const LIMITS: [&str; 7] = [
 
 async fn answering() -> (Upstream, Bridge) {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     (upstream, bridge)
 }
 
@@ -98,7 +98,7 @@ async fn metadata_of_good_answers(headers: &[(&'static str, &str)]) -> [HeaderMa
     };
     let json = dress(Reply::json(200, reply_json()));
     let upstream = Upstream::scripted([json, dress(Reply::sse(sse_answer(&["a"])))]);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let reply = bridge.invoke("Salam").await.expect("a reply");
     let stream = bridge.stream("Salam").await.expect("a token");
     [metadata(Ok(reply)), metadata(Ok(stream))]
@@ -107,7 +107,7 @@ async fn metadata_of_good_answers(headers: &[(&'static str, &str)]) -> [HeaderMa
 /// The metadata of both methods' statuses for an upstream that gives this reply.
 async fn metadata_of_statuses(reply: Reply) -> [HeaderMap; 2] {
     let upstream = Upstream::answering(reply);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let invoked = bridge.invoke("Salam").await.expect_err("no reply");
     let streamed = bridge.stream("Salam").await.expect_err("no token");
     [invoked, streamed].map(|status| metadata::<()>(Err(status)))
@@ -221,7 +221,7 @@ async fn the_callers_request_id_comes_back_whatever_the_outcome() {
     ];
     for reply in outcomes {
         let upstream = Upstream::answering(reply);
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let id = [("x-request-id", longest.as_bytes())];
         let mut client = bridge.client.clone();
         let invoked = client.invoke(with_metadata(ask("Salam"), &id)).await;

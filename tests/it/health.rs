@@ -13,7 +13,7 @@ use crate::{
     support::{
         Bridge, SERVICE_KEY, ask,
         deployed::Deployed,
-        extra::{SERVICE, next_health, time_passes},
+        extra::{SERVICE, advance_time, next_health},
         reply_json,
         upstream::{Reply, Upstream, refused_url},
     },
@@ -67,13 +67,13 @@ async fn five_calls_in_a_row_that_fail_take_the_service_out_though_probes_succee
 #[tokio::test]
 async fn calls_that_failed_half_a_minute_ago_no_longer_count() {
     let upstream = Upstream::answering(Reply::json(500, "{}"));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut watch = bridge.watch(SERVICE).await;
     for _ in 0..5 {
         bridge.invoke("Salam").await.expect_err("500");
     }
     while next_health(&mut watch).await != NotServing {}
-    time_passes(Duration::from_secs(36)).await; // a probe later
+    advance_time(Duration::from_secs(36)).await; // a probe later
     assert_eq!(next_health(&mut watch).await, Serving);
 }
 
@@ -103,7 +103,7 @@ async fn each_change_of_health_is_one_line_with_url_and_cause() {
     let url = refused_url();
     let settings = [("UPSTREAM_HEALTH_INTERVAL", "10ms"), ("LOG_FORMAT", "json")];
     let mut bridge = Deployed::with(&url, &settings);
-    let line = bridge.running.logs("the upstream is not healthy");
+    let line = bridge.running.wait_for_log("the upstream is not healthy");
     let line: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(line["url"], url);
     let cause = line["cause"].as_str().expect("a cause");
@@ -113,7 +113,7 @@ async fn each_change_of_health_is_one_line_with_url_and_cause() {
         .invoke(ask("Salam"))
         .await
         .expect_err("down");
-    let log = bridge.running.stopped().stderr;
+    let log = bridge.running.stop().stderr;
     assert_eq!(
         log.matches("the upstream is not healthy").count(),
         1,
@@ -136,7 +136,7 @@ async fn probed(path: &str, body: &str) -> (Option<String>, bool) {
     let upstream = Upstream::answering(Reply::json(200, body));
     let url = upstream.url().replace("/api/v1", path);
     let bridge = Bridge::with(&upstream.url(), &[("UPSTREAM_HEALTH_URL", &url)]).await;
-    let probe = upstream.received(1).await.remove(0);
+    let probe = upstream.wait_for_requests(1).await.remove(0);
     let mut watch = bridge.watch(SERVICE).await;
     let health = known(&mut watch).await;
     let key = probe.headers.get("x-api-key");

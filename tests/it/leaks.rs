@@ -108,7 +108,7 @@ fn quoting(key: &str) -> Vec<Reply> {
             sse_tokens(&["a"])
         )),
         Reply::sse(detail.to_string()),
-        Reply::sse(sse_tokens(&["a"])).send(&quote).then_cut(),
+        Reply::sse(sse_tokens(&["a"])).send(&quote).then_reset(),
         Reply::nothing().then_hold(),
     ]);
     replies
@@ -230,7 +230,7 @@ async fn everything(shown: Shown, format: &'static str) -> String {
         }
         all.status(&client.invoke(keyed(ask(""))).await.expect_err("invalid"));
         all.0 += &bridge.metrics().await;
-        let ended = bridge.running.stopped();
+        let ended = bridge.running.stop();
         all.0 += &(ended.stdout + &ended.stderr);
     }
     let shown = upstream

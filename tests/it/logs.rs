@@ -54,7 +54,7 @@ async fn a_log_that_nobody_reads_stalls_no_call_and_does_not_keep_the_process() 
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let (mut bridge, mut unread) = start(&upstream);
     call_often(&bridge.address()).await;
-    assert_eq!(bridge.stopped().code, Some(0));
+    assert_eq!(bridge.stop().code, Some(0));
 
     let mut lines = String::new();
     unread.read_to_string(&mut lines).expect("UTF-8");
@@ -72,7 +72,7 @@ async fn a_log_whose_reader_is_gone_fails_no_call() {
     let (mut bridge, unread) = start(&upstream);
     drop(unread);
     call_often(&bridge.address()).await;
-    assert_eq!(bridge.stopped().code, Some(0));
+    assert_eq!(bridge.stop().code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +81,7 @@ async fn outputs_that_stall_together_do_not_keep_the_process_either() {
     let url = upstream.url();
     let (bridge, address, _unread) = running::start_on_one_pipe(&SERVE, &settings(&url));
     call_often(&address).await;
-    let stopped = tokio::task::spawn_blocking(|| bridge.stopped().code);
+    let stopped = tokio::task::spawn_blocking(|| bridge.stop().code);
     let code = tokio::time::timeout(Duration::from_secs(60), stopped).await;
     assert_eq!(code.expect("it ends").expect("no panic"), Some(0));
 }
@@ -107,7 +107,7 @@ async fn a_call_that_the_drain_cuts_is_recorded_though_its_caller_does_not_read(
         let answer = client.clone().stream(ask_stream("Salam")).await;
         unread.push(answer.expect("a head"));
     }
-    let ended = tokio::task::spawn_blocking(|| bridge.stopped())
+    let ended = tokio::task::spawn_blocking(|| bridge.stop())
         .await
         .expect("no panic");
     assert_eq!(ended.code, Some(1), "it had to cut");
@@ -132,7 +132,7 @@ async fn a_record_has_the_upstreams_request_id_beside_the_bridges() {
         let _ = client
             .invoke(with_metadata(ask("Salam"), &[("x-request-id", b"r-1")]))
             .await;
-        let record = bridge.logs("call ended");
+        let record = bridge.wait_for_log("call ended");
         for field in [r#""request_id":"r-1""#, r#""upstream.request_id":"u-1""#] {
             assert!(record.contains(field), "{record}");
         }
@@ -147,7 +147,7 @@ async fn a_field_that_is_left_out_of_replies_is_warned_of_once_and_not_quoted() 
     let [url, key, _] = settings(&url);
     let mut bridge = running::start(&SERVE, &[url, key]);
     call_often(&bridge.address()).await;
-    let log = bridge.stopped().stderr;
+    let log = bridge.stop().stderr;
     for field in ["model", "metadata"] {
         let named = format!(r#""field":"{field}""#);
         let warnings = log.lines().filter(|line| line.contains(&named));
@@ -180,7 +180,7 @@ async fn callers_who_are_not_known_fill_no_log_and_are_counted() {
         ];
         let mut bridge = running::start(&serve, &settings);
         let address = bridge.address().parse().expect("an address");
-        let admin = field(&bridge.logs("serving"), "admin");
+        let admin = field(&bridge.wait_for_log("serving"), "admin");
         let mut client = GraphServiceClient::new(channel_to(address));
         let start = Instant::now();
         for _ in 0..UNKNOWN {
@@ -191,7 +191,7 @@ async fn callers_who_are_not_known_fill_no_log_and_are_counted() {
         let counted = r#"failures_total{reason="CALLER_CREDENTIALS_MISSING"} 100"#;
         assert!(counts.contains(counted), "{counts}");
 
-        let log = bridge.stopped().stderr;
+        let log = bridge.stop().stderr;
         let shown = log.lines().filter(|line| line.contains("call ended"));
         let limits = match is_shown {
             true => 10..=10 * (seconds + 1),
@@ -217,7 +217,7 @@ async fn written(settings: &[(&str, &str)]) -> String {
     let health = move || running::run(&["health", "--address", &address]).code;
     let health = tokio::task::spawn_blocking(health).await;
     assert_eq!(health.expect("no panic"), Some(0));
-    bridge.running.stopped().stderr
+    bridge.running.stop().stderr
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,7 +273,7 @@ async fn a_calls_record_names_the_peer_that_it_came_from() {
     let mut bridge = Deployed::with(&upstream.url(), &[]);
     let mut caller = Raw::open(bridge.address, &[]).await;
     caller.send(&call("Invoke", 1, &[])).await.expect("open");
-    let record = bridge.running.logs("call ended");
+    let record = bridge.running.wait_for_log("call ended");
     let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
     let address = caller.0.local_addr().expect("bound");
     assert_eq!(record["peer"], address.to_string());

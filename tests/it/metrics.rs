@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::support::{
     Bridge, ask, ask_stream,
-    extra::{time_passes, with_metadata},
+    extra::{advance_time, with_metadata},
     reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream, refused_url},
 };
@@ -100,7 +100,7 @@ async fn calls_and_tokens_are_counted_under_the_names_that_public_dashboards_kno
 #[tokio::test]
 async fn every_reason_is_counted_from_zero_and_those_that_are_not_alims_too() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let before = samples(&bridge).await;
     for reason in Reason::ALL.map(Reason::name) {
         assert_eq!(before.get(&failures(reason)), Some(&0.0), "{reason}");
@@ -114,7 +114,7 @@ async fn every_reason_is_counted_from_zero_and_those_that_are_not_alims_too() {
 #[tokio::test]
 async fn an_open_call_is_seen_and_a_caller_who_leaves_is_counted_as_cancelled() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.client.clone();
     let mut events = client
         .stream(ask_stream("Salam"))
@@ -140,7 +140,7 @@ fn series(samples: &BTreeMap<String, f64>) -> Vec<&String> {
 
 #[tokio::test]
 async fn the_first_scrape_has_a_zero_for_each_method_and_code_that_can_occur() {
-    let first = samples(&Bridge::before(&refused_url()).await).await;
+    let first = samples(&Bridge::start(&refused_url()).await).await;
     let zeros = first
         .iter()
         .filter(|(name, _)| name.starts_with("grpc_server_"));
@@ -172,7 +172,7 @@ async fn no_answer_of_the_upstreams_adds_a_series() {
         .map(|status| Reply::json(status, "{}"))
         .collect();
     let upstream = Upstream::scripted(answers.iter().chain(&answers).cloned());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let before = samples(&bridge).await;
     for _ in &answers {
         bridge.invoke("Salam").await.expect_err("no success");
@@ -189,11 +189,11 @@ async fn what_the_service_key_may_still_do_is_told_for_a_minute() {
     const LEFT: &str = "alim_bridge_upstream_ratelimit_remaining";
     let reply = Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7");
     let upstream = Upstream::answering(reply);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     bridge.invoke("Salam").await.expect("a reply");
-    time_passes(Duration::from_secs(59)).await;
+    advance_time(Duration::from_secs(59)).await;
     assert_eq!(samples(&bridge).await.get(LEFT), Some(&7.0));
-    time_passes(Duration::from_secs(1)).await;
+    advance_time(Duration::from_secs(1)).await;
     assert_eq!(samples(&bridge).await.get(LEFT), None);
     bridge.invoke("Salam").await.expect("a reply");
     assert_eq!(samples(&bridge).await.get(LEFT), Some(&7.0));

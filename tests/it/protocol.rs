@@ -263,7 +263,7 @@ async fn a_field_that_is_not_as_it_must_be_is_named_and_nothing_is_sent() {
         .expect_err("invalid");
     let told = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
     assert_eq!(status.code_and_reason(), told);
-    let rich = status.rich();
+    let rich = status.error_details();
     let violations = rich
         .bad_request()
         .expect("a BadRequest")
@@ -293,7 +293,7 @@ async fn a_number_that_json_cannot_hold_is_named() {
         .invoke(request)
         .await
         .expect_err("NaN");
-    let rich = status.rich();
+    let rich = status.error_details();
     let violations = rich.bad_request().expect("named").field_violations.iter();
     let fields: Vec<_> = violations
         .map(|violation| violation.field.as_str())

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Bridge, RichStatus, ask, ask_stream,
-    extra::{time_passes, with_metadata},
+    extra::{advance_time, with_metadata},
     reply_json, sse_answer,
     upstream::{Gate, Reply, Upstream, refused_url},
-    within,
+    with_timeout,
 };
 use alim_bridge::pb::{CreateThreadRequest, GetThreadRequest, StreamRequest};
 use tonic::{Code, Request, Status, metadata::MetadataMap};
@@ -32,7 +32,7 @@ fn exhausted(status: &Status) -> Duration {
     let told = (Code::ResourceExhausted, "QUOTA_EXHAUSTED".to_owned());
     assert_eq!(status.code_and_reason(), told, "{status:?}");
     assert_eq!(status.info("sent").as_deref(), Some("false"));
-    let rich = status.rich();
+    let rich = status.error_details();
     let info = rich.retry_info().expect("RetryInfo");
     info.retry_delay.expect("a delay")
 }
@@ -73,7 +73,7 @@ async fn the_call_beyond_the_quota_learns_when_to_come_and_is_let_through_then()
     assert!(wait <= Duration::from_millis(2250), "{wait:?}");
     assert_eq!(limits(status.metadata())[..2], [3, 0]);
     assert_eq!(upstream.requests().len(), 3, "nothing was sent");
-    time_passes(Duration::from_millis(u64::try_from(millis).expect("short"))).await;
+    advance_time(Duration::from_millis(u64::try_from(millis).expect("short"))).await;
     bridge.invoke("Salam").await.expect("it said so");
     assert_kept(&upstream, 3, Duration::from_secs(2));
 }
@@ -88,7 +88,7 @@ async fn the_wait_is_exact_for_a_burst_whose_requests_have_not_left_yet() {
     let [status] = rejected[..] else {
         panic!("{answers:?}")
     };
-    time_passes(exhausted(status)).await;
+    advance_time(exhausted(status)).await;
     bridge.invoke("Salam").await.expect("it said so");
     assert_kept(&upstream, 2, Duration::from_secs(1));
 }
@@ -98,7 +98,7 @@ async fn no_window_holds_more_than_the_quota_however_calls_come() {
     let upstream = Upstream::answering(a_reply());
     let bridge = with_quota(&upstream, "3/s", "30s").await;
     let calls = (0..12).map(|number| {
-        let (mut client, mut threads) = (bridge.another_client(), bridge.threads());
+        let (mut client, mut threads) = (bridge.new_client(), bridge.threads());
         async move {
             match number % 3 {
                 0 => client.invoke(ask("Salam")).await.map(drop),
@@ -132,7 +132,7 @@ async fn a_stream_that_starts_a_thread_takes_room_for_two_or_sends_nothing() {
     let rejected = client.stream(starting.clone()).await;
     let wait = exhausted(&rejected.expect_err("room for one alone"));
     assert_eq!(upstream.requests().len(), 1);
-    time_passes(wait).await;
+    advance_time(wait).await;
     let stream = client.stream(starting).await.expect("room for two");
     assert_eq!(limits(stream.metadata())[..2], [2, 0]);
     assert_eq!(upstream.requests().len(), 3);
@@ -161,11 +161,11 @@ async fn a_request_that_was_given_up_counts_with_a_body_and_without() {
     let asked = GetThreadRequest {
         thread_id: THREAD.into(),
     };
-    let late = threads.get_thread(within(300, asked)).await;
+    let late = threads.get_thread(with_timeout(300, asked)).await;
     late.expect_err("no answer comes");
-    let late = client.invoke(within(300, ask("Salam"))).await;
+    let late = client.invoke(with_timeout(300, ask("Salam"))).await;
     late.expect_err("no answer comes");
-    assert_eq!(upstream.received(2).await.len(), 2);
+    assert_eq!(upstream.wait_for_requests(2).await.len(), 2);
     exhausted(&bridge.invoke("Salam").await.expect_err("no room"));
 }
 
@@ -195,8 +195,8 @@ async fn a_health_probe_with_the_key_counts_and_without_room_is_not_sent() {
         ("UPSTREAM_HEALTH_INTERVAL", "100ms"),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
-    upstream.received(2).await;
-    time_passes(Duration::from_millis(500)).await;
+    upstream.wait_for_requests(2).await;
+    advance_time(Duration::from_millis(500)).await;
     exhausted(&bridge.invoke("Salam").await.expect_err("two probes"));
     assert_eq!(upstream.requests().len(), 2);
 }
@@ -212,7 +212,7 @@ async fn a_429_with_retry_after_stops_the_key_until_then() {
     assert_eq!((limit, remaining), (30, 0), "stopped");
     let wait = exhausted(&bridge.invoke("Salam").await.expect_err("stopped"));
     assert!(wait <= Duration::from_secs(1), "{wait:?}");
-    time_passes(wait).await;
+    advance_time(wait).await;
     bridge.invoke("Salam").await.expect("it said so");
 }
 
@@ -226,7 +226,7 @@ async fn a_429_ends_the_wait_of_calls_whose_turn_can_not_come_in_time() {
     let bridge = with_quota(&upstream, "2/2s", "5s").await;
     bridge.invoke("Salam").await.expect("room");
     let limited = share::call(&bridge, "", "limited");
-    upstream.received(2).await;
+    upstream.wait_for_requests(2).await;
     let waiting = share::call(&bridge, "", "waits");
     waits(&bridge, 1).await;
     gate.open();
@@ -272,7 +272,7 @@ async fn what_alim_says_is_left_lowers_the_quota() {
 #[tokio::test]
 async fn without_a_quota_alims_own_limits_go_back_and_no_metric_speaks_of_one() {
     let upstream = Upstream::answering(a_reply().header("x-ratelimit-limit", "30"));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let answer = bridge.invoke("Salam").await.expect("a reply");
     assert_eq!(
         answer.metadata().get("x-ratelimit-limit").expect("ALİM's"),
@@ -312,7 +312,7 @@ async fn a_wait_beyond_the_callers_deadline_is_rejected_at_once() {
     }
     let began = Instant::now();
     let mut client = bridge.client.clone();
-    let rejected = client.invoke(within(1000, ask("Salam"))).await;
+    let rejected = client.invoke(with_timeout(1000, ask("Salam"))).await;
     let status = rejected.expect_err("too late");
     assert!(exhausted(&status) > Duration::from_secs(1));
     assert_eq!(

@@ -20,7 +20,7 @@ use crate::support::{
 
 /// A bridge that nobody asks for an answer.
 async fn bridge() -> Bridge {
-    Bridge::before(&refused_url()).await
+    Bridge::start(&refused_url()).await
 }
 
 /// The one answer of reflection v1 to one request.
@@ -299,7 +299,7 @@ async fn a_health_url_must_answer_200() {
     ] {
         let upstream = Upstream::answering(probed(http, &opened()));
         let bridge = probing(&upstream).await;
-        let probe = upstream.received(2).await.remove(0); // at the second, the first has been judged
+        let probe = upstream.wait_for_requests(2).await.remove(0); // at the second, the first has been judged
         assert_eq!((&*probe.method, &*probe.path), ("GET", "/health"));
         assert!(!probe.headers.contains_key("x-api-key"), "no key needed");
         let health = bridge.health(SERVICE).await;
@@ -312,7 +312,7 @@ async fn until_the_first_probe_is_over_the_service_is_known_but_not_how_it_is() 
     let first = Gate::default();
     let upstream = Upstream::scripted([probed(200, &first), Reply::nothing().then_hold()]);
     let bridge = probing(&upstream).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     let mut watch = bridge.watch(SERVICE).await;
     assert_eq!(next_health(&mut watch).await, Unknown);
     first.open();
@@ -331,7 +331,7 @@ async fn who_watches_sees_the_service_go_after_three_failures_and_come_back_afte
         Reply::nothing().then_hold(),
     ]);
     let bridge = probing(&upstream).await;
-    upstream.received(2).await; // at the second, the first has been judged
+    upstream.wait_for_requests(2).await; // at the second, the first has been judged
     let mut watch = bridge.watch(SERVICE).await;
     assert_eq!(next_health(&mut watch).await, Serving);
     failing.open();
@@ -351,7 +351,7 @@ async fn two_failures_in_a_row_do_not_flip_the_service() {
         Reply::nothing().then_hold(),
     ]);
     let bridge = probing(&upstream).await;
-    upstream.received(4).await;
+    upstream.wait_for_requests(4).await;
     assert_eq!(bridge.health(SERVICE).await.expect("known"), Serving);
 }
 
@@ -364,6 +364,6 @@ async fn a_failing_probe_refuses_no_call() {
         ("UPSTREAM_HEALTH_INTERVAL", "10ms"),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
-    probed.received(2).await; // at the second, the first has been judged
+    probed.wait_for_requests(2).await; // at the second, the first has been judged
     bridge.invoke("Salam").await.expect("a reply");
 }

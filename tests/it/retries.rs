@@ -66,7 +66,7 @@ async fn a_call_whose_kept_connection_was_closed_meanwhile_goes_over_a_new_one()
         Reply::json(200, reply_json()).header("connection", "close"),
         Reply::json(200, reply_json()),
     ]);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     bridge.invoke("Salam").await.expect("a reply");
     bridge.invoke("Salam").await.expect("a reply");
     let requests = upstream.requests();

@@ -22,7 +22,7 @@ const DONE: &str = "event: done\ndata: [DONE]\n\n";
 /// Far longer than any test: only what must end a call can have ended it.
 const NEVER: &str = "1h";
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A token, and `done` when the gate opens.
 fn token_then_done(gate: &Gate) -> Reply {
@@ -47,7 +47,7 @@ async fn begin_drain(bridge: &Bridge, wire: &Wire) {
 }
 
 async fn drained(bridge: Bridge) -> Drained {
-    let drained = timeout(PATIENCE, bridge.drained()).await;
+    let drained = timeout(TIMEOUT, bridge.drain()).await;
     drained.expect("long before the drain's own time is up")
 }
 
@@ -86,7 +86,7 @@ async fn an_open_invoke_goes_on_through_the_drain_to_its_reply() {
     let wire = Wire::to(bridge.address).await;
     let mut client = wire.client();
     let answer = tokio::spawn(async move { client.invoke(ask("Salam")).await });
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     begin_drain(&bridge, &wire).await;
     wire.release();
     gate.open();
@@ -148,7 +148,7 @@ async fn a_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() {
     assert_eq!(events, [token("a")]);
     assert_cut(&ending.expect_err("cut"), Some("1"));
     assert_eq!(drained, Drained::Forced);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -158,14 +158,14 @@ async fn a_call_without_an_event_or_reply_yet_ends_with_a_status_too() {
     let (mut first, mut second) = (bridge.client.clone(), bridge.client.clone());
     let invoke = tokio::spawn(async move { first.invoke(ask("Salam")).await });
     let stream = tokio::spawn(async move { second.stream(ask_stream("Salam")).await });
-    upstream.received(2).await;
+    upstream.wait_for_requests(2).await;
     assert_eq!(drained(bridge).await, Drained::Forced);
     let invoked = invoke.await.expect("no panic");
     assert_cut(&invoked.expect_err("cut"), None);
     let streamed = stream.await.expect("no panic");
     assert_cut(&streamed.expect_err("trailers only"), None);
-    upstream.connection_closed().await;
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn the_second_stage_cuts_at_once_before_the_drain_delay_is_over_and_after(
         bridge.shutdown.force.cancel();
         let ((_, ending), _) = tokio::join!(read_all(events), drained(bridge));
         assert_cut(&ending.expect_err("cut"), Some("1"));
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -190,7 +190,7 @@ async fn a_caller_who_does_not_read_cannot_hold_up_the_drain() {
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
     let _unread = bridge.stream("Salam").await.expect("a token");
     assert_eq!(drained(bridge).await, Drained::Forced);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn a_caller_who_hears_nothing_cannot_hold_up_the_second_stage() {
     begin_drain(&bridge, &wire).await; // and the wire stays held
     bridge.shutdown.force.cancel();
     assert_eq!(drained(bridge).await, Drained::Forced);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn during_the_drain_delay_calls_are_answered_and_balancers_told() {
     assert_eq!(bridge.admin("/readyz").await.0, 503);
     assert_eq!(bridge.admin("/livez").await.0, 200);
     bridge.invoke("Salam").await.expect("a reply");
-    let mut late = bridge.another_client();
+    let mut late = bridge.new_client();
     late.invoke(ask("Salam")).await.expect("a reply");
 }
 
@@ -239,7 +239,7 @@ async fn both_services_stop_serving_as_soon_as_the_drain_begins() {
         ("DRAIN_DELAY", NEVER),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
-    upstream.received(2).await; // the first probe has been judged
+    upstream.wait_for_requests(2).await; // the first probe has been judged
     let mut watches = [bridge.watch("").await, bridge.watch(SERVICE).await];
     for expected in [ServingStatus::Serving, ServingStatus::NotServing] {
         for watch in &mut watches {

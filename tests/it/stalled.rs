@@ -102,9 +102,9 @@ async fn the_memory_of_a_thousand_stalled_streams_levels_off_below_its_ceiling()
     let each = (level_kib(&bridge).await - base) / 1000;
     eprintln!("{each} KiB for each stalled stream");
     assert!(each <= CEILING_KIB, "{each} KiB for each stalled stream");
-    bridge.open_calls_are(1000).await;
+    bridge.wait_for_open_calls(1000).await;
     drop(open);
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
 }
 
 /// From a stream's start to its end in stories of a clock: enough for all to be open and stalled before.
@@ -117,7 +117,7 @@ async fn almost_due(start: Instant) {
 
 async fn assert_all_let_go(upstream: &Upstream) {
     for _ in 0..SOME {
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -132,7 +132,7 @@ async fn assert_no_call_is_open(bridge: &Bridge) {
 #[tokio::test]
 async fn at_their_deadlines_stalled_streams_give_all_back_while_their_callers_stay() {
     let upstream = Upstream::answering(flood());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let start = Instant::now();
     let unread = stalled(bridge.address, SOME, 20, Some("15S")).await;
     almost_due(start).await;
@@ -158,7 +158,7 @@ async fn when_the_drain_is_over_stalled_streams_give_all_back_while_their_caller
     let upstream = Upstream::answering(flood());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
     let unread = stalled(bridge.address, SOME, 20, None).await;
-    assert_eq!(bridge.drained().await, Drained::Forced);
+    assert_eq!(bridge.drain().await, Drained::Forced);
     assert_all_let_go(&upstream).await;
     drop(unread);
 }

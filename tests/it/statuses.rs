@@ -7,7 +7,7 @@ use crate::support::{
     Bridge, RichStatus, ask, ask_stream,
     extra::with_metadata,
     upstream::{Reply, Upstream},
-    within,
+    with_timeout,
 };
 
 /// What both methods make of this answer.
@@ -18,7 +18,7 @@ async fn statuses(reply: Reply) -> [Status; 2] {
 /// What both methods make of this answer to calls with this id.
 async fn statuses_of(id: &str, reply: Reply) -> [Status; 2] {
     let upstream = Upstream::answering(reply);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.client.clone();
     let id = [("x-request-id", id.as_bytes())];
     let invoked = client.invoke(with_metadata(ask("Salam"), &id)).await;
@@ -30,7 +30,7 @@ async fn statuses_of(id: &str, reply: Reply) -> [Status; 2] {
 }
 
 fn retry_delay(status: &Status) -> Option<u64> {
-    let info = status.rich().retry_info().cloned()?;
+    let info = status.error_details().retry_info().cloned()?;
     info.retry_delay.map(|delay| delay.as_secs())
 }
 
@@ -88,7 +88,7 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
 /// What both methods make of this answer to a question in a thread.
 async fn statuses_in_a_thread(reply: Reply) -> [Status; 2] {
     let upstream = Upstream::answering(reply);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let thread_id = Some("4c13b087-ffe8-49de-8772-026386d86267".to_owned());
     let (mut question, mut streamed) = (ask("Bəs sabah?"), ask_stream("Bəs sabah?"));
     question.thread_id.clone_from(&thread_id);
@@ -146,7 +146,7 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
         {"type": "x", "loc": ["body", "scenario_context", "crops", 0], "msg": "no crop"},
     ]});
     for status in statuses(Reply::json(422, body)).await {
-        let rich = status.rich();
+        let rich = status.error_details();
         let violations = &rich.bad_request().expect("a BadRequest").field_violations;
         let told: Vec<_> = violations
             .iter()
@@ -203,10 +203,12 @@ async fn a_pushback_beyond_the_callers_deadline_is_minus_1_and_retry_info_says_w
     for (seconds, pushback) in [("30", "-1"), ("5", "5000")] {
         let reply = Reply::json(503, "{}").header("retry-after", seconds);
         let upstream = Upstream::answering(reply);
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let mut client = bridge.client.clone();
-        let invoked = client.invoke(within(10_000, ask("Salam"))).await;
-        let streamed = client.stream(within(10_000, ask_stream("Salam"))).await;
+        let invoked = client.invoke(with_timeout(10_000, ask("Salam"))).await;
+        let streamed = client
+            .stream(with_timeout(10_000, ask_stream("Salam")))
+            .await;
         for status in [invoked.expect_err("503"), streamed.expect_err("503")] {
             assert_eq!(status.pushback().as_deref(), Some(pushback));
             let delay = retry_delay(&status).map(|delay| delay.to_string());
@@ -251,7 +253,7 @@ async fn an_error_body_that_never_ends_loses_its_detail_and_keeps_its_row() {
             .send("{\"det")
             .then_hold(),
     );
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.invoke("Salam").await.expect_err("rejected");
     let rejected = (
         Code::InvalidArgument,

@@ -68,7 +68,7 @@ async fn a_held_reply_notes_that_the_peer_left() {
     ask(&mut peer, ASK).await;
     read_until(&mut peer, "\r\n\r\n1\r\na\r\n2\r\nbc\r\n").await;
     drop(peer);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -93,9 +93,9 @@ async fn a_peer_that_leaves_at_a_gate_is_noted_too() {
     let upstream = Upstream::answering(Reply::nothing().wait(&Gate::default()));
     let mut peer = connect(&upstream.url()).await;
     ask(&mut peer, ASK).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     drop(peer);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -104,8 +104,8 @@ async fn a_close_is_an_end_and_a_cut_is_a_reset() {
     let replies = [
         Reply::nothing(),
         half.clone().then_close(),
-        half.then_cut(),
-        Reply::nothing().then_cut(),
+        half.then_reset(),
+        Reply::nothing().then_reset(),
     ];
     let upstream = Upstream::scripted(replies);
     let mut ends = Vec::new();

@@ -90,7 +90,7 @@ const HEADERS: [&str; 5] = ["accept", "host", "user-agent", "x-api-key", "x-requ
 async fn create_thread_posts_the_metadata_and_answers_with_the_thread() {
     let kept = json!({"thread_id": THREAD, "metadata": {"hectares": 5}, "created_at": "now"});
     let upstream = Upstream::answering(Reply::json(200, kept));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let asked = create(Some(number("hectares", 5.0)));
     let thread = bridge.threads().create_thread(asked).await.expect("OK");
     let thread = thread.into_inner();
@@ -112,7 +112,7 @@ async fn create_thread_posts_the_metadata_and_answers_with_the_thread() {
 #[tokio::test]
 async fn a_thread_without_metadata_is_asked_for_with_an_empty_object() {
     let upstream = Upstream::answering(a_thread());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
     for unset in [CreateThreadRequest::default(), create(None)] {
         let thread = client.create_thread(unset).await.expect("OK").into_inner();
@@ -126,7 +126,7 @@ async fn a_thread_without_metadata_is_asked_for_with_an_empty_object() {
 #[tokio::test]
 async fn get_and_delete_name_the_thread_in_the_path_and_have_no_body() {
     let upstream = Upstream::answering(a_thread());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
     let thread = client.get_thread(get(&THREAD.to_uppercase())).await;
     assert_eq!(thread.expect("OK").into_inner().thread_id, THREAD);
@@ -142,7 +142,7 @@ async fn threads_are_found_under_any_base_url() {
     for base in ["", "/", "/m%C9%99sl%C9%99h%C9%99t/"] {
         let upstream = Upstream::answering(a_thread());
         let url = upstream.url().replace("/api/v1", base);
-        let bridge = Bridge::before(&url).await;
+        let bridge = Bridge::start(&url).await;
         let told = bridge.threads().get_thread(get(THREAD)).await;
         told.expect("OK");
         let path = format!("{}/threads/{THREAD}", base.trim_end_matches('/'));
@@ -168,7 +168,7 @@ const NO_UUIDS: [&str; 11] = [
 #[tokio::test]
 async fn an_id_that_is_no_uuid_is_named_and_never_leaves_the_bridge() {
     let upstream = Upstream::answering(a_thread());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
     for id in NO_UUIDS {
         let got = client.get_thread(get(id)).await.expect_err("no UUID");
@@ -183,7 +183,7 @@ async fn an_id_that_is_no_uuid_is_named_and_never_leaves_the_bridge() {
 #[tokio::test]
 async fn metadata_that_json_cannot_hold_is_named_and_never_leaves_the_bridge() {
     let upstream = Upstream::answering(a_thread());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
     for number in [f64::NAN, f64::INFINITY].map(|odd| number("a", odd)) {
         let status = client.create_thread(create(Some(number))).await;
@@ -196,7 +196,7 @@ fn assert_invalid(status: &Status, field: &str, sent: &str) {
     let told = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
     assert_eq!(status.code_and_reason(), told, "{sent:?}");
     assert_eq!(status.info("sent").as_deref(), Some("false"), "{sent:?}");
-    let rich = status.rich();
+    let rich = status.error_details();
     let violations = &rich.bad_request().expect("a BadRequest").field_violations;
     assert_eq!(
         (violations.len(), &*violations[0].field),
@@ -211,7 +211,7 @@ async fn what_crosses_beside_the_messages_crosses_for_threads_too() {
         .header("x-ratelimit-remaining", "29")
         .header("set-cookie", "a=b");
     let upstream = Upstream::answering(reply);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let pairs: [(_, &[u8]); 3] = [
         ("x-request-id", b"r-1"),
         ("accept-language", b"az"),
@@ -266,7 +266,7 @@ async fn the_callers_own_key_is_required_and_shown_where_the_bridge_passes_keys_
 #[tokio::test]
 async fn thread_calls_are_counted_under_their_own_service() {
     let upstream = Upstream::answering(a_thread());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     for (method, told) in all(&bridge).await {
         told.expect(method);
     }
@@ -317,7 +317,7 @@ async fn health_of_the_thread_service_is_that_of_the_upstream() {
     }
     let health = bridge.health(THREAD_SERVICE).await;
     assert_eq!(health.expect("known"), Serving);
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     bridge.invoke("Salam").await.expect_err("unreachable"); // so the first probe was, too
     let health = bridge.health(THREAD_SERVICE).await;
     assert_eq!(health.expect("known"), NotServing);
@@ -334,7 +334,7 @@ async fn before_the_emulator() -> (DropGuard, Bridge) {
         rate_limit: None,
     };
     tokio::spawn(emulator::run(settings, listener, stop.clone()));
-    (stop.drop_guard(), Bridge::before(&url).await)
+    (stop.drop_guard(), Bridge::start(&url).await)
 }
 
 #[tokio::test]
@@ -387,12 +387,12 @@ async fn a_thread_call_that_is_open_when_the_drain_begins_is_answered() {
         .wait(&gate)
         .send(body);
     let upstream = Upstream::answering(reply);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
     let open = tokio::spawn(async move { client.get_thread(get(THREAD)).await });
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     bridge.shutdown.drain.cancel();
     gate.open();
     open.await.expect("no panic").expect("answered");
-    assert_eq!(bridge.drained().await, Drained::Clean);
+    assert_eq!(bridge.drain().await, Drained::Clean);
 }

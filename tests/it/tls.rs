@@ -6,7 +6,7 @@ use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::support::{
     Bridge, RichStatus, ask, ask_stream,
-    extra::{files_are_read_again, time_passes},
+    extra::{advance_time, wait_for_file_reload},
     read_all, reply_json, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
@@ -36,7 +36,7 @@ use self::authority::{Authority, Files, Identity};
 const LOCALHOST: &str = "127.0.0.1";
 
 /// Half of what the bridge allows a handshake.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A bridge with TLS, and an upstream behind it.
 async fn behind_tls(files: &Files, client_ca: &str) -> (Upstream, Bridge) {
@@ -80,7 +80,7 @@ async fn call(bridge: &Bridge, tls: ClientTlsConfig) -> Answer {
 
 /// Calls, and does not wait until the bridge gives a handshake up.
 async fn in_time(mut client: GraphServiceClient<Channel>) -> Answer {
-    let answer = timeout(PATIENCE, client.invoke(ask("Salam"))).await;
+    let answer = timeout(TIMEOUT, client.invoke(ask("Salam"))).await;
     answer.expect("an answer or a refusal at once")
 }
 
@@ -169,11 +169,11 @@ async fn a_changed_certificate_is_shown_to_new_connections_and_a_bad_change_is_n
     let (_upstream, bridge) = behind_tls(&files, "").await;
     assert_eq!(shown(&bridge, &authority).await, first.der);
     files.put("tls.crt", &second.cert);
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     let still = shown(&bridge, &authority).await;
     assert_eq!(still, first.der, "the new key is not there yet");
     files.replace(&second);
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     assert_eq!(shown(&bridge, &authority).await, second.der);
 }
 
@@ -188,7 +188,7 @@ async fn a_stream_goes_on_while_the_certificate_changes() {
     let mut client = client(bridge.address, trusting(&authority));
     let events = client.stream(ask_stream("Salam")).await.expect("a token");
     files.replace(&authority.vouch_for(LOCALHOST));
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     gate.open();
     let (events, ending) = read_all(events.into_inner()).await;
     ending.expect("OK");
@@ -204,7 +204,7 @@ async fn a_changed_client_ca_decides_over_new_connections() {
     let tls = || showing(trusting(&authority), &callers.vouch_for("orders"));
     call(&bridge, tls()).await.expect_err("not vouched for yet");
     files.put("ca.crt", &callers.pem);
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     call(&bridge, tls()).await.expect("a reply");
 }
 
@@ -247,7 +247,7 @@ async fn http1_is_offered_beside_http2_only_where_pages_may_call() {
     let refused = chosen(&off, &authority, &["http/1.1"]).await;
     refused.expect_err("no protocol in common");
     files.replace(&authority.vouch_for(LOCALHOST));
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     let alone = connect(&on, &authority, &["http/1.1"]).await;
     let mut alone = alone.expect("a handshake, after a change too");
     assert_eq!(alone.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
@@ -274,8 +274,8 @@ async fn a_handshake_that_is_never_finished_gives_its_place_back() {
     silent.write_all(&[22, 3, 1]).await.expect("open"); // a record's first bytes (RFC 8446, 5.1)
     let mut early = TcpStream::connect(bridge.address).await.expect("a port");
     assert_eq!(early.read(&mut [0]).await.ok(), Some(0)); // so the silent one has the place
-    time_passes(Duration::from_secs(11)).await; // its handshake was due after ten
-    let end = timeout(PATIENCE, silent.read(&mut [0])).await;
+    advance_time(Duration::from_secs(11)).await; // its handshake was due after ten
+    let end = timeout(TIMEOUT, silent.read(&mut [0])).await;
     let _ = end.expect("closed"); // by FIN or by RST
     call(&bridge, trusting(&authority)).await.expect("room");
 }
@@ -373,7 +373,7 @@ async fn when_a_client_ca_is_withdrawn_connections_made_under_it_end() {
     );
     let open = caller.stream(ask_stream("Salam")).await.expect("a token");
     files.put("ca.crt", &Authority::new().pem);
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     let (_, ending) = read_all(open.into_inner()).await;
     ending.expect_err("closed after the drain's time");
     let next = caller.stream(ask_stream("Salam")).await;

@@ -35,7 +35,7 @@ async fn traced(upstream: &Upstream, collector: &str) -> (Bridge, Traces) {
     let collector = collector.parse().expect("a URL");
     let traces = Traces::to(&collector, &config.upstream.url).expect("an exporter");
     config.server.traces = Some(traces.clone());
-    (Bridge::of(config).await, traces)
+    (Bridge::from_config(config).await, traces)
 }
 
 /// Sends all that is queued.
@@ -213,9 +213,9 @@ async fn deployed(variables: &[(&str, &str)]) {
     let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
     let mut bridge = running::start(&args, &[&usual, variables].concat());
     let address = bridge.address();
-    let asked = running::start(&["invoke", "--address", &address, "Salam"], &[]).ended();
+    let asked = running::start(&["invoke", "--address", &address, "Salam"], &[]).wait();
     assert_eq!(asked.code, Some(0), "{}", asked.stderr);
-    assert_eq!(bridge.stopped().code, Some(0));
+    assert_eq!(bridge.stop().code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,7 +260,7 @@ fn a_protocol_that_is_not_spoken_is_told_once_at_the_start_with_what_to_do() {
         let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
         let mut bridge = running::start(&args, &[variables, &[key]].concat());
         bridge.address();
-        let log = bridge.stopped().stderr;
+        let log = bridge.stop().stderr;
         let warnings = log
             .lines()
             .filter(|line| line.contains("no traces are sent"));
@@ -299,7 +299,7 @@ async fn a_span_names_its_caller_and_a_caller_who_is_not_known_makes_none() {
     let traces = Traces::to(&collector.url.parse().expect("a URL"), &config.upstream.url);
     let traces = traces.expect("an exporter");
     config.server.traces = Some(traces.clone());
-    let bridge = Bridge::of(config).await;
+    let bridge = Bridge::from_config(config).await;
     for authorization in [&[][..], &[("authorization", &b"Bearer guess"[..])]] {
         let request = with_metadata(ask("Salam"), authorization);
         let status = bridge.client.clone().invoke(request).await;
@@ -322,7 +322,7 @@ async fn a_collector_that_does_not_answer_holds_the_exit_no_longer_than_the_drai
     let bridge = Deployed::with(&upstream.url(), &settings);
     bridge.client().invoke(ask("Salam")).await.expect("a reply"); // and so a span
     let start = Instant::now();
-    assert_eq!(bridge.running.stopped().code, Some(0));
+    assert_eq!(bridge.running.stop().code, Some(0));
     let took = start.elapsed(); // the SDK itself would wait for five seconds
     assert!(took < Duration::from_secs(3), "{took:?}");
 }

@@ -103,7 +103,7 @@ async fn what_fails_before_the_first_event_is_told_to_the_page_in_the_head() {
 
 #[tokio::test]
 async fn what_fails_mid_stream_is_told_to_the_page_in_the_trailers_frame() {
-    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a", "b"])).then_cut());
+    let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a", "b"])).then_reset());
     let bridge = for_pages(&upstream, &[]).await;
     let mut page = Page::at(bridge.address).await;
     page.call("Stream", &[], ask_stream("Salam")).await;

@@ -30,7 +30,7 @@ async fn an_added_key_opens_a_running_bridge_and_is_shown_once() {
     let mut client = bridge.client();
     client.invoke(invoked_by(first)).await.expect("a reply");
     let added = run(&["callers", "add", &path, "billing"]);
-    bridge.running.logs("changed files taken over");
+    bridge.running.wait_for_log("changed files taken over");
     client
         .invoke(invoked_by(added.stdout.trim()))
         .await
@@ -70,7 +70,7 @@ fn a_file_with_faults_is_reported_alike_by_check_and_by_serve() {
         ("ALIM_BRIDGE_CALLERS_FILE", &*path),
         ("ALIM_BRIDGE_UPSTREAM_API_KEY", "k"),
     ];
-    let served = start(&["serve"], &variables).ended();
+    let served = start(&["serve"], &variables).wait();
     assert_eq!(served.code, Some(64));
     let told = told.iter().map(|line| {
         line.replace(
@@ -107,7 +107,7 @@ fn an_own_key_can_not_stand_beside_keys_that_callers_bring() {
         ("ALIM_BRIDGE_CALLERS_FILE", &*path),
         ("ALIM_BRIDGE_CREDENTIALS", "caller"),
     ];
-    let served = start(&["serve"], &variables).ended();
+    let served = start(&["serve"], &variables).wait();
     assert_eq!(served.code, Some(64));
     assert!(
         served

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::{
     Bridge, RichStatus, ask, ask_stream,
     callers::entry,
-    extra::time_passes,
+    extra::advance_time,
     read_all, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 use super::{because, invoke, invoked_by, knowing, replying, streamed_by};
 
 fn retry_delay(status: &Status) -> Option<Duration> {
-    let info = status.rich().retry_info().cloned()?;
+    let info = status.error_details().retry_info().cloned()?;
     info.retry_delay
 }
 
@@ -84,7 +84,7 @@ async fn a_caller_above_its_rate_is_told_exactly_when_to_come_again() {
     );
     assert!(retry_delay(&status).is_some());
 
-    time_passes(retry_delay(&status).expect("a time")).await;
+    advance_time(retry_delay(&status).expect("a time")).await;
     invoke(&bridge, invoked_by("o")).await.expect("the third");
     assert_eq!(upstream.requests().len(), 4);
 }
@@ -121,7 +121,7 @@ async fn a_caller_who_may_not_set_the_system_prompt_is_told_which_field() {
             let not_allowed = because(Code::PermissionDenied, "FIELD_NOT_ALLOWED");
             assert_eq!(status.code_and_reason(), not_allowed);
             assert_eq!(status.info("sent").as_deref(), Some("false"));
-            let rich = status.rich();
+            let rich = status.error_details();
             let fields = &rich.bad_request().expect("a BadRequest").field_violations;
             assert_eq!(fields.len(), 1);
             assert_eq!(fields[0].field, "system_prompt_override");

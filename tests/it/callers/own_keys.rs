@@ -6,7 +6,7 @@ use crate::support::{
     Bridge, RichStatus, SERVICE_KEY, ask_stream,
     callers::{CallersFile, entry},
     deployed::Deployed,
-    extra::files_are_read_again,
+    extra::wait_for_file_reload,
     read_all, reply_json, sse_answer,
     upstream::{Reply, Upstream, refused_url},
 };
@@ -96,7 +96,7 @@ async fn a_changed_key_is_shown_from_then_on_and_a_bad_change_is_not() {
         ("third\n", "third"),
     ] {
         file.put("orders.key", content);
-        files_are_read_again().await;
+        wait_for_file_reload().await;
         invoke(&bridge, invoked_by("o")).await.expect("a reply");
         let last = shown(&upstream).pop();
         assert_eq!(last.as_deref(), Some(expected), "after {content:?}");
@@ -159,7 +159,7 @@ fn warned(service: &str, own: &str) -> bool {
     let settings = [("CALLERS_FILE", &*path), ("UPSTREAM_API_KEY", service)];
     let log = Deployed::with(&refused_url(), &settings)
         .running
-        .stopped()
+        .stop()
         .stderr;
     assert!(!log.contains(own), "{log}");
     log.contains("the upstream keys of the bridge and orders begin with the same 16 characters")

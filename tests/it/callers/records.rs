@@ -4,7 +4,7 @@ use crate::support::{
     Bridge, RichStatus, ask,
     callers::{CallersFile, entry},
     deployed::Deployed,
-    extra::files_are_read_again,
+    extra::wait_for_file_reload,
     read_all, sse_answer, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
@@ -23,7 +23,7 @@ async fn a_removed_key_stops_working_and_its_running_call_goes_on() {
     let mut client = bridge.client.clone();
     let open = client.stream(streamed_by("o")).await.expect("a token");
     file.put("callers.toml", &entry("billing", "b"));
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     let status = invoke(&bridge, invoked_by("o")).await.expect_err("removed");
     assert_eq!(status.code_and_reason(), rejected());
     gate.open();
@@ -40,7 +40,7 @@ async fn a_key_is_revoked_by_an_empty_list_and_a_file_with_faults_changes_nothin
     let upstream = replying();
     let (bridge, file) = knowing(&upstream, &entry("orders", "o"), &[]).await;
     file.put("callers.toml", &(entry("orders", "o") + "colour = 1\n"));
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     invoke(&bridge, invoked_by("o"))
         .await
         .expect("the last good file");
@@ -48,7 +48,7 @@ async fn a_key_is_revoked_by_an_empty_list_and_a_file_with_faults_changes_nothin
         "callers.toml",
         "[[caller]]\nname = 'orders'\nkey_sha256 = []\n",
     );
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     let status = invoke(&bridge, invoked_by("o")).await.expect_err("revoked");
     assert_eq!(status.code_and_reason(), rejected());
 }
@@ -115,7 +115,7 @@ async fn the_access_log_of_the_command_names_the_caller() {
     client.invoke(invoked_by("o")).await.expect("a reply");
     let status = client.invoke(invoked_by("x")).await.expect_err("unknown");
     assert_eq!(status.code(), Code::Unauthenticated);
-    let log = bridge.running.stopped().stderr;
+    let log = bridge.running.stop().stderr;
     let records: Vec<_> = log
         .lines()
         .filter(|line| line.contains("call ended"))

@@ -53,7 +53,7 @@ fn fault(rng: &mut Rng) -> Fault {
     match rng.u8(..12) {
         0 => Fault::Delay(Duration::from_millis(rng.u64(1..30))),
         1 => Fault::Dribble,
-        2 | 3 => Fault::Cut { at, by_reset },
+        2 | 3 => Fault::Close { at, by_reset },
         4 | 5 => Fault::Corrupt { at, by },
         6 => Fault::Stall { at },
         _ => Fault::None,

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Bridge,
-    running::{Ended, command, run_reading},
+    running::{Exited, command, run_reading},
     sse_answer, sse_tokens,
     upstream::{Reply, Upstream},
 };
 
 const THREAD: &str = "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
-const PATIENCE_MS: u64 = 60_000;
+const TIMEOUT_MS: u64 = 60_000;
 
 /// What a model might say that is not good for a terminal: red text, a cleared screen, a bell.
 const DRESSED: &str = "\u{1b}[31mSu\u{9b}2Jvar\u{7}ın";
@@ -38,7 +38,7 @@ fn a_failure() -> Reply {
 /// The upstream, a bridge in front of it, and the bridge's address.
 async fn answering(replies: impl IntoIterator<Item = Reply>) -> (Upstream, Bridge, String) {
     let upstream = Upstream::scripted(replies);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let address = bridge.address.to_string();
     (upstream, bridge, address)
 }
@@ -51,7 +51,7 @@ fn questions(upstream: &Upstream) -> Vec<Value> {
 }
 
 /// A script's conversation.
-fn script(lines: &str, address: &str, args: &[&str]) -> Ended {
+fn script(lines: &str, address: &str, args: &[&str]) -> Exited {
     run_reading(lines, &[&["chat", "--address", address], args].concat())
 }
 
@@ -134,7 +134,7 @@ impl Terminal {
     fn start(args: &[&str]) -> Self {
         let mut command = command(args);
         command.env("TERM", "xterm");
-        Self(spawn_command(command, Some(PATIENCE_MS)).expect("a terminal"))
+        Self(spawn_command(command, Some(TIMEOUT_MS)).expect("a terminal"))
     }
 
     /// Waits for this on the screen, and gives what came before it. What is read is read byte by byte.
@@ -175,7 +175,7 @@ async fn ctrl_c_stops_the_answer_and_not_the_conversation() {
     chat.types(&format!("bir{ENTER}"));
     chat.shows("Suvarin");
     chat.types(CTRL_C);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
     chat.shows("(stopped)");
     chat.shows("> ");
     chat.types(&format!("iki{ENTER}"));

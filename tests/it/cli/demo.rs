@@ -3,19 +3,19 @@
 use serde_json::Value;
 
 use super::{KEY, QUESTION, emulate, serve};
-use crate::support::running::{Ended, run, start};
+use crate::support::running::{Exited, run, start};
 
 #[test]
 fn demo_shows_an_answer_its_making_and_what_to_try_and_stops_when_asked() {
     let mut demo = start(&["demo"], &[]);
-    let address = demo.says("alim-bridge serves gRPC on ");
+    let address = demo.wait_for_line("alim-bridge serves gRPC on ");
     let address = address.rsplit(' ').next().expect("a last word");
-    demo.says("Ready.");
-    let Ended {
+    demo.wait_for_line("Ready.");
+    let Exited {
         code,
         stdout,
         stderr,
-    } = demo.stopped();
+    } = demo.stop();
     assert_eq!((code, &*stderr), (Some(0), ""));
     assert_eq!(stdout.matches("Tövsiyələr:").count(), 2, "{stdout}");
     for line in ["\n· classify_intent\n", " tokens, ", "first token after"] {
@@ -38,12 +38,12 @@ fn demo_serves_metrics_and_writes_a_log_where_it_is_told_to() {
         ("ALIM_BRIDGE_RETRIES", "x"), // that one is serve's
     ];
     let mut demo = start(&["demo", "--admin-listen", "127.0.0.1:0"], &logged);
-    let metrics = demo.says("Its metrics are on ");
+    let metrics = demo.wait_for_line("Its metrics are on ");
     let metrics = metrics.rsplit(' ').next().expect("a last word").to_owned();
-    demo.logs("\"call ended\"");
-    demo.says(&format!("curl -s {metrics}"));
-    assert_eq!(run(&["health", "--http", &metrics]).printed(), "ok\n");
-    assert_eq!(demo.stopped().code, Some(0));
+    demo.wait_for_log("\"call ended\"");
+    demo.wait_for_line(&format!("curl -s {metrics}"));
+    assert_eq!(run(&["health", "--http", &metrics]).expect_stdout(), "ok\n");
+    assert_eq!(demo.stop().code, Some(0));
 
     let ended = run(&["demo", "--admin-listen", "here", "--log", "a=b=c"]);
     assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
@@ -56,18 +56,18 @@ fn demo_serves_metrics_and_writes_a_log_where_it_is_told_to() {
 #[test]
 fn demo_shows_how_to_see_a_quota_at_work() {
     let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
-    demo.says("alim-bridge demo --upstream-quota 5/10s ");
-    assert_eq!(demo.stopped().code, Some(0));
+    demo.wait_for_line("alim-bridge demo --upstream-quota 5/10s ");
+    assert_eq!(demo.stop().code, Some(0));
     let args = ["demo", "--admin-listen", "off", "--upstream-quota", "3/min"];
     let mut demo = start(&args, &[]);
-    let address = demo.says("alim-bridge serves gRPC on ");
+    let address = demo.wait_for_line("alim-bridge serves gRPC on ");
     let address = address.rsplit(' ').next().expect("a last word").to_owned();
-    let line = demo.says("for n in $(seq 4); do alim-bridge invoke --address ");
+    let line = demo.wait_for_line("for n in $(seq 4); do alim-bridge invoke --address ");
     assert!(line.contains(&address), "{line}");
-    demo.says("Ready.");
+    demo.wait_for_line("Ready.");
     let call = || run(&["invoke", "--json", "--address", &address, "Salam"]);
     assert_eq!(call().code, Some(0), "two were shown");
-    let Ended { code, stderr, .. } = call();
+    let Exited { code, stderr, .. } = call();
     assert_eq!(code, Some(72), "{stderr}");
     assert!(stderr.contains("QUOTA_EXHAUSTED"), "{stderr}");
 }
@@ -75,20 +75,20 @@ fn demo_shows_how_to_see_a_quota_at_work() {
 #[test]
 fn demo_without_an_admin_port_serves_all_the_same() {
     let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
-    demo.says("Ready.");
-    let printed = demo.stopped().printed();
+    demo.wait_for_line("Ready.");
+    let printed = demo.stop().expect_stdout();
     assert!(!printed.contains("/metrics"), "{printed}");
 }
 
 #[test]
 fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
     let (mut emulator, url) = emulate();
-    run(&["health", "--http", &format!("{url}/live")]).printed(); // a probe: only at debug
+    run(&["health", "--http", &format!("{url}/live")]).expect_stdout(); // a probe: only at debug
     assert_eq!(
         run(&["health", "--http", &format!("{url}/nowhere")]).code,
         Some(1)
     );
-    let line = emulator.logs("\"answered\"");
+    let line = emulator.wait_for_log("\"answered\"");
     let line: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(
         (&line["path"], &line["status"]),
@@ -98,8 +98,8 @@ fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
     let args = ["emulate", "--listen", "127.0.0.1:0", "--log", "trace"];
     let mut finest = start(&args, &[("ALIM_EMULATOR_API_KEY", KEY)]);
     let (_bridge, address) = serve(&format!("{}/api/v1", finest.address()), &[]);
-    run(&["invoke", "--address", &address, QUESTION]).printed();
-    let told = finest.stopped().stderr;
+    run(&["invoke", "--address", &address, QUESTION]).expect_stdout();
+    let told = finest.stop().stderr;
     assert!(told.contains("/graph/invoke"), "{told}");
     assert!(!told.contains(KEY) && !told.contains(QUESTION), "{told}");
 
@@ -112,9 +112,9 @@ fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
 fn ctrl_c_stops_a_demo_in_the_middle_with_exit_code_0() {
     for _ in 0..8 {
         let mut demo = start(&["demo"], &[]);
-        demo.says("── Invoke");
+        demo.wait_for_line("── Invoke");
         demo.signal("INT");
-        let ended = demo.ended();
+        let ended = demo.wait();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     }
 }

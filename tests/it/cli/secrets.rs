@@ -6,7 +6,7 @@ use tempfile::NamedTempFile;
 
 use super::{KEY, deployed, serve};
 use crate::support::{
-    running::{Ended, run, start},
+    running::{Exited, run, start},
     upstream::refused_url,
 };
 
@@ -23,7 +23,7 @@ fn path(file: &NamedTempFile) -> &str {
     file.path().to_str().expect("UTF-8")
 }
 
-fn assert_is_refused_without_the_key(ended: &Ended) {
+fn assert_is_refused_without_the_key(ended: &Exited) {
     assert_eq!(ended.code, Some(64), "{}{}", ended.stdout, ended.stderr);
     let told = format!("{}{}", ended.stdout, ended.stderr);
     assert!(!told.contains(KEY), "{told}");
@@ -69,7 +69,7 @@ fn a_key_comes_from_its_file_or_from_its_variable() {
     let (key, wrong) = (file(&format!(" {KEY}\n")), file("another"));
     let with = |flags: &[&str], variables: &[(&str, &str)]| {
         let args = [&invoke[..], flags].concat();
-        start(&args, variables).ended().code
+        start(&args, variables).wait().code
     };
     let variable = ("ALIM_API_KEY", KEY);
     assert_eq!(with(&["--api-key-file", path(&key)], &[]), Some(0));
@@ -106,7 +106,7 @@ fn a_password_in_an_address_is_refused_and_not_echoed() {
         assert_is_refused_without_the_key(&ended);
         assert_is_refused_without_the_key(&run(&["health", "--http", &address]));
         let variable = ("ALIM_BRIDGE_UPSTREAM_URL", &*address);
-        assert_is_refused_without_the_key(&start(&["serve"], &[variable]).ended());
+        assert_is_refused_without_the_key(&start(&["serve"], &[variable]).wait());
     }
 }
 
@@ -117,8 +117,8 @@ fn a_key_that_goes_in_clear_is_warned_of() {
         let args = ["invoke", "--address", address, "--timeout", "1ms", "Salam!"];
         let mut running = start(&args, key);
         match key.is_empty() || address.contains("127.0.0.1") {
-            true => !running.ended().stderr.contains(warning),
-            false => running.logs(warning).contains("--address"),
+            true => !running.wait().stderr.contains(warning),
+            false => running.wait_for_log(warning).contains("--address"),
         }
     };
     let key = [("ALIM_CALLER_KEY", KEY)];
@@ -133,7 +133,7 @@ fn a_key_that_goes_in_clear_is_warned_of() {
         (&refused_url(), false),
     ] {
         let (bridge, _) = serve(url, &[]);
-        let told = bridge.stopped().stderr;
+        let told = bridge.stop().stderr;
         let warned = told.contains(warning) && told.contains("UPSTREAM_URL");
         assert_eq!(warned, is_warned, "{url}: {told}");
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{deployed, objects, serve};
 use crate::{
     support::{
-        running::{Ended, run},
+        running::{Exited, run},
         upstream::refused_url,
     },
     tls::authority::{Authority, Files},
@@ -25,7 +25,7 @@ fn files() -> Files {
 }
 
 /// Asks a bridge with TLS of these kinds, and without an admin port, for its health with these flags.
-fn health(files: &Files, is_mutual: bool, flags: &[&str]) -> Ended {
+fn health(files: &Files, is_mutual: bool, flags: &[&str]) -> Exited {
     let path = |name: &str| files.path(name);
     let client_ca = if is_mutual {
         path("ca.crt")
@@ -48,7 +48,7 @@ fn health_is_asked_of_a_bridge_with_tls() {
     let files = files();
     let ca = files.path("ca.crt");
     for flags in [&["--ca-file", &ca][..], &["--insecure"]] {
-        assert_eq!(health(&files, false, flags).printed(), "SERVING\n");
+        assert_eq!(health(&files, false, flags).expect_stdout(), "SERVING\n");
     }
 }
 
@@ -59,14 +59,14 @@ fn health_is_asked_of_a_bridge_with_mutual_tls() {
     let shown = ["--cert-file", &cert, "--key-file", &key];
     for verifies in [&["--ca-file", &ca][..], &["--insecure"]] {
         let ended = health(&files, true, &[verifies, &shown].concat());
-        assert_eq!(ended.printed(), "SERVING\n");
+        assert_eq!(ended.expect_stdout(), "SERVING\n");
     }
 }
 
 #[test]
 fn a_client_that_speaks_otherwise_than_the_bridge_hears_what_to_change() {
     let files = files();
-    let told = |ended: &Ended, hint: &str| {
+    let told = |ended: &Exited, hint: &str| {
         assert!(ended.code.is_some_and(|code| code > 64), "{}", ended.stderr);
         assert!(ended.stderr.contains(hint), "{}", ended.stderr);
     };
@@ -122,7 +122,7 @@ fn the_images_health_check_works_with_tls() {
         ("ALIM_BRIDGE_TLS_CLIENT_CA_FILE", &ca),
     ];
     let (mut bridge, _) = serve(&refused_url(), &settings);
-    let serving: Value = serde_json::from_str(&bridge.logs("\"serving\"")).expect("JSON");
+    let serving: Value = serde_json::from_str(&bridge.wait_for_log("\"serving\"")).expect("JSON");
     let admin = serving["admin"].as_str().expect("an address");
     let check: Vec<_> = words
         .iter()
@@ -133,7 +133,7 @@ fn the_images_health_check_works_with_tls() {
         check.last().is_some_and(|url| url.contains(admin)),
         "{check:?}"
     );
-    assert_eq!(run(&check).printed(), "ok\n");
+    assert_eq!(run(&check).expect_stdout(), "ok\n");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{KEY, serve};
 use crate::{
     support::{
-        running::{run, start_among},
+        running::{run, start_with_file_limit},
         upstream::refused_url,
     },
     tls::authority::{Authority, Files},
@@ -15,12 +15,12 @@ fn a_bridge_that_anyone_may_call_says_so_and_serves() {
     let url = refused_url();
     let (open, address) = serve(&url, &[("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")]);
     let here = address.replace("0.0.0.0", "127.0.0.1");
-    run(&["health", "--address", &here]).printed();
-    let log = open.stopped().stderr;
+    run(&["health", "--address", &here]).expect_stdout();
+    let log = open.stop().stderr;
     let warning = log.lines().find(|line| line.contains(WARNING));
     assert!(warning.is_some_and(|line| line.contains("WARN")), "{log}");
     let (closed, _) = serve(&url, &[]);
-    assert!(!closed.stopped().stderr.contains(WARNING));
+    assert!(!closed.stop().stderr.contains(WARNING));
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_bridge_that_every_page_may_call_says_so_even_on_loopback() {
     const WARNING: &str = "any page in a browser that reaches this address may call";
     for (origins, is_warned) in [("*", true), ("https://app.example.az", false)] {
         let (bridge, _) = serve(&refused_url(), &[("ALIM_BRIDGE_GRPC_WEB", origins)]);
-        let log = bridge.stopped().stderr;
+        let log = bridge.stop().stderr;
         let warning = log.lines().find(|line| line.contains(WARNING));
         assert_eq!(
             warning.is_some_and(|line| line.contains("WARN")),
@@ -48,9 +48,9 @@ fn a_limit_on_open_files_below_max_calls_is_told_at_the_start() {
             ("ALIM_BRIDGE_MAX_CALLS", "50"),
             ("ALIM_BRIDGE_MAX_CONNECTIONS", "50"),
         ];
-        let mut bridge = start_among(files, &args, &settings);
+        let mut bridge = start_with_file_limit(files, &args, &settings);
         bridge.address();
-        bridge.stopped().stderr
+        bridge.stop().stderr
     };
     assert!(log(163).contains(WARNING));
     assert!(!log(164).contains(WARNING));
@@ -81,7 +81,7 @@ fn tls_alone_does_not_silence_the_warning_of_an_open_network() {
     ] {
         let open = [("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")];
         let (bridge, _) = serve(&refused_url(), &[&open, settings].concat());
-        let log = bridge.stopped().stderr;
+        let log = bridge.stop().stderr;
         let warned = log.contains("anyone who reaches this address may call");
         assert_eq!(warned, is_warned, "{log}");
     }

@@ -38,11 +38,11 @@ async fn exits_at_once_beside(name: &str, bytes: &[u8], log: &str) {
     }
     let start = Instant::now();
     bridge.running.signal("TERM");
-    bridge.running.logs("draining");
+    bridge.running.wait_for_log("draining");
     if !log.is_empty() {
-        bridge.running.logs(log);
+        bridge.running.wait_for_log(log);
     }
-    let ended = bridge.running.ended();
+    let ended = bridge.running.wait();
     assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
     assert!(start.elapsed() < AT_ONCE, "{name}: {:?}", start.elapsed());
     assert!(upstream.requests().is_empty());
@@ -113,13 +113,13 @@ async fn the_drain_waits_for_a_call_that_is_at_alim() {
     let mut bridge = Deployed::with(&upstream.url(), &[]);
     let events = bridge.client().stream(ask_stream("Salam")).await;
     bridge.running.signal("TERM");
-    bridge.running.logs("draining");
+    bridge.running.wait_for_log("draining");
     tokio::time::sleep(A_WHILE).await; // what must go by itself has gone
     gate.open();
     let (events, ending) = read_all(events.expect("a token").into_inner()).await;
     ending.expect("OK");
     assert_eq!(events.len(), 2, "{events:?}");
-    assert_eq!(bridge.running.ended().code, Some(0));
+    assert_eq!(bridge.running.wait().code, Some(0));
 }
 
 /// So many that no socket holds them all.
@@ -148,11 +148,11 @@ async fn the_drain_waits_for_answers_whose_calls_are_over_and_whose_reader_is_sl
     };
     timeout(6 * SOON, over).await.expect("answered");
     bridge.running.signal("TERM");
-    bridge.running.logs("draining");
+    bridge.running.wait_for_log("draining");
     tokio::time::sleep(A_WHILE).await; // what must go by itself has gone
     for count in 0..2 * ANSWERS {
         let more = reader.next(HEADERS).await;
         assert!(more.is_some(), "only {count} heads and trailers");
     }
-    assert_eq!(bridge.running.ended().code, Some(0));
+    assert_eq!(bridge.running.wait().code, Some(0));
 }

@@ -4,10 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::support::{
     Bridge, SERVICE_KEY, ask,
-    extra::{channel_to, get, time_passes},
+    extra::{advance_time, channel_to, get},
     frames::{DATA, END_HEADERS, GOAWAY, HEADERS, RESET, Raw, frame, head_of},
     reply_json,
-    running::{Running, start_among},
+    running::{Running, start_with_file_limit},
     upstream::{Reply, Upstream},
 };
 use alim_bridge::pb::graph_service_client::GraphServiceClient;
@@ -35,14 +35,14 @@ async fn a_connection_without_requests_is_asked_to_go_and_one_with_a_watch_is_no
     let mut watch = bridge.watch("").await;
     watch.message().await.expect("OK").expect("news");
     bridge.invoke("Salam").await.expect("a reply");
-    time_passes(Duration::from_secs(599)).await;
+    advance_time(Duration::from_secs(599)).await;
     let early = timeout(Duration::from_millis(200), idle.next(GOAWAY)).await;
     assert!(early.is_err(), "not before its time");
     bridge.invoke("Salam").await.expect("the same connection");
-    time_passes(Duration::from_secs(10)).await;
+    advance_time(Duration::from_secs(10)).await;
     assert!(idle.next(GOAWAY).await.is_some(), "GOAWAY before the end");
     assert!(idle.next(GOAWAY).await.is_none(), "closed");
-    time_passes(Duration::from_secs(1200)).await;
+    advance_time(Duration::from_secs(1200)).await;
     let more = timeout(Duration::from_millis(200), watch.message()).await;
     assert!(more.is_err(), "the watch goes on: {more:?}");
 }
@@ -79,7 +79,7 @@ async fn connections_made_together_do_not_age_together() {
     let mut ages = Vec::new();
     for second in [89, 95, 100, 105, 111_u64] {
         let passed = ages.last().map_or(0, |(second, _)| *second);
-        time_passes(Duration::from_secs(second - passed)).await;
+        advance_time(Duration::from_secs(second - passed)).await;
         let mut gone = 0;
         for raw in &mut open {
             let ended = timeout(Duration::from_millis(5), raw.next(GOAWAY)).await;
@@ -105,9 +105,9 @@ fn among_300_files(upstream: &Upstream) -> (Running, SocketAddr, SocketAddr) {
         ("ALIM_BRIDGE_ADMIN_LISTEN", "127.0.0.1:0"),
         ("ALIM_BRIDGE_LOG_FORMAT", "json"),
     ];
-    let mut running = start_among(300, &["serve"], &variables);
+    let mut running = start_with_file_limit(300, &["serve"], &variables);
     let serving: serde_json::Value =
-        serde_json::from_str(&running.logs("\"serving\"")).expect("JSON");
+        serde_json::from_str(&running.wait_for_log("\"serving\"")).expect("JSON");
     let bound = |name: &str| {
         serving[name]
             .as_str()

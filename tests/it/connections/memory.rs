@@ -168,6 +168,6 @@ async fn callers_who_do_nothing_are_reset_when_memory_is_short() {
     assert_eq!(count("alim_bridge_overload_actions_total").await, reset);
     assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
     drop(unread);
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
     assert_eq!(count("alim_bridge_buffered_bytes").await, 0);
 }

@@ -58,7 +58,7 @@ async fn unread_calls_give_all_back(path: &str, reply: Reply, window: u32) {
             async move { connection.call(request).await.expect("a head") }
         });
         open.extend(join_all(calls).await);
-        bridge.open_calls_are(0).await;
+        bridge.wait_for_open_calls(0).await;
     }
     tokio::time::sleep(Duration::from_secs(2)).await; // the time that the promise is about
     let grown = bridge.resident_kib().saturating_sub(before);
@@ -127,7 +127,7 @@ async fn a_caller_with_the_largest_windows_who_does_not_read_costs_little_a_stre
             .await
             .expect("open");
     }
-    bridge.open_calls_are(STREAMS.into()).await;
+    bridge.wait_for_open_calls(STREAMS.into()).await;
     tokio::time::sleep(SOON).await; // the time that the figure is about
     let each = bridge.resident_kib().saturating_sub(before) / u64::from(STREAMS);
     eprintln!("{each} KiB a stream");

@@ -9,7 +9,7 @@ use tonic::Status;
 use super::{KEY, keyed, passing_on, with_key_file};
 use crate::support::{
     Bridge, RichStatus, SERVICE_KEY, ask_stream,
-    extra::files_are_read_again,
+    extra::wait_for_file_reload,
     read_all, sse_tokens,
     upstream::{Gate, Reply, Upstream},
 };
@@ -21,7 +21,7 @@ fn everything_in(status: &Status) -> String {
     format!(
         "{status:?} {:?} {details} {:?}",
         head.headers(),
-        status.rich()
+        status.error_details()
     )
 }
 
@@ -59,7 +59,7 @@ fn quoting(key: &str) -> Vec<(&'static str, Reply)> {
 async fn the_service_key_is_in_no_status_wherever_the_upstream_quotes_it() {
     for (place, reply) in quoting(SERVICE_KEY) {
         let upstream = Upstream::answering(reply);
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let (_, ending) = bridge.stream_all("Salam").await;
         let all = everything_in(&ending.expect_err(place));
         assert!(!all.contains(SERVICE_KEY), "{place}: {all}");
@@ -84,7 +84,7 @@ async fn a_key_that_is_quoted_after_the_first_event_is_in_no_trailer() {
     let error = json!({"detail": format!("bad key {SERVICE_KEY}")});
     let body = sse_tokens(&["a"]) + &format!("event: error\ndata: {error}\n\n");
     let upstream = Upstream::answering(Reply::sse(body));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let answer = bridge.stream("Salam").await.expect("a first event");
     let (events, ending) = read_all(answer.into_inner()).await;
     let all = everything_in(&ending.expect_err("an error event"));
@@ -99,7 +99,7 @@ async fn a_key_that_is_quoted_after_the_first_event_is_in_no_trailer() {
 async fn an_invoke_quotes_no_key_either() {
     for (place, reply) in quoting(SERVICE_KEY).into_iter().take(5) {
         let upstream = Upstream::answering(reply);
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let all = everything_in(&bridge.invoke("Salam").await.expect_err(place));
         assert!(!all.contains(SERVICE_KEY), "{place}: {all}");
         assert!(all.contains("'<key>' (<key>)"), "{place}: {all}");
@@ -113,7 +113,7 @@ async fn a_header_that_quotes_the_key_does_not_cross() {
         .header("x-ratelimit-of-service-key", "30")
         .header("x-ratelimit-limit", "60");
     let upstream = Upstream::answering(reply);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let all = everything_in(&bridge.invoke("Salam").await.expect_err("limited"));
     assert!(!all.contains(SERVICE_KEY), "{all}");
     assert!(all.contains("x-ratelimit-limit"), "{all}");
@@ -132,9 +132,9 @@ async fn the_key_that_was_shown_is_in_no_status_even_when_it_has_changed_since()
     let bridge = with_key_file(&upstream, &file).await;
     let mut client = bridge.client.clone();
     let asked = tokio::spawn(async move { client.stream(ask_stream("Salam")).await });
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     fs::write(&file, "second-key").expect("written");
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     gate.open();
     let status = asked.await.expect("no panic").expect_err("an error event");
     assert!(

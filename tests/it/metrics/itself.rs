@@ -13,7 +13,7 @@ use crate::{
     support::{
         Bridge, ask,
         callers::entry,
-        extra::{files_are_read_again, time_passes},
+        extra::{advance_time, wait_for_file_reload},
         sse_tokens,
         upstream::{Reply, Upstream, refused_url},
     },
@@ -44,7 +44,7 @@ async fn with_tls(files: &Files) -> Bridge {
 #[tokio::test]
 async fn a_bridge_that_drains_says_so() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     assert_eq!(samples(&bridge).await["alim_bridge_draining"], 0.0);
     let _open = bridge.stream("Salam").await.expect("a token"); // so it does not end at once
     bridge.shutdown.drain.cancel();
@@ -66,7 +66,7 @@ async fn connections_are_seen_while_they_are_open_and_counted_when_they_are_too_
     ] {
         assert_eq!(before.get(&refused(cause)), Some(&0.0), "{cause}");
     }
-    let mut callers = [bridge.another_client(), bridge.another_client()];
+    let mut callers = [bridge.new_client(), bridge.new_client()];
     for caller in &mut callers {
         let status = caller.invoke(ask("Salam")).await;
         status.expect_err("nobody is there");
@@ -90,11 +90,11 @@ async fn connections_are_seen_while_they_are_open_and_counted_when_they_are_too_
 
 #[tokio::test]
 async fn a_connection_whose_opening_never_comes_is_counted() {
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     let mut slow = TcpStream::connect(bridge.address).await.expect("a port");
     slow.write_all(b"PRI * HT").await.expect("open");
     scraped(&bridge, "alim_bridge_open_connections", 1.0).await;
-    time_passes(Duration::from_secs(11)).await; // it was due after ten
+    advance_time(Duration::from_secs(11)).await; // it was due after ten
     let late = scraped(&bridge, &refused("opening_timeout"), 1.0).await;
     assert_eq!(late[&refused("tls_timeout")], 0.0);
 }
@@ -107,7 +107,7 @@ async fn tls_handshakes_that_fail_and_that_take_too_long_are_counted_apart() {
     scraped(&bridge, &refused("tls_failed"), 1.0).await;
     let _silent = TcpStream::connect(bridge.address).await.expect("a port");
     scraped(&bridge, "alim_bridge_open_connections", 1.0).await;
-    time_passes(Duration::from_secs(11)).await;
+    advance_time(Duration::from_secs(11)).await;
     let late = scraped(&bridge, &refused("tls_timeout"), 1.0).await;
     assert_eq!(late[&refused("tls_failed")], 1.0);
     assert_eq!(late[&refused("opening_timeout")], 0.0);
@@ -131,7 +131,7 @@ async fn changes_of_files_are_counted_and_a_bad_one_shows_until_it_is_mended() {
     ] {
         if let Some(names) = names {
             list(names);
-            files_are_read_again().await;
+            wait_for_file_reload().await;
         }
         let samples = samples(&bridge).await;
         assert_eq!(samples[&reloads("callers", "taken_over")], taken_over);
@@ -144,7 +144,7 @@ async fn changes_of_files_are_counted_and_a_bad_one_shows_until_it_is_mended() {
 
 #[tokio::test]
 async fn the_first_end_of_the_certificates_shown_is_told_and_follows_a_change() {
-    let (authority, plain) = (Authority::new(), Bridge::before(&refused_url()).await);
+    let (authority, plain) = (Authority::new(), Bridge::start(&refused_url()).await);
     assert!(!samples(&plain).await.contains_key(EXPIRY), "no TLS");
     let files = Files::with(&authority.vouch_until("127.0.0.1", (2030, 1, 2)));
     let bridge = with_tls(&files).await;
@@ -153,7 +153,7 @@ async fn the_first_end_of_the_certificates_shown_is_told_and_follows_a_change() 
     let mut chain = authority.vouch_until("127.0.0.1", (2061, 1, 2)); // as GeneralizedTime
     chain.cert += &authority.vouch_until("between", (2060, 1, 2)).cert;
     files.replace(&chain);
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     let samples = samples(&bridge).await;
     assert_eq!(samples[EXPIRY], 2_840_227_200.0);
     assert_eq!(samples[&reloads("tls", "taken_over")], 1.0);

@@ -41,7 +41,7 @@ async fn without_a_quota_alim_rejects_what_is_beyond_its_limit() {
         }
         let status = bridge.invoke("Salam").await.expect_err("over_limit");
         assert_eq!(status.code_and_reason().1, reason);
-        let is_told = status.rich().retry_info().is_some();
+        let is_told = status.error_details().retry_info().is_some();
         assert_eq!(is_told, over_limit == OverLimit::TooManyRequests);
     }
 }

@@ -4,9 +4,9 @@ use std::{fs, time::Duration};
 
 use crate::support::{
     Bridge, RichStatus, ask,
-    extra::{time_passes, with_metadata},
+    extra::{advance_time, with_metadata},
     upstream::Upstream,
-    within,
+    with_timeout,
 };
 use alim_bridge::server::Drained;
 use ring::digest::{SHA256, digest};
@@ -18,7 +18,7 @@ use super::{a_reply, assert_kept, exhausted, waits, with_quota};
 
 /// A call of this caller, on its way.
 pub(super) fn call(bridge: &Bridge, caller: &str, message: &str) -> JoinHandle<Result<(), Status>> {
-    let mut client = bridge.another_client();
+    let mut client = bridge.new_client();
     let authorization = format!("Bearer {caller}");
     let asked = with_metadata(ask(message), &[("authorization", authorization.as_bytes())]);
     tokio::spawn(async move { client.invoke(asked).await.map(drop) })
@@ -70,8 +70,8 @@ async fn a_call_that_leaves_or_meets_its_deadline_gives_up_its_turn() {
         call.abort();
     }
     waits(&bridge, 1).await;
-    let mut client = bridge.another_client();
-    let late = client.invoke(within(2900, ask("late"))).await;
+    let mut client = bridge.new_client();
+    let late = client.invoke(with_timeout(2900, ask("late"))).await;
     late.expect("the second of the next two");
     last.await.expect("no panic").expect("the first of them");
     assert_eq!(upstream.requests().len(), 4);
@@ -103,7 +103,7 @@ async fn calls_that_wait_end_in_a_drain_at_once() {
     }
     let waiting: Vec<_> = (0..2).map(|_| call(&bridge, "", "waits")).collect();
     waits(&bridge, 2).await;
-    assert_eq!(bridge.drained().await, Drained::Clean);
+    assert_eq!(bridge.drain().await, Drained::Clean);
     for call in waiting {
         let status = call.await.expect("no panic").expect_err("the drain");
         let told = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
@@ -132,6 +132,6 @@ async fn a_call_that_waits_holds_its_permit() {
     assert_eq!(status.code_and_reason().1, "BRIDGE_SATURATED");
     waiting.abort();
     waits(&bridge, 0).await;
-    time_passes(Duration::from_millis(2300)).await;
+    advance_time(Duration::from_millis(2300)).await;
     bridge.invoke("Salam").await.expect("both are free");
 }

@@ -25,7 +25,7 @@ pub(super) const GOAWAY: u8 = 7;
 
 const HEAD_BYTES: usize = 9;
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One caller's way to the bridge; dropping it cuts the way.
 pub(super) struct Wire {
@@ -72,7 +72,7 @@ impl Wire {
     /// Waits until the bridge has sent a frame of this type since the wire was held.
     pub(super) async fn holds(&self, kind: u8) {
         let mut sent = self.shared.sent.subscribe();
-        let waiting = timeout(PATIENCE, sent.wait_for(|sent| sent.contains(&kind)));
+        let waiting = timeout(TIMEOUT, sent.wait_for(|sent| sent.contains(&kind)));
         let found = waiting.await.map(|sent| sent.is_ok());
         assert_eq!(found, Ok(true), "the bridge sent no frame of type {kind}");
     }

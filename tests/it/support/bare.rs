@@ -1,4 +1,4 @@
-//! One HTTP/2 connection and nothing more: no deadline, no reconnecting, no buffering.
+//! A bare HTTP/2 connection: no deadlines, no reconnects, no buffering.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tonic::body::Body;
 
-/// The largest that HTTP/2 knows (RFC 9113, 6.9.1).
+/// The largest window of HTTP/2 (RFC 9113, 6.9.1).
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// A connection to a bridge.
@@ -33,7 +33,7 @@ impl Connection {
         Self(send)
     }
 
-    /// A connection on which each stream holds `window` unread bytes, and all together as many as they like.
+    /// A connection with `window` unread bytes per stream, and no limit for all streams together.
     pub(crate) async fn with_window(address: SocketAddr, window: u32) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         let (send, connection) = Builder::new(TokioExecutor::new())

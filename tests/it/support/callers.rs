@@ -1,4 +1,4 @@
-//! A callers file in a directory of its own, where the keys that it names may lie too.
+//! A callers file in a temporary directory, which can also contain the key files that it names.
 
 use std::fs;
 
@@ -30,13 +30,13 @@ impl CallersFile {
     }
 }
 
-/// An entry for a caller with this key; what follows belongs to it.
+/// An entry for a caller with this key. Lines after it belong to the same entry.
 pub(crate) fn entry(name: &str, key: &str) -> String {
     let hash = sha256(key);
     format!("[[caller]]\nname = \"{name}\"\nkey_sha256 = [\"{hash}\"]\n")
 }
 
-/// The hash of a key, as the file holds it.
+/// The hash of a key, in the file's format.
 pub(crate) fn sha256(key: &str) -> String {
     let hash = digest(&SHA256, key.as_bytes());
     hash.as_ref()

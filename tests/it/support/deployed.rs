@@ -1,7 +1,7 @@
-//! A bridge as it is deployed: the built command as a child process, measured from outside.
+//! A bridge in a child process, as it is deployed.
 //!
-//! What a test of this process would hide is seen here: the memory of the bridge alone, and all that
-//! it writes.
+//! This shows what an in-process bridge hides: the memory of the bridge alone, and everything that it
+//! writes.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -14,12 +14,12 @@ use super::{
     running::{Running, start},
 };
 
-/// How long a test waits for what must happen: far above what it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a figure that nothing tells of when it changes.
-const LOOK: Duration = Duration::from_millis(50);
+/// The timeout of every wait: far longer than a busy machine needs.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between two reads of a metric.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A running bridge; dropping it kills it.
+/// A running bridge. Its drop kills the process.
 pub(crate) struct Deployed {
     pub(crate) running: Running,
     pub(crate) address: SocketAddr,
@@ -30,7 +30,7 @@ impl Deployed {
     /// A bridge with some settings, named as in the environment without the prefix.
     pub(crate) fn with(upstream_url: &str, settings: &[(&str, &str)]) -> Self {
         let mut running = serve(upstream_url, settings);
-        let serving = running.logs("serving"); // as text or as JSON
+        let serving = running.wait_for_log("serving"); // as text or as JSON
         let bound = |name: &str| address_after(&serving, name);
         Self {
             running,
@@ -56,12 +56,12 @@ impl Deployed {
         GraphServiceClient::new(channel_to(self.address))
     }
 
-    /// KiB of memory that it has in use now (proc(5), VmRSS).
+    /// The current resident memory in KiB (proc(5), VmRSS).
     pub(crate) fn resident_kib(&self) -> u64 {
         self.kib("VmRSS:")
     }
 
-    /// KiB of memory that it ever had in use (proc(5), VmHWM).
+    /// The peak resident memory in KiB (proc(5), VmHWM).
     pub(crate) fn peak_kib(&self) -> u64 {
         self.kib("VmHWM:")
     }
@@ -74,12 +74,12 @@ impl Deployed {
         figure.expect("a figure").parse().expect("KiB")
     }
 
-    /// All its metrics, as a scrape reads them.
+    /// All metrics, as a scrape reads them.
     pub(crate) async fn metrics(&self) -> String {
         get(self.admin, "/metrics").await.1
     }
 
-    /// The sum of a metric over all its labels that hold `part`.
+    /// The sum of a metric's series whose line contains `part`.
     pub(crate) async fn metric(&self, name: &str, part: &str) -> u64 {
         let all = self.metrics().await;
         let lines = all.lines().filter(|line| {
@@ -94,20 +94,20 @@ impl Deployed {
     ///
     /// # Panics
     /// After a minute.
-    pub(crate) async fn open_calls_are(&self, count: u64) {
+    pub(crate) async fn wait_for_open_calls(&self, count: u64) {
         let waiting = async {
             while self.metric("alim_bridge_open_calls", "").await != count {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+        if tokio::time::timeout(TIMEOUT, waiting).await.is_err() {
             let open = self.metric("alim_bridge_open_calls", "").await;
             panic!("{open} calls are open, {count} were expected");
         }
     }
 }
 
-/// The command with these settings, and the usual ones for those that are not among them.
+/// Starts the command with these settings, and defaults for the others that a test needs.
 fn serve(upstream_url: &str, settings: &[(&str, &str)]) -> Running {
     let usual = [
         ("ADMIN_LISTEN", "127.0.0.1:0"),
@@ -128,11 +128,11 @@ fn serve(upstream_url: &str, settings: &[(&str, &str)]) -> Running {
     start(&["serve"], &variables)
 }
 
-/// The first address that stands in `line` after `name`.
+/// The first address after `name` in `line`.
 fn address_after(line: &str, name: &str) -> SocketAddr {
     let rest = line.split_once(name).map(|(_, rest)| rest);
     let rest = rest
-        .expect("told")
+        .expect("the name is in the line")
         .trim_start_matches(|char: char| !char.is_ascii_digit());
     let end = rest.find(|char: char| !"0123456789.:".contains(char));
     let address = &rest[..end.unwrap_or(rest.len())];

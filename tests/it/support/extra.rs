@@ -1,5 +1,5 @@
-//! More words for stories: a bridge with any settings, a second caller, metadata, health, the admin
-//! port, and files that the bridge reads again.
+//! Further helpers: a bridge with any settings, a second client, metadata, health, the admin port and
+//! paused time.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,16 +20,16 @@ use tonic_health::pb::{
 
 use super::Bridge;
 
-/// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The timeout of every wait.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The upstream's service in health checks.
 pub(crate) const SERVICE: &str = "alim.v1.GraphService";
 pub(crate) const THREAD_SERVICE: &str = "alim.v1.ThreadService";
 
 impl Bridge {
-    /// A bridge with these settings and no others, not even the service key.
-    pub(crate) async fn of(config: Config) -> Self {
+    /// Starts a bridge with exactly these settings.
+    pub(crate) async fn from_config(config: Config) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let admin_listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -52,23 +52,23 @@ impl Bridge {
     }
 
     /// A client with a connection of its own.
-    pub(crate) fn another_client(&self) -> GraphServiceClient<Channel> {
+    pub(crate) fn new_client(&self) -> GraphServiceClient<Channel> {
         GraphServiceClient::new(channel_to(self.address))
     }
 
-    /// A client for threads, over the connection of the other.
+    /// A client for threads, on the connection of [`Bridge::client`].
     pub(crate) fn threads(&self) -> ThreadServiceClient<Channel> {
         ThreadServiceClient::new(self.channel.clone())
     }
 
-    /// What `grpc.health.v1` says of a service.
+    /// The health of a service, by `grpc.health.v1`.
     pub(crate) async fn health(&self, service: &str) -> Result<ServingStatus, Status> {
         let mut client = HealthClient::new(self.channel.clone());
         let answer = client.check(health_request(service)).await?;
         Ok(answer.into_inner().status())
     }
 
-    /// What `grpc.health.v1` says of a service, from now on.
+    /// Watches the health of a service, by `grpc.health.v1`.
     pub(crate) async fn watch(&self, service: &str) -> Streaming<HealthCheckResponse> {
         let mut client = HealthClient::new(self.channel.clone());
         let answer = client.watch(health_request(service)).await;
@@ -92,11 +92,11 @@ pub(crate) async fn get(admin: SocketAddr, path: &str) -> (u16, String) {
     (status.parse().expect("a status"), answer)
 }
 
-/// The next thing that a watched service is.
+/// The next status of a watched service.
 pub(crate) async fn next_health(watch: &mut Streaming<HealthCheckResponse>) -> ServingStatus {
-    let news = tokio::time::timeout(PATIENCE, watch.message()).await;
-    let news = news.expect("news in time").expect("no status");
-    news.expect("a watch that goes on").status()
+    let next = tokio::time::timeout(TIMEOUT, watch.message()).await;
+    let next = next.expect("a message in time").expect("no error");
+    next.expect("the watch does not end").status()
 }
 
 fn health_request(service: &str) -> HealthCheckRequest {
@@ -105,13 +105,13 @@ fn health_request(service: &str) -> HealthCheckRequest {
     }
 }
 
-/// A connection that is made at its first call.
+/// A channel that connects at its first call.
 pub(crate) fn channel_to(address: SocketAddr) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{address}"));
     endpoint.expect("a URL").connect_lazy()
 }
 
-/// A request with this metadata; names and values are any that HTTP/2 can carry.
+/// A request with this metadata. Names and values can be any that HTTP/2 allows.
 pub(crate) fn with_metadata<T>(message: T, pairs: &[(&'static str, &[u8])]) -> Request<T> {
     let mut request = Request::new(message);
     for (name, value) in pairs {
@@ -122,14 +122,14 @@ pub(crate) fn with_metadata<T>(message: T, pairs: &[(&'static str, &[u8])]) -> R
     request
 }
 
-/// Lets the bridge look at its files twice, as it does every two seconds: a change counts then.
-pub(crate) async fn files_are_read_again() {
-    time_passes(Duration::from_secs(5)).await;
+/// Advances time so that the bridge checks its files twice, as it does every two seconds. It applies a change at the second check.
+pub(crate) async fn wait_for_file_reload() {
+    advance_time(Duration::from_secs(5)).await;
 }
 
-/// Lets this much time pass without waiting: paused time runs on as soon as nobody has work, and
-/// stands still while a thread reads a file. Only for when no bytes are on their way.
-pub(crate) async fn time_passes(duration: Duration) {
+/// Advances the paused clock. Paused time advances when no task has work, and stops while a thread reads a
+/// file. Use it only while no bytes are in flight.
+pub(crate) async fn advance_time(duration: Duration) {
     tokio::time::pause();
     tokio::time::sleep(duration).await;
     tokio::time::resume();

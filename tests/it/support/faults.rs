@@ -1,8 +1,7 @@
-//! A wire between the bridge and its upstream that delays, cuts, corrupts and stalls answers.
+//! A proxy between the bridge and its upstream that delays, closes, corrupts and stalls answers.
 //!
-//! Which fault a call meets is asked of the test, by the call's `x-request-id`; a corrupted byte taints the
-//! call, and whatever else goes over its connection, before it is sent: so a test knows which answers
-//! must be exact.
+//! The test chooses the fault of each call by its `x-request-id`. Before a corrupted byte is sent, its call
+//! and all later ones on the connection are marked as tainted, so a test knows which answers must be exact.
 
 use std::{
     collections::HashSet,
@@ -21,31 +20,31 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// What becomes of an answer; places are counted in bytes from its head's first.
+/// What happens to an answer. Offsets are in bytes from the start of its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
-    /// Each piece waits this long.
+    /// Delays each read by this time.
     Delay(Duration),
-    /// One to seven bytes at a time.
+    /// Sends one to seven bytes at a time.
     Dribble,
-    /// The connection ends here, by RST or by FIN.
-    Cut {
+    /// Closes the connection at this offset, with RST or FIN.
+    Close {
         at: usize,
         by_reset: bool,
     },
-    /// This byte is another.
+    /// Changes the byte at this offset.
     Corrupt {
         at: usize,
         by: u8,
     },
-    /// Silence from here on, until the bridge leaves.
+    /// Sends nothing from this offset on, until the bridge closes the connection.
     Stall {
         at: usize,
     },
 }
 
-/// The faulty way to an upstream; dropping it cuts all connections.
+/// A faulty proxy in front of an upstream. Its drop closes all connections.
 pub(crate) struct Wire {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -80,18 +79,18 @@ impl Wire {
         }
     }
 
-    /// The base URL of the upstream by this way.
+    /// The base URL of the upstream, through this proxy.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/api/v1", self.address)
     }
 
-    /// Whether a corrupted byte may have reached this call; it is forgotten then.
+    /// Whether a corrupted byte can have reached this call. Each call can be read once.
     pub(crate) fn was_tainted(&self, id: &str) -> bool {
         self.shared.tainted.lock().expect("no panic").remove(id)
     }
 
     /// How many connections of the bridge are open.
-    pub(crate) fn open(&self) -> usize {
+    pub(crate) fn open_connections(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
 }
@@ -106,17 +105,17 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
                     let upstream = TcpStream::connect(shared.upstream).await.expect("an upstream");
-                    let _ = Carrier::new(bridge, upstream, &shared).carry().await;
+                    let _ = Relay::new(bridge, upstream, &shared).relay().await;
                     shared.open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
-            Some(carried) = connections.join_next() => carried.expect("no panic"),
+            Some(relayed) = connections.join_next() => relayed.expect("no panic"),
         }
     }
 }
 
-/// One connection, with the call that is on it.
-struct Carrier<'a> {
+/// One connection, with its current call.
+struct Relay<'a> {
     bridge: TcpStream,
     upstream: TcpStream,
     shared: &'a Shared,
@@ -127,10 +126,10 @@ struct Carrier<'a> {
     is_tainted: bool,
 }
 
-/// The connection is over.
-struct Over;
+/// The connection has ended.
+struct Closed;
 
-impl<'a> Carrier<'a> {
+impl<'a> Relay<'a> {
     fn new(bridge: TcpStream, upstream: TcpStream, shared: &'a Shared) -> Self {
         bridge.set_nodelay(true).expect("an open socket");
         upstream.set_nodelay(true).expect("an open socket");
@@ -146,25 +145,25 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    async fn carry(mut self) -> Result<(), Over> {
-        let (mut asked, mut answered) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
+    async fn relay(mut self) -> Result<(), Closed> {
+        let (mut request, mut answer) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
         loop {
             tokio::select! {
-                read = self.bridge.read(&mut asked) => {
-                    let count = some(read)?;
-                    self.asks(&asked[..count]);
-                    self.upstream.write_all(&asked[..count]).await.map_err(|_| Over)?;
+                read = self.bridge.read(&mut request) => {
+                    let count = bytes_or_closed(read)?;
+                    self.on_request(&request[..count]);
+                    self.upstream.write_all(&request[..count]).await.map_err(|_| Closed)?;
                 }
-                read = self.upstream.read(&mut answered) => {
-                    let count = some(read)?;
-                    self.answer(&mut answered[..count]).await?;
+                read = self.upstream.read(&mut answer) => {
+                    let count = bytes_or_closed(read)?;
+                    self.on_answer(&mut answer[..count]).await?;
                 }
             }
         }
     }
 
-    /// Looks for the id of the next call; what was answered before belongs to the last.
-    fn asks(&mut self, bytes: &[u8]) {
+    /// Finds the id of the next call. Answer bytes before it belong to the call before.
+    fn on_request(&mut self, bytes: &[u8]) {
         if self.passed > 0 {
             self.head.clear();
             self.passed = 0;
@@ -180,15 +179,15 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    fn taint_if(&mut self, is_so: bool) {
-        if is_so {
+    fn taint_if(&mut self, is_tainted: bool) {
+        if is_tainted {
             self.is_tainted = true;
             let mut tainted = self.shared.tainted.lock().expect("no panic");
             tainted.insert(self.call.clone());
         }
     }
 
-    async fn answer(&mut self, bytes: &mut [u8]) -> Result<(), Over> {
+    async fn on_answer(&mut self, bytes: &mut [u8]) -> Result<(), Closed> {
         let here = self.passed..self.passed + bytes.len();
         self.passed = here.end;
         match self.fault {
@@ -198,24 +197,24 @@ impl<'a> Carrier<'a> {
                 self.taint_if(true);
                 bytes[at - here.start] ^= by;
             }
-            Fault::Cut { at, by_reset } if here.contains(&at) => {
+            Fault::Close { at, by_reset } if here.contains(&at) => {
                 self.send(&bytes[..at - here.start]).await?;
                 if by_reset {
                     self.bridge.set_zero_linger().expect("an open socket");
                 }
-                return Err(Over);
+                return Err(Closed);
             }
             Fault::Stall { at } if here.contains(&at) => {
                 self.send(&bytes[..at - here.start]).await?;
-                while some(self.bridge.read(&mut [0; 64]).await).is_ok() {}
-                return Err(Over);
+                while bytes_or_closed(self.bridge.read(&mut [0; 64]).await).is_ok() {}
+                return Err(Closed);
             }
-            Fault::None | Fault::Corrupt { .. } | Fault::Cut { .. } | Fault::Stall { .. } => {}
+            Fault::None | Fault::Corrupt { .. } | Fault::Close { .. } | Fault::Stall { .. } => {}
         }
         self.send(bytes).await
     }
 
-    async fn dribble(&mut self, bytes: &[u8]) -> Result<(), Over> {
+    async fn dribble(&mut self, bytes: &[u8]) -> Result<(), Closed> {
         for (piece, length) in (1..=7).cycle().scan(0, |at, length| {
             *at += length;
             Some((*at - length, length))
@@ -230,14 +229,14 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), Over> {
-        self.bridge.write_all(bytes).await.map_err(|_| Over)
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Closed> {
+        self.bridge.write_all(bytes).await.map_err(|_| Closed)
     }
 }
 
-fn some(read: std::io::Result<usize>) -> Result<usize, Over> {
+fn bytes_or_closed(read: std::io::Result<usize>) -> Result<usize, Closed> {
     match read {
-        Ok(0) | Err(_) => Err(Over),
+        Ok(0) | Err(_) => Err(Closed),
         Ok(count) => Ok(count),
     }
 }

@@ -1,7 +1,7 @@
-//! HTTP/2 written by hand, because no decent library sends what an attacker would.
+//! Hand-written HTTP/2, because libraries do not send what an attacker would.
 //!
-//! Frames are as RFC 9113, 4.1 has them; header fields are literals without indexing and without Huffman
-//! codes, whose lengths fit seven bits (RFC 7541, 5.2 and 6.2.2).
+//! Frames follow RFC 9113, 4.1. Header fields are literals without indexing and Huffman codes, and their
+//! lengths fit seven bits (RFC 7541, 5.2 and 6.2.2).
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -33,10 +33,10 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 pub(crate) const CANCEL: u32 = 8;
 
-/// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of every wait.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection to the bridge on which anything can be sent.
+/// A connection to the bridge that sends any bytes.
 pub(crate) struct Raw(pub(crate) TcpStream);
 
 /// A frame that the bridge sent.
@@ -59,10 +59,10 @@ impl Raw {
         self.0.write_all(bytes).await
     }
 
-    /// The next frame of this type, or `None` when the connection has ended.
+    /// The next frame of this type, or `None` if the connection has ended.
     ///
     /// # Panics
-    /// After 20 s without either.
+    /// After 20 s.
     pub(crate) async fn next(&mut self, kind: u8) -> Option<Frame> {
         let next = async {
             loop {
@@ -72,8 +72,8 @@ impl Raw {
                 }
             }
         };
-        let next = timeout(PATIENCE, next).await;
-        next.unwrap_or_else(|_| panic!("after {PATIENCE:?} no frame of type {kind}, and no end"))
+        let next = timeout(TIMEOUT, next).await;
+        next.unwrap_or_else(|_| panic!("after {TIMEOUT:?} no frame of type {kind}, and no end"))
     }
 
     async fn any(&mut self) -> io::Result<Frame> {
@@ -88,8 +88,8 @@ impl Raw {
         })
     }
 
-    /// Why the bridge says goodbye: the code of its GOAWAY, or `None` when it just closes.
-    pub(crate) async fn goodbye(&mut self) -> Option<u32> {
+    /// The error code of the bridge's GOAWAY, or `None` if it only closes the connection.
+    pub(crate) async fn goaway_code(&mut self) -> Option<u32> {
         let goaway = self.next(GOAWAY).await?;
         let code = goaway.payload.get(4..8)?;
         Some(u32::from_be_bytes(code.try_into().expect("four bytes")))
@@ -106,12 +106,12 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame
 }
 
-/// A block of header fields: those that gRPC needs for this method of ours, and more.
+/// A header block: the fields that gRPC needs for this method of GraphService, and these.
 pub(crate) fn head(method: &str, fields: &[(&str, &[u8])]) -> Vec<u8> {
     head_of(&format!("/alim.v1.GraphService/{method}"), fields)
 }
 
-/// A block of header fields: those that gRPC needs for this path, and more.
+/// A header block: the fields that gRPC needs for this path, and these.
 pub(crate) fn head_of(path: &str, fields: &[(&str, &[u8])]) -> Vec<u8> {
     let usual: [(&str, &[u8]); 6] = [
         (":method", b"POST"),
@@ -138,7 +138,7 @@ pub(crate) fn field(name: &str, value: &[u8]) -> Vec<u8> {
     field
 }
 
-/// A call of either method, whole: its head and its message.
+/// A complete call of either method: HEADERS and DATA frames.
 pub(crate) fn call(method: &str, stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
     let question = ask_stream("Salam").encode_to_vec();
     let mut message = vec![0, 0, 0, 0, u8::try_from(question.len()).expect("short")];

@@ -1,4 +1,4 @@
-//! What every story needs: a bridge on a real socket, and words to read its statuses with.
+//! Shared by all tests: a bridge on a real socket, and accessors for its statuses.
 
 pub(crate) mod bare;
 pub(crate) mod callers;
@@ -24,10 +24,10 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The service key that bridges of these tests show to the upstream.
+/// The service key of these bridges.
 pub(crate) const SERVICE_KEY: &str = "service-key";
 
-/// A running bridge and a client for it; dropping it stops it at once.
+/// A running bridge and a client for it. Its drop stops the bridge at once.
 pub(crate) struct Bridge {
     pub(crate) client: GraphServiceClient<Channel>,
     pub(crate) channel: Channel,
@@ -38,19 +38,19 @@ pub(crate) struct Bridge {
 }
 
 impl Bridge {
-    /// A bridge with all settings at their defaults.
-    pub(crate) async fn before(upstream_url: &str) -> Self {
+    /// Starts a bridge with default settings.
+    pub(crate) async fn start(upstream_url: &str) -> Self {
         Self::with(upstream_url, &[]).await
     }
 
-    /// A bridge with some settings, named as in the environment without the prefix.
+    /// Starts a bridge with these settings, named as in the environment without the prefix.
     pub(crate) async fn with(upstream_url: &str, settings: &[(&str, &str)]) -> Self {
         let mut all = vec![("UPSTREAM_URL", upstream_url), ("LOG", "off")];
         if !settings.contains(&("CREDENTIALS", "caller")) {
             all.push(("UPSTREAM_API_KEY", SERVICE_KEY));
         }
         all.extend(settings);
-        Self::of(config(&all)).await
+        Self::from_config(config(&all)).await
     }
 
     pub(crate) async fn invoke(&self, message: &str) -> Result<Response<InvokeResponse>, Status> {
@@ -64,7 +64,7 @@ impl Bridge {
         self.client.clone().stream(ask_stream(message)).await
     }
 
-    /// Everything of a stream: its events, and how it ended.
+    /// All events of a stream, and how it ended.
     pub(crate) async fn stream_all(&self, message: &str) -> (Vec<Event>, Result<(), Status>) {
         match self.stream(message).await {
             Ok(response) => read_all(response.into_inner()).await,
@@ -72,15 +72,15 @@ impl Bridge {
         }
     }
 
-    /// A client that enforces nothing by itself, as tonic's channel does with deadlines.
+    /// A client that enforces no deadlines itself, as tonic's channel does.
     pub(crate) async fn bare_client(&self) -> GraphServiceClient<bare::Connection> {
         let connection = bare::Connection::open(self.address).await;
         let origin = format!("http://{}", self.address).parse().expect("a URL");
         GraphServiceClient::with_origin(connection, origin)
     }
 
-    /// Asks it to drain and waits until it is gone.
-    pub(crate) async fn drained(mut self) -> Drained {
+    /// Starts the drain and waits until the bridge has stopped.
+    pub(crate) async fn drain(mut self) -> Drained {
         self.shutdown.drain.cancel();
         (&mut self.task).await.expect("no panic")
     }
@@ -92,14 +92,14 @@ impl Drop for Bridge {
     }
 }
 
-/// Settings as `serve` would read them from this environment.
+/// Settings as `serve` reads them from this environment.
 pub(crate) fn config(settings: &[(&str, &str)]) -> Config {
     let vars = settings
         .iter()
         .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), (*value).to_owned()));
     let mut raw = RawSettings::default();
     raw.add_environment(vars);
-    Config::parse(&raw).unwrap_or_else(|faults| panic!("{faults}"))
+    Config::parse(&raw).unwrap_or_else(|invalid| panic!("{invalid}"))
 }
 
 pub(crate) fn ask(message: &str) -> InvokeRequest {
@@ -118,8 +118,8 @@ pub(crate) fn ask_stream(message: &str) -> StreamRequest {
     }
 }
 
-/// A request with a deadline of its own.
-pub(crate) fn within<T>(millis: u64, message: T) -> Request<T> {
+/// A request with a deadline.
+pub(crate) fn with_timeout<T>(millis: u64, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(std::time::Duration::from_millis(millis));
     request
@@ -138,7 +138,7 @@ pub(crate) async fn read_all(
     }
 }
 
-/// The text of all tokens, joined.
+/// The concatenated text of all tokens.
 pub(crate) fn text(events: &[Event]) -> String {
     let texts = events.iter().map(|event| match event {
         Event::Token(token) => token.text.as_str(),
@@ -151,12 +151,12 @@ pub(crate) fn token(text: &str) -> Event {
     Event::Token(pb::Token { text: text.into() })
 }
 
-/// A whole SSE body: these tokens, framed as the backend does, and `done`.
+/// A complete SSE body: these tokens, framed as ALİM does, and `done`.
 pub(crate) fn sse_answer(tokens: &[&str]) -> String {
     sse_tokens(tokens) + "event: done\ndata: [DONE]\n\n"
 }
 
-/// These tokens, framed as the backend does.
+/// These tokens, framed as ALİM does.
 pub(crate) fn sse_tokens(tokens: &[&str]) -> String {
     tokens
         .iter()
@@ -164,18 +164,22 @@ pub(crate) fn sse_tokens(tokens: &[&str]) -> String {
         .collect()
 }
 
-/// A whole reply to an Invoke.
+/// A complete reply to an Invoke.
 pub(crate) fn reply_json() -> String {
     r#"{"response":"Suvarın.","thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b","model":"m"}"#
         .into()
 }
 
-/// What a status says, as callers read it.
+/// The parts of a status, as callers read them.
 pub(crate) trait RichStatus {
+    /// The code, and the reason of its ErrorInfo.
     fn code_and_reason(&self) -> (Code, String);
+    /// A value in the metadata of its ErrorInfo.
     fn info(&self, name: &str) -> Option<String>;
+    /// `grpc-retry-pushback-ms`.
     fn pushback(&self) -> Option<String>;
-    fn rich(&self) -> ErrorDetails;
+    /// All its details.
+    fn error_details(&self) -> ErrorDetails;
 }
 
 impl RichStatus for Status {
@@ -199,7 +203,7 @@ impl RichStatus for Status {
         Some(value.to_str().expect("ASCII").to_owned())
     }
 
-    fn rich(&self) -> ErrorDetails {
+    fn error_details(&self) -> ErrorDetails {
         self.get_error_details()
     }
 }

@@ -1,5 +1,5 @@
-//! The built command as a child: what it says is read line by line, and a test waits for a line, for
-//! the end, never for time to pass. A child is killed by its id when it is dropped.
+//! Runs the built command as a child process. Tests wait for a line of its output or for its exit, never for
+//! a fixed time. The drop of a [`Running`] kills the child by its id.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -12,30 +12,30 @@ use std::{
 /// The command as it was built for these tests.
 const BUILT: &str = env!("CARGO_BIN_EXE_alim-bridge");
 
-/// How long a test waits for what must happen: far above what it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout of every wait: far longer than a busy machine needs.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A command that runs.
+/// A running command.
 pub(crate) struct Running {
     child: Child,
     stdout: Output,
     stderr: Output,
 }
 
-/// A command that ended.
-pub(crate) struct Ended {
+/// The exit code and output of a command.
+pub(crate) struct Exited {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-/// One of its outputs.
+/// One output stream.
 struct Output {
     lines: Receiver<String>,
-    told: String,
+    read: String,
 }
 
-/// The command with these arguments, and with no variable of ours.
+/// The command with these arguments, and without `ALIM_` and `OTEL_` variables.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(BUILT);
     clean(&mut command);
@@ -52,26 +52,30 @@ fn clean(command: &mut Command) {
     }
 }
 
-/// Starts the command with these arguments, and with no variable of ours but these.
+/// Starts the command with these arguments, and no `ALIM_` and `OTEL_` variables except these.
 pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Running {
     start_reading(Stdio::null(), args, variables)
 }
 
-/// Starts it where no more than `files` may be open at a time.
-pub(crate) fn start_among(files: u32, args: &[&str], variables: &[(&str, &str)]) -> Running {
+/// Starts it with this limit on open files.
+pub(crate) fn start_with_file_limit(
+    files: u32,
+    args: &[&str],
+    variables: &[(&str, &str)],
+) -> Running {
     let mut shell = Command::new("sh");
     clean(&mut shell);
     shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
     shell.arg(BUILT).args(args);
-    heard(spawn(shell, Stdio::null(), variables))
+    with_stderr(spawn(shell, Stdio::null(), variables))
 }
 
-/// Starts it with a standard error that nobody reads, until the test does.
+/// Starts it, and returns its standard error unread.
 pub(crate) fn start_unread(args: &[&str], variables: &[(&str, &str)]) -> (Running, ChildStderr) {
     spawn(command(args), Stdio::null(), variables)
 }
 
-/// Starts it with both outputs on one pipe, which nobody reads beyond the line that tells its address.
+/// Starts it with both outputs on one pipe. Reads the pipe only up to the line with the address.
 pub(crate) fn start_on_one_pipe(
     args: &[&str],
     variables: &[(&str, &str)],
@@ -81,7 +85,7 @@ pub(crate) fn start_on_one_pipe(
     command.envs(variables.iter().copied()).stdin(Stdio::null());
     command.stdout(both.try_clone().expect("open")).stderr(both);
     let child = command.spawn().expect("the command was built");
-    drop(command); // and with it our end of the pipe
+    drop(command); // closes our end of the pipe
     let mut pipe = BufReader::new(pipe);
     let mut line = String::new();
     while !line.starts_with("alim-bridge listening on ") {
@@ -98,10 +102,10 @@ pub(crate) fn start_on_one_pipe(
 }
 
 fn start_reading(input: Stdio, args: &[&str], variables: &[(&str, &str)]) -> Running {
-    heard(spawn(command(args), input, variables))
+    with_stderr(spawn(command(args), input, variables))
 }
 
-fn heard((mut running, stderr): (Running, ChildStderr)) -> Running {
+fn with_stderr((mut running, stderr): (Running, ChildStderr)) -> Running {
     running.stderr = Output::of(stderr);
     running
 }
@@ -119,45 +123,46 @@ fn spawn(mut command: Command, input: Stdio, variables: &[(&str, &str)]) -> (Run
     (running, stderr)
 }
 
-/// Runs the command to its end.
-pub(crate) fn run(args: &[&str]) -> Ended {
-    start(args, &[]).ended()
+/// Runs the command until it exits.
+pub(crate) fn run(args: &[&str]) -> Exited {
+    start(args, &[]).wait()
 }
 
-/// Runs the command with this for its standard input.
-pub(crate) fn run_reading(input: &str, args: &[&str]) -> Ended {
+/// Runs the command with this standard input.
+pub(crate) fn run_reading(input: &str, args: &[&str]) -> Exited {
     let mut running = start_reading(Stdio::piped(), args, &[]);
     let mut pipe = running.child.stdin.take().expect("a pipe");
-    pipe.write_all(input.as_bytes()).expect("it reads");
+    pipe.write_all(input.as_bytes())
+        .expect("it reads its input");
     drop(pipe);
-    running.ended()
+    running.wait()
 }
 
 impl Running {
-    /// Waits for a line on standard output that holds `part`, and gives it.
-    pub(crate) fn says(&mut self, part: &str) -> String {
+    /// Waits for a line on standard output that contains `part`, and returns it.
+    pub(crate) fn wait_for_line(&mut self, part: &str) -> String {
         let line = self.stdout.line(part);
-        line.unwrap_or_else(|| panic!("no {part:?}:\n{}{}", self.stdout.told, self.stderr.all()))
+        line.unwrap_or_else(|| panic!("no {part:?}:\n{}{}", self.stdout.read, self.stderr.all()))
     }
 
-    /// Waits for a line on standard error that holds `part`, and gives it.
-    pub(crate) fn logs(&mut self, part: &str) -> String {
+    /// Waits for a line on standard error that contains `part`, and returns it.
+    pub(crate) fn wait_for_log(&mut self, part: &str) -> String {
         let line = self.stderr.line(part);
-        line.unwrap_or_else(|| panic!("no {part:?}:\n{}", self.stderr.told))
+        line.unwrap_or_else(|| panic!("no {part:?}:\n{}", self.stderr.read))
     }
 
-    /// The address that it says it listens on.
+    /// Waits for the address that it listens on.
     pub(crate) fn address(&mut self) -> String {
-        let line = self.says(" listening on ");
+        let line = self.wait_for_line(" listening on ");
         line.rsplit(' ').next().expect("a last word").to_owned()
     }
 
-    /// The next line on standard error, if there is one already; it is told by nothing else then.
+    /// Takes the next line on standard error, if there is one already.
     pub(crate) fn next_log(&mut self) -> Option<String> {
         self.stderr.lines.try_recv().ok()
     }
 
-    /// Its id among the system's processes.
+    /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -170,18 +175,18 @@ impl Running {
         assert!(sent.expect("sh").success(), "{name} was not sent");
     }
 
-    /// Asks it to stop, and waits until it has.
-    pub(crate) fn stopped(self) -> Ended {
+    /// Sends SIGTERM and waits for the exit.
+    pub(crate) fn stop(self) -> Exited {
         self.signal("TERM");
-        self.ended()
+        self.wait()
     }
 
-    /// Waits until it ends by itself.
-    pub(crate) fn ended(mut self) -> Ended {
+    /// Waits for the exit.
+    pub(crate) fn wait(mut self) -> Exited {
         let stdout = self.stdout.all();
         let stderr = self.stderr.all();
         let code = self.child.wait().expect("it is our child").code();
-        Ended {
+        Exited {
             code,
             stdout,
             stderr,
@@ -190,7 +195,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// By its id; one that has ended is no longer there to be killed.
+    /// Kills it by its id. Has no effect if it has exited.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -211,29 +216,29 @@ impl Output {
                 line.clear();
             }
         });
-        let told = String::new();
-        Self { lines, told }
+        let read = String::new();
+        Self { lines, read }
     }
 
-    /// The next line that holds `part`; none when it is closed, or silent for too long, before.
+    /// The next line that contains `part`. `None` if the stream closes or times out before.
     fn line(&mut self, part: &str) -> Option<String> {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).ok()?;
-            self.told += &line;
+            let line = self.lines.recv_timeout(TIMEOUT).ok()?;
+            self.read += &line;
             if line.contains(part) {
                 return Some(line.trim_end().to_owned());
             }
         }
     }
 
-    /// All of it, once it is closed.
+    /// The whole output, after the stream has closed.
     fn all(&mut self) -> String {
         use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => self.told += &line,
-                Err(Disconnected) => return std::mem::take(&mut self.told),
-                Err(Timeout) => panic!("it goes on, after:\n{}", self.told),
+            match self.lines.recv_timeout(TIMEOUT) {
+                Ok(line) => self.read += &line,
+                Err(Disconnected) => return std::mem::take(&mut self.read),
+                Err(Timeout) => panic!("it still runs, after:\n{}", self.read),
             }
         }
     }

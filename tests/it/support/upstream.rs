@@ -1,13 +1,11 @@
-//! The scripted upstream: raw TCP that answers by script, because a decent HTTP framework can't
-//! misbehave.
+//! A scripted upstream on raw TCP, because an HTTP framework can't misbehave.
 //!
-//! It reads each HTTP/1.1 request whole, records it and plays a [`Reply`]: a head, bytes, gates that
-//! the test opens, and exactly one ending. A connection is kept for the next request only after a
-//! reply that is complete. Nothing here sleeps: [`Upstream::received`],
-//! [`Upstream::connection_closed`] and [`Gate`] are how a test waits.
+//! It reads each HTTP/1.1 request completely, records it and plays a [`Reply`]: a head, bytes, gates that
+//! the test opens, and one ending. A connection serves another request only after a complete reply.
+//! Nothing sleeps: tests wait with [`Upstream::wait_for_requests`], [`Upstream::wait_for_close`] and
+//! [`Gate`].
 //!
-//! All connections live in one task, so that a panic anywhere in it ends them all, and dropping the
-//! [`Upstream`] then fails the test.
+//! All connections run in one task. If it panics, the drop of the [`Upstream`] fails the test.
 
 mod reply;
 
@@ -32,27 +30,27 @@ use tokio::{
 use reply::{Ending, Step, wire_head};
 pub(crate) use reply::{Gate, Reply};
 
-/// How long a test waits for what must happen: far above what it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The timeout of every wait: far longer than a busy machine needs.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes that the system takes off a connection's hands: few, so that a flood stays small.
+/// A small send buffer, so that a flood stays small.
 const SEND_BUFFER: u32 = 64 * 1024;
 
 /// Port 0: the system chooses a free one.
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// A listening upstream; dropping it closes its connections and fails the test if its script was overrun.
+/// A listening upstream. Its drop closes the connections, and fails the test if there were more requests than replies.
 pub(crate) struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
-/// What the test and the connections both see.
+/// Shared by the test and the connections.
 struct Shared {
     script: Script,
     requests: watch::Sender<Vec<Request>>,
-    /// One permit for each caller that left before its reply was played to the end.
+    /// One permit for each peer that closed its connection before the end of its reply.
     left: Semaphore,
 }
 
@@ -61,24 +59,24 @@ enum Script {
     Each(Vec<Reply>),
 }
 
-/// A request as it came; the body is whole.
+/// A request with its whole body.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Two requests with the same number came over the same connection.
+    /// The number of its connection.
     pub(crate) connection: usize,
-    /// When all of it was there.
+    /// When it was complete.
     pub(crate) at: Instant,
 }
 
 /// The peer closed the connection, or reset it.
 struct PeerLeft;
 
-/// A base URL on which nothing listens. Its port stays bound until the process ends, so that no
-/// other test can get it meanwhile.
+/// A base URL that refuses connections. Its port stays bound until the process exits, so no other test
+/// can get it.
 pub(crate) fn refused_url() -> String {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(ANY_PORT).expect("a free port");
@@ -88,13 +86,13 @@ pub(crate) fn refused_url() -> String {
 }
 
 impl Upstream {
-    /// Gives the same reply to each request.
+    /// Answers each request with the same reply.
     pub(crate) fn answering(reply: Reply) -> Self {
         Self::start(Script::Always(reply))
     }
 
-    /// Gives one reply to each request, in their order. A request more than that is answered 500,
-    /// and the drop then fails the test.
+    /// Answers each request with the next reply. A request after the last one is answered 500, and the drop
+    /// fails the test.
     pub(crate) fn scripted(replies: impl IntoIterator<Item = Reply>) -> Self {
         Self::start(Script::Each(replies.into_iter().collect()))
     }
@@ -118,39 +116,38 @@ impl Upstream {
         base_url(self.address)
     }
 
-    /// The requests so far. A connection without a whole request, such as a probe's, is none.
+    /// The requests so far. A connection without a complete request, such as a probe's, does not count.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.requests.borrow().clone()
     }
 
-    /// Waits until at least `count` requests have come, and returns all of them.
+    /// Waits for at least `count` requests, and returns all of them.
     ///
     /// # Panics
-    /// After 10 s, with the number that came.
-    pub(crate) async fn received(&self, count: usize) -> Vec<Request> {
+    /// After 10 s, with the number of requests.
+    pub(crate) async fn wait_for_requests(&self, count: usize) -> Vec<Request> {
         let mut requests = self.shared.requests.subscribe();
         let enough = requests.wait_for(|requests| requests.len() >= count);
-        match tokio::time::timeout(PATIENCE, enough).await {
+        match tokio::time::timeout(TIMEOUT, enough).await {
             Ok(all) => all
                 .expect("the sender lives as long as the upstream")
                 .clone(),
             Err(_) => panic!(
-                "after {PATIENCE:?} the upstream has {} of {count} requests",
+                "after {TIMEOUT:?} the upstream has {} of {count} requests",
                 self.requests().len(),
             ),
         }
     }
 
-    /// Waits until a peer has closed the connection on which a reply was still held, waiting at a
-    /// gate or being written. Each closing answers one call of this.
+    /// Waits until a peer has closed a connection whose reply was not complete. Each close ends one wait.
     ///
     /// # Panics
     /// After 10 s.
-    pub(crate) async fn connection_closed(&self) {
-        match tokio::time::timeout(PATIENCE, self.shared.left.acquire()).await {
+    pub(crate) async fn wait_for_close(&self) {
+        match tokio::time::timeout(TIMEOUT, self.shared.left.acquire()).await {
             Ok(permit) => permit.expect("the semaphore is never closed").forget(),
             Err(_) => {
-                panic!("after {PATIENCE:?} nobody has closed a connection with an open reply")
+                panic!("after {TIMEOUT:?} no connection with an incomplete reply was closed")
             }
         }
     }
@@ -163,14 +160,14 @@ impl Drop for Upstream {
         }
         assert!(
             !self.task.is_finished(),
-            "the scripted upstream panicked; its own words stand above"
+            "the scripted upstream panicked: see its message above"
         );
         self.task.abort();
         if let Script::Each(replies) = &self.shared.script {
-            let (asked, known) = (self.shared.requests.borrow().len(), replies.len());
+            let (received, known) = (self.shared.requests.borrow().len(), replies.len());
             assert!(
-                asked <= known,
-                "{asked} requests for {known} scripted replies"
+                received <= known,
+                "{received} requests for {known} scripted replies"
             );
         }
     }
@@ -184,13 +181,13 @@ impl Request {
 }
 
 impl Shared {
-    /// Writes the request down and tells its reply.
+    /// Records the request and returns its reply.
     fn record(&self, request: Request) -> Reply {
-        let place = self.requests.borrow().len();
+        let index = self.requests.borrow().len();
         self.requests.send_modify(|requests| requests.push(request));
         match &self.script {
             Script::Always(reply) => reply.clone(),
-            Script::Each(replies) => match replies.get(place) {
+            Script::Each(replies) => match replies.get(index) {
                 Some(reply) => reply.clone(),
                 None => Reply::json(500, r#"{"detail":"the script has no reply left"}"#),
             },
@@ -198,7 +195,7 @@ impl Shared {
     }
 }
 
-/// Accepts and serves, all in one task; ends only by a panic or with the [`Upstream`].
+/// Accepts and serves in one task, until a panic or the drop of the [`Upstream`].
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = FuturesUnordered::new();
     let mut numbers = 0..;
@@ -222,7 +219,7 @@ struct Connection {
 
 impl Connection {
     fn new(socket: TcpStream, number: usize) -> Self {
-        // Without it a step may wait for the peer's ACK of the one before.
+        // Without it a step can wait for the ACK of the one before.
         socket.set_nodelay(true).expect("an open socket");
         Self {
             socket,
@@ -235,7 +232,7 @@ impl Connection {
         while let Ok(request) = self.read_request().await {
             match self.play(shared.record(request)).await {
                 Ok(Ending::Complete | Ending::LastChunk) => {}
-                Ok(Ending::Hold | Ending::Close | Ending::Cut) => return,
+                Ok(Ending::Hold | Ending::Close | Ending::Reset) => return,
                 Err(PeerLeft) => return shared.left.add_permits(1),
             }
         }
@@ -265,7 +262,7 @@ impl Connection {
         })
     }
 
-    /// Plays all steps and the ending; the socket's drop does the rest of a close or a cut.
+    /// Plays all steps and the ending. The drop of the socket completes a close or a reset.
     async fn play(&mut self, reply: Reply) -> Result<Ending, PeerLeft> {
         for step in reply.steps {
             match step {
@@ -285,7 +282,7 @@ impl Connection {
             Ending::Complete | Ending::Close => {}
             Ending::LastChunk => self.send(b"0\r\n\r\n").await?,
             Ending::Hold => return Err(self.peer_left().await),
-            Ending::Cut => self.socket.set_zero_linger().expect("an open socket"),
+            Ending::Reset => self.socket.set_zero_linger().expect("an open socket"),
         }
         Ok(reply.ending)
     }
@@ -315,7 +312,7 @@ fn parse_head(head: &[u8]) -> (String, String, HeaderMap) {
     let mut lines = head.split("\r\n");
     let start: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
     let [method, path, "HTTP/1.1"] = start[..] else {
-        panic!("{start:?} begins no HTTP/1.1 request");
+        panic!("{start:?} is not the start line of an HTTP/1.1 request");
     };
     let headers: HeaderMap = lines.map(parse_header).collect();
     assert!(
@@ -341,7 +338,7 @@ fn parse_header(line: &str) -> (HeaderName, HeaderValue) {
     )
 }
 
-/// A listener without an `await`, so that a test can write `Upstream::answering(…)` and no more.
+/// Binds without an `await`, so that `Upstream::answering(…)` needs none.
 fn listener() -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_send_buffer_size(SEND_BUFFER)?;

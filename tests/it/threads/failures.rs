@@ -11,7 +11,7 @@ use super::{THREAD, a_thread, all, create, delete, get};
 use crate::support::{
     Bridge, RichStatus, sse_tokens,
     upstream::{Reply, Upstream, refused_url},
-    within,
+    with_timeout,
 };
 
 const MALFORMED: &str = "UPSTREAM_MALFORMED_REPLY";
@@ -60,13 +60,13 @@ async fn an_answer_that_is_no_thread_is_told_as_for_an_invoke() {
         ),
         (
             "reset before the head",
-            Reply::nothing().then_cut(),
+            Reply::nothing().then_reset(),
             Unavailable,
             INTERRUPTED,
         ),
         (
             "cut inside the body",
-            cut().then_cut(),
+            cut().then_reset(),
             Unavailable,
             INTERRUPTED,
         ),
@@ -128,7 +128,7 @@ async fn an_answer_that_is_no_thread_is_told_as_for_an_invoke() {
 async fn a_thread_that_the_upstream_did_not_delete_is_not_told_as_deleted() {
     for body in [json!({"deleted": false}), json!({"thread_id": THREAD})] {
         let upstream = Upstream::answering(Reply::json(200, body));
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let mut client = bridge.threads();
         let status = client.delete_thread(delete(THREAD)).await;
         let status = status.expect_err("not deleted");
@@ -147,7 +147,7 @@ async fn metadata_that_no_caller_can_read_is_left_out_of_a_thread() {
     for metadata in [&deep, "7", "[]", "\"a\"", "null"] {
         let body = format!(r#"{{"thread_id":"{THREAD}","metadata":{metadata}}}"#);
         let upstream = Upstream::answering(Reply::json(200, body));
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let got = bridge.threads().get_thread(get(THREAD)).await;
         let got = got.expect("a thread").into_inner();
         assert_eq!((&*got.thread_id, got.metadata), (THREAD, None));
@@ -235,7 +235,7 @@ async fn an_upstream_without_threads_is_told_from_one_that_does_not_know_the_thr
 async fn invalid_fields_of_a_422_become_a_bad_request() {
     let fault = json!({"loc": ["body", "metadata", "crops", 0], "msg": "no crop"});
     for (method, status) in statuses(Reply::json(422, json!({"detail": [fault]}))).await {
-        let rich = status.rich();
+        let rich = status.error_details();
         let violations = &rich.bad_request().expect(method).field_violations;
         assert_eq!(violations[0].field, "metadata.crops.0", "{method}");
     }
@@ -243,7 +243,7 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
 
 #[tokio::test]
 async fn without_a_connection_nothing_was_sent() {
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     for (method, told) in all(&bridge).await {
         let status = told.expect_err(method);
         let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
@@ -260,27 +260,27 @@ async fn a_thread_call_that_takes_too_long_ends_by_invoke_timeout_and_is_dropped
     for (method, told) in all(&bridge).await {
         let status = told.expect_err(method);
         assert_told(&status, Code::DeadlineExceeded, "INVOKE_TIMEOUT", method);
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
 #[tokio::test]
 async fn a_callers_deadline_ends_a_thread_call_and_a_caller_who_leaves_does_too() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
-    let late = client.get_thread(within(200, get(THREAD))).await;
+    let late = client.get_thread(with_timeout(200, get(THREAD))).await;
     let code = late.expect_err("too late").code();
     assert!(
         matches!(code, Code::DeadlineExceeded | Code::Cancelled),
         "{code:?}"
     );
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
     tokio::select! {
         _ = client.delete_thread(delete(THREAD)) => panic!("nothing was answered"),
-        _ = upstream.received(2) => {}
+        _ = upstream.wait_for_requests(2) => {}
     }
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]

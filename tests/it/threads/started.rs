@@ -49,7 +49,7 @@ async fn done(head: Head) -> String {
 async fn a_stream_that_starts_a_thread_asks_in_it_and_says_its_id() {
     let answer = Reply::sse(sse_answer(&["a"]));
     let upstream = Upstream::scripted([made(), answer.clone(), answer]);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.client.clone();
     let head = client.stream(starting("Salam")).await.expect("a head");
     assert_eq!(named(&head).as_deref(), Some(THREAD));
@@ -71,7 +71,7 @@ async fn a_stream_that_starts_a_thread_asks_in_it_and_says_its_id() {
 #[tokio::test]
 async fn a_stream_without_a_thread_names_none() {
     let upstream = Upstream::answering(Reply::sse(sse_answer(&["a"])));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let head = bridge.stream("Salam").await.expect("a head");
     assert_eq!(named(&head), None);
     assert_eq!(done(head).await, "");
@@ -81,7 +81,7 @@ async fn a_stream_without_a_thread_names_none() {
 async fn a_stream_that_fails_in_its_thread_says_its_id_before_and_after_the_first_event() {
     let cut = || Reply::sse(sse_tokens(&["a"]));
     let upstream = Upstream::scripted([made(), Reply::json(503, "{}"), made(), cut(), cut()]);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.client.clone();
     let status = client.stream(starting("Salam")).await.expect_err("503");
     assert_eq!(status.info("threadId").as_deref(), Some(THREAD));
@@ -95,7 +95,7 @@ async fn a_stream_that_fails_in_its_thread_says_its_id_before_and_after_the_firs
 #[tokio::test]
 async fn a_thread_is_not_both_started_and_gone_on_with() {
     let upstream = Upstream::answering(made());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let both = StreamRequest {
         start_thread: true,
         ..going_on("")
@@ -104,7 +104,7 @@ async fn a_thread_is_not_both_started_and_gone_on_with() {
     let status = status.expect_err("invalid");
     let told = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
     assert_eq!(status.code_and_reason(), told);
-    let details = status.rich();
+    let details = status.error_details();
     let violations = &details.bad_request().expect("named").field_violations;
     let fields: Vec<_> = violations.iter().map(|it| it.field.as_str()).collect();
     assert_eq!(fields, ["message", "start_thread"], "all at once");
@@ -125,7 +125,7 @@ async fn a_thread_is_not_both_started_and_gone_on_with() {
 #[tokio::test]
 async fn an_upstream_without_threads_is_not_asked_the_question() {
     let upstream = Upstream::scripted([Reply::json(404, r#"{"detail":"Not Found"}"#)]);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.client.clone().stream(starting("Salam")).await;
     let status = status.expect_err("no threads");
     let told = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
@@ -137,7 +137,7 @@ async fn an_upstream_without_threads_is_not_asked_the_question() {
 #[tokio::test]
 async fn a_thread_whose_id_is_no_uuid_is_not_asked_in() {
     let upstream = Upstream::scripted([Reply::json(200, r#"{"thread_id":"../runs"}"#)]);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.client.clone().stream(starting("Salam")).await;
     let told = (Code::Internal, "UPSTREAM_MALFORMED_REPLY".to_owned());
     assert_eq!(status.expect_err("no UUID").code_and_reason(), told);

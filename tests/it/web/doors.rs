@@ -220,7 +220,7 @@ async fn what_is_no_grpc_web_is_refused_over_http1_and_reaches_nobody() {
 #[tokio::test]
 async fn while_it_is_off_pages_and_http1_are_refused() {
     let upstream = replying();
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let kinds = ["application/grpc-web+proto", "application/grpc-web-text"];
     for kind in kinds {
         let answer = over_http2(&bridge, &[("content-type", kind), ("origin", ORIGIN)]).await;

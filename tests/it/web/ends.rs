@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{
     Bridge, RichStatus, ask, ask_stream,
-    extra::time_passes,
+    extra::advance_time,
     reply_json, sse_tokens, token,
     upstream::{Gate, Reply, Upstream},
 };
@@ -20,7 +20,7 @@ use super::{
 /// Far longer than any test: only what must end a call can have ended it.
 const NEVER: &str = "1h";
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn an_open_stream() -> Reply {
     Reply::sse(sse_tokens(&["a"])).then_hold()
@@ -47,7 +47,7 @@ fn assert_unsent(status: &Status, reason: &str) {
 }
 
 async fn drained(bridge: Bridge) -> Drained {
-    let drained = timeout(PATIENCE, bridge.drained()).await;
+    let drained = timeout(TIMEOUT, bridge.drain()).await;
     drained.expect("long before the drain's own time is up")
 }
 
@@ -67,7 +67,7 @@ async fn a_pages_deadline_is_enforced_before_the_head_and_to_the_end_of_the_stre
         let answer = page.answer().await;
         assert_eq!(answer.events(), events);
         assert_told(&answer.status(), Code::DeadlineExceeded, "CALLER_DEADLINE");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -95,11 +95,11 @@ async fn a_page_that_leaves_closes_the_upstream_connection_and_is_counted() {
     let bridge = for_pages(&upstream, &[("MAX_CALLS", "1")]).await;
     let mut waiting = Page::at(bridge.address).await;
     waiting.call("Invoke", &[], ask("Salam")).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     drop(waiting);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
     drop(reading(&bridge).await);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
     let (_, metrics) = bridge.admin("/metrics").await;
     assert!(
         metrics.contains("alim_bridge_caller_cancelled_total 2"),
@@ -116,7 +116,7 @@ async fn a_page_that_stops_reading_does_not_keep_the_upstream_call_past_its_life
     let bridge = for_pages(&upstream, &settings).await;
     let mut unread = Page::at(bridge.address).await;
     unread.call("Stream", &[], ask_stream("Salam")).await;
-    upstream.connection_closed().await; // while nobody reads
+    upstream.wait_for_close().await; // while nobody reads
     unread.is_cut_off().await;
     let (_, metrics) = bridge.admin("/metrics").await;
     let reason = r#"alim_bridge_failures_total{reason="LIFETIME_EXCEEDED"} 1"#;
@@ -148,11 +148,11 @@ async fn a_pages_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() 
     let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", "50ms")]).await;
     let mut page = Page::at(bridge.address).await;
     page.call("Stream", &[], ask_stream("Salam")).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     let (answer, drained) = tokio::join!(page.answer(), drained(bridge));
     assert_told(&answer.status(), Code::Unavailable, "BRIDGE_DRAINING");
     assert_eq!(drained, Drained::Forced);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn a_page_that_does_not_read_cannot_hold_up_the_drain() {
     let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", "50ms")]).await;
     let _unread = reading(&bridge).await;
     assert_eq!(drained(bridge).await, Drained::Forced);
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn a_connection_whose_first_head_is_not_whole_in_ten_seconds_is_closed() {
         page.send(part.as_bytes()).await;
         slow.push(page);
     }
-    time_passes(Duration::from_secs(11)).await;
+    advance_time(Duration::from_secs(11)).await;
     for mut page in slow {
         page.is_closed().await;
     }
@@ -210,7 +210,7 @@ async fn a_head_that_came_is_not_followed_by_a_limit_on_the_call() {
     let upstream = Upstream::answering(reply);
     let bridge = for_pages(&upstream, &[]).await;
     let mut page = reading(&bridge).await;
-    time_passes(Duration::from_secs(40)).await;
+    advance_time(Duration::from_secs(40)).await;
     gate.open();
     let answer = page.rest().await;
     assert!(answer.windows(15).any(|part| part == b"grpc-status:0\r\n"));
@@ -224,7 +224,7 @@ async fn a_connection_that_sends_no_next_head_is_closed_after_half_a_minute() {
     page.call("Invoke", &[], ask("Salam")).await;
     assert_eq!(page.answer().await.status().code(), Code::Ok);
     page.send(b"POST / HTTP/1.1\r\n").await;
-    time_passes(Duration::from_secs(31)).await;
+    advance_time(Duration::from_secs(31)).await;
     page.is_closed().await;
 }
 
@@ -240,7 +240,7 @@ async fn a_page_that_never_reads_again_gives_its_connections_place_back() {
     .await;
     let _stopped = reading(&bridge).await;
     for _ in 0..100 {
-        time_passes(Duration::from_secs(61)).await;
+        advance_time(Duration::from_secs(61)).await;
         let mut next = Page::at(bridge.address).await;
         if timeout(Duration::from_millis(200), next.is_closed())
             .await

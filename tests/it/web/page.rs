@@ -14,7 +14,7 @@ use tokio::{
 use tonic::Status;
 
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The bit that tells the trailers' frame from a message's (gRPC-Web, Protocol differences).
 const TRAILERS: u8 = 0x80;
 
@@ -154,7 +154,7 @@ impl Page {
 
     /// Reads what has come; false when the bridge has closed the connection, or reset it.
     async fn read(&mut self) -> bool {
-        let read = timeout(PATIENCE, self.socket.read_buf(&mut self.unread)).await;
+        let read = timeout(TIMEOUT, self.socket.read_buf(&mut self.unread)).await;
         read.expect("bytes or an end in time").unwrap_or(0) > 0
     }
 }

@@ -1,21 +1,20 @@
-//! One scripted answer: steps in their order, then exactly one ending.
+//! One scripted answer: steps in order, then one ending.
 //!
-//! This file says what is sent; `upstream.rs` plays it. Nothing is checked, because a
-//! wrong answer is as good a script as a right one: lengths that lie and chunks that stop halfway
-//! are made with [`Reply::head`] and [`Reply::send`].
+//! This file builds the script, and `upstream.rs` plays it. Scripts are not validated, because tests need
+//! invalid answers: build wrong lengths and truncated chunks with [`Reply::head`] and [`Reply::send`].
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
-/// What one request is answered: steps in their order, then one ending.
+/// The answer to one request.
 #[derive(Clone)]
 pub(crate) struct Reply {
     pub(super) steps: Vec<Step>,
     pub(super) ending: Ending,
 }
 
-/// One step of a script, passed once it is done.
+/// One step of a script.
 #[derive(Clone)]
 pub(super) enum Step {
     Head(u16, HeaderMap),
@@ -24,27 +23,27 @@ pub(super) enum Step {
     Wait(Gate),
 }
 
-/// What becomes of the connection after the last step.
+/// What happens to the connection after the last step.
 #[derive(Clone, Copy)]
 pub(super) enum Ending {
-    /// The reply is whole: the next request may come.
+    /// The reply is complete, and the connection serves the next request.
     Complete,
-    /// As `Complete`, after the chunk that ends a chunked body.
+    /// As `Complete`, but first sends the last chunk.
     LastChunk,
-    /// Open and silent until the peer leaves.
+    /// Stays open and silent until the peer closes.
     Hold,
     /// FIN.
     Close,
     /// RST.
-    Cut,
+    Reset,
 }
 
-/// A point in a script that is passed once the test opens it; clones are the same gate.
+/// A step that waits until the test opens it. Clones are the same gate.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(pub(super) CancellationToken);
 
 impl Reply {
-    /// No byte at all, then a close, unless `then_hold` or `then_cut` says otherwise.
+    /// No bytes, then a close. `then_hold` and `then_reset` change the ending.
     pub(crate) fn nothing() -> Self {
         Self {
             steps: Vec::new(),
@@ -52,7 +51,7 @@ impl Reply {
         }
     }
 
-    /// A head with no headers but those that `header` adds; the body comes from `send`.
+    /// A head without headers. Add them with `header`, and the body with `send`.
     pub(crate) fn head(status: u16) -> Self {
         Self {
             steps: vec![Step::Head(status, HeaderMap::new())],
@@ -60,7 +59,7 @@ impl Reply {
         }
     }
 
-    /// A whole JSON answer with its length; text that is no JSON is sent as it is.
+    /// A complete JSON answer with its length. The text is not validated.
     pub(crate) fn json(status: u16, body: impl ToString) -> Self {
         let body = body.to_string();
         Self::head(status)
@@ -69,12 +68,12 @@ impl Reply {
             .send(body)
     }
 
-    /// A whole 200 event stream whose body is one chunk; no chunk at all if it is empty.
+    /// A complete 200 event stream with one chunk, or none if the body is empty.
     pub(crate) fn sse(body: impl AsRef<[u8]>) -> Self {
         Self::sse_chunks([body])
     }
 
-    /// A whole 200 event stream, each item its own chunk and its own write.
+    /// A complete 200 event stream. Each item is one chunk and one write.
     pub(crate) fn sse_chunks(chunks: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
         let mut head = Self::head(200)
             .header("content-type", "text/event-stream; charset=utf-8")
@@ -83,7 +82,7 @@ impl Reply {
         chunks.into_iter().fold(head, Self::chunk)
     }
 
-    /// Sets a header of the head, in place of one of the same name.
+    /// Sets a header, and replaces one with the same name.
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
         let headers = self.steps.iter_mut().find_map(|step| match step {
             Step::Head(_, headers) => Some(headers),
@@ -94,14 +93,14 @@ impl Reply {
         self
     }
 
-    /// Bytes as they are.
+    /// Sends these bytes.
     pub(crate) fn send(mut self, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = Bytes::copy_from_slice(bytes.as_ref());
         self.steps.push(Step::Send(bytes));
         self
     }
 
-    /// One more chunk; nothing if it is empty, for an empty chunk would be the last.
+    /// Sends a chunk. Sends nothing if it is empty, because an empty chunk is the last one.
     pub(crate) fn chunk(self, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref();
         if bytes.is_empty() {
@@ -111,32 +110,32 @@ impl Reply {
         self.send([size.as_bytes(), bytes, b"\r\n"].concat())
     }
 
-    /// These bytes again and again, until the peer leaves.
+    /// Repeats these bytes until the peer closes.
     pub(crate) fn flood(mut self, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = Bytes::copy_from_slice(bytes.as_ref());
         self.steps.push(Step::Flood(bytes));
         self
     }
 
-    /// Goes on only when the test opens the gate.
+    /// Waits until the test opens the gate.
     pub(crate) fn wait(mut self, gate: &Gate) -> Self {
         self.steps.push(Step::Wait(gate.clone()));
         self
     }
 
-    /// EndConditions in silence: the connection stays open, without the last chunk, until the peer closes it.
+    /// Ends silently: without the last chunk, and open until the peer closes.
     pub(crate) fn then_hold(self) -> Self {
         self.ending(Ending::Hold)
     }
 
-    /// EndConditions with a plain close (FIN), without the last chunk.
+    /// Ends with FIN, without the last chunk.
     pub(crate) fn then_close(self) -> Self {
         self.ending(Ending::Close)
     }
 
-    /// EndConditions with a reset (RST), without the last chunk. What fits into the peer's window still arrives.
-    pub(crate) fn then_cut(self) -> Self {
-        self.ending(Ending::Cut)
+    /// Ends with RST, without the last chunk. Bytes that fit into the peer's window still arrive.
+    pub(crate) fn then_reset(self) -> Self {
+        self.ending(Ending::Reset)
     }
 
     fn ending(self, ending: Ending) -> Self {
@@ -145,13 +144,13 @@ impl Reply {
 }
 
 impl Gate {
-    /// Lets the scripts that wait here go on, now and later.
+    /// Opens the gate for current and later scripts.
     pub(crate) fn open(&self) {
         self.0.cancel();
     }
 }
 
-/// The head as bytes, up to and with its empty line.
+/// The head as bytes, with its empty line.
 pub(super) fn wire_head(status: u16, headers: &HeaderMap) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {status} Scripted\r\n").into_bytes();
     for (name, value) in headers {
