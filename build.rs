@@ -1,5 +1,5 @@
-//! Compiles `proto/` into messages, the services and the descriptor set that reflection serves.
-//! protox stands in for protoc, so a machine with only Rust and a C compiler can build.
+//! Compiles `proto/` to messages, services and the descriptor set for reflection. It uses protox and not
+//! protoc, so the build needs only Rust and a C compiler.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

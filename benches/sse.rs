@@ -1,12 +1,11 @@
-//! The SSE pipeline by instruction count: its cost must be linear, wherever the chunks are cut.
+//! Measures the SSE pipeline by instruction count. Its cost must be linear for any chunk boundaries.
 //!
-//! `cargo bench --bench sse` runs this binary again under valgrind's callgrind, a child for each
-//! workload and size, prints one table and exits 1 when a goal is missed, 2 when it can't measure.
-//! `-- --short` leaves the largest sizes out. Instructions, unlike time, come out the same on a
-//! busy machine, so the goals can be checked anywhere.
+//! `cargo bench --bench sse` runs this binary under valgrind's callgrind, once for each workload and
+//! size. It prints a table, and exits 1 if a goal is missed or 2 if it can't measure. `-- --short` omits
+//! the largest sizes. Unlike time, instruction counts do not depend on the machine's load.
 //!
-//! Each figure is the difference of two runs that build the same body: one reads it, one doesn't.
-//! Bare eventsource-stream reads the same bodies beside it, where it ends within bounded work.
+//! Each figure is the difference of two runs that build the same body: only one of them reads it.
+//! eventsource-stream alone reads the same bodies for comparison, if its work is bounded.
 
 use std::{
     env,
@@ -29,16 +28,15 @@ use http_body_util::BodyExt;
 
 const DONE: &str = "event: done\ndata: [DONE]\n\n";
 const HEAD: &str = "event: token\ndata: ";
-/// Azerbaijani has two-byte letters in most words, which is the slower path of every decoder.
+/// Most Azerbaijani words have two-byte letters, which is the slower path of every decoder.
 const WORD: &str = " sahə";
 const ASCII_WORD: &str = " soil";
 const CHUNK_BYTES: usize = 1024;
-/// Valgrind counts each byte that `rep movsb` copies as an instruction; without it glibc copies large
-/// blocks as it copies small ones.
+/// Disables `rep movsb` in glibc, because valgrind counts each byte that it copies as an instruction.
 const NO_REP_MOVSB: &str = "glibc.cpu.x86_rep_movsb_threshold=0x7fffffffffffffff";
 /// Above the largest workload.
 const MAX_EVENT_BYTES: usize = 8 << 20;
-/// What a larger size may cost per unit, against the workload's first size.
+/// The largest cost per unit of a size, relative to the workload's first size.
 const MAX_GROWTH: f64 = 1.05;
 
 type AnyError = Box<dyn std::error::Error>;
@@ -48,14 +46,14 @@ struct Workload {
     name: &'static str,
     unit: &'static str,
     chunks: fn(usize) -> Vec<Bytes>,
-    /// The first is what the others are compared with.
+    /// The others are compared with the first.
     sizes: &'static [usize],
     /// The largest size of `--short`.
     short: usize,
-    /// The largest size that bare eventsource-stream is given.
+    /// The largest size for eventsource-stream alone.
     bare: usize,
-    /// Instructions per unit that hold at any size: a ceiling against drift, a little above what is
-    /// measured.
+    /// The largest number of instructions per unit, at any size. It is a little above the measured number, to
+    /// detect regressions.
     goal: f64,
 }
 
@@ -157,7 +155,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints the table; false when a goal is missed.
+/// Prints the table. Returns false if a goal is missed.
 fn measure(short: bool) -> Result<bool, AnyError> {
     let mut out = io::stdout().lock();
     writeln!(
@@ -185,14 +183,14 @@ fn measure(short: bool) -> Result<bool, AnyError> {
     }
     writeln!(
         out,
-        "\n-: bare eventsource-stream isn't run, since its cost grows with the square of the size, or \
-         since it never comes to the end of an event with a byte that is no UTF-8"
+        "\n-: eventsource-stream alone isn't run, because its cost grows with the square of the size, or \
+         because it never finishes an event with a byte that is not UTF-8"
     )?;
     Ok(all_met)
 }
 
 impl Workload {
-    /// One line of the table, and whether its goals are met.
+    /// One line of the table, and whether it meets its goals.
     fn row(&self, size: usize, first: &mut Option<f64>) -> Result<(String, bool), AnyError> {
         let units = size as f64;
         let instructions = count("ours", self.name, size)?;
@@ -238,17 +236,17 @@ fn callgrind(args: &[&str]) -> Result<u64, AnyError> {
             ErrorKind::NotFound => "valgrind is not installed".into(),
             _ => AnyError::from(error),
         })?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(format!("{args:?} failed:\n{said}").into());
+        return Err(format!("{args:?} failed:\n{stderr}").into());
     }
-    said.lines()
+    stderr.lines()
         .find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
-        .ok_or_else(|| format!("no count from callgrind:\n{said}").into())
+        .ok_or_else(|| format!("no count from callgrind:\n{stderr}").into())
 }
 
-/// The child: builds the body, reads it when it is to be read `whole`, and checks what was read, so
-/// that no workload gets cheap by losing events.
+/// Runs in the child process: builds the body, reads it if `whole` is set, and checks the number of events,
+/// so that no workload gets cheaper by losing events.
 fn read(reader: &str, workload: &str, size: &str, whole: bool) {
     let workload = WORKLOADS.iter().find(|known| known.name == workload);
     let workload = workload.expect("the parent takes its names from the same table");
@@ -308,7 +306,7 @@ async fn read_bare(body: reqwest::Body) -> usize {
     panic!("no done")
 }
 
-/// At least `bytes` of text, by less than a word more.
+/// Text of at least `bytes` bytes, rounded up to whole words.
 fn text(word: &str, bytes: usize) -> String {
     word.repeat(bytes.div_ceil(word.len()))
 }

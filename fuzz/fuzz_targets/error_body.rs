@@ -1,8 +1,8 @@
-//! Any answer of the upstream, to either kind of call, on to what the caller gets of it: nothing panics,
-//! a status stays within what callers accept, it holds no control characters, and the key is in no part.
+//! Converts any upstream answer, to either kind of call, to the caller's result. Nothing panics. Statuses stay
+//! within callers' limits, and contain no control characters and no part of the key.
 //!
-//! An input is an HTTP/1.1 answer with `\n` for line ends: the status, lines of `name: value`, a blank
-//! line, the body.
+//! An input is an HTTP/1.1 answer with `\n` line ends: the status, lines of `name: value`, a blank line, the
+//! body.
 
 #![no_main]
 
@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::Status;
 use tonic_types::StatusExt;
 
-/// Small letters, so that it can be quoted in a header's name too.
+/// Lower case, so that it can be in a header's name too.
 const KEY: &str = "5f2a9c-key";
 const LIMIT: usize = 2048;
 const STREAM: Settings = Settings {
@@ -29,11 +29,11 @@ thread_local! {
     static RUNTIME: RefCell<Runtime> = RefCell::new(
         Builder::new_current_thread().enable_time().build().expect("a runtime"),
     );
-    static CALL: Ongoing = asked();
+    static CALL: Ongoing = sent_call();
 }
 
-/// A call that has left for the upstream.
-fn asked() -> Ongoing {
+/// A call that was sent to the upstream.
+fn sent_call() -> Ongoing {
     let call = Ongoing::begin(
         Arc::new(Metrics::new().expect("metrics")),
         Method::Invoke,
@@ -49,10 +49,10 @@ fuzz_target!(|input: &[u8]| {
     RUNTIME.with_borrow(|runtime| {
         runtime.block_on(async {
             if let Err(error) = invoked(answer.build()).await {
-                judge(error, &answer, None);
+                check_status(error, &answer, None);
             }
             if let Err((error, delivered)) = streamed(answer.build()).await {
-                judge(error, &answer, delivered);
+                check_status(error, &answer, delivered);
             }
         });
     });
@@ -104,7 +104,7 @@ async fn invoked(answer: reqwest::Response) -> Result<(), Error> {
     Ok(())
 }
 
-/// An error comes with how many events went before it, where the head had left.
+/// An error has the number of events before it, if the response headers were sent.
 async fn streamed(answer: reqwest::Response) -> Result<(), (Error, Option<u64>)> {
     let stream = fuzzing::stream(answer, key(), STREAM).await;
     let (mut events, head) = stream.map_err(|error| (error, None))?;
@@ -117,8 +117,8 @@ async fn streamed(answer: reqwest::Response) -> Result<(), (Error, Option<u64>)>
     Ok(())
 }
 
-/// The status for a bridge with a key of its own; whose key it is changes no more than the row.
-fn judge(error: Error, answer: &Answer, delivered: Option<u64>) {
+/// Checks the error's status. The credentials only select its mapping.
+fn check_status(error: Error, answer: &Answer, delivered: Option<u64>) {
     let credentials = match answer.body.len() % 2 {
         0 => Credentials::Service,
         _ => Credentials::Caller,
@@ -128,7 +128,7 @@ fn judge(error: Error, answer: &Answer, delivered: Option<u64>) {
     let fields = status.clone().into_http::<()>().into_parts().0.headers;
     assert_bounds(&status, &fields);
     assert_clean(status.message());
-    // As they are read: encoding may write a key by chance, as `%` before all but a key's 5 becomes `%25`.
+    // Checked decoded: encoding can produce the key by chance, since `%` becomes `%25`.
     let mut plain = fields.clone();
     plain.remove("grpc-message");
     plain.remove("grpc-status-details-bin");
@@ -138,8 +138,8 @@ fn judge(error: Error, answer: &Answer, delivered: Option<u64>) {
         bytes.clone().all(|bytes| bytes != KEY.as_bytes()),
         "{status:?}"
     );
-    let told = format!("{status:?} {:?}", status.get_error_details());
-    assert!(!told.contains(KEY), "{told}");
+    let text = format!("{status:?} {:?}", status.get_error_details());
+    assert!(!text.contains(KEY), "{text}");
     let read = Status::from_header_map(&fields).expect("a status");
     assert_eq!(
         (read.code(), read.message()),

@@ -1,7 +1,7 @@
-//! Any bytes after the preface of HTTP/2, to a whole bridge over a real socket: no panic, every connection ends, and memory stays
-//! bounded.
+//! Sends any bytes after the HTTP/2 preface to a bridge over a real socket. The bridge never panics, every connection ends,
+//! and memory stays bounded.
 //!
-//! An input is what follows the preface and an empty SETTINGS frame.
+//! An input follows the preface and an empty SETTINGS frame.
 
 #![no_main]
 
@@ -22,19 +22,19 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 /// RFC 9113, 3.4, and an empty SETTINGS frame.
 const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// Four whole messages, and what serving takes.
+/// Four whole messages, and the memory of serving.
 const MAX_MEMORY: usize = 64 << 20;
-/// A connection whose peer has closed its side ends long before.
-const SOON: Duration = Duration::from_secs(5);
+/// Timeout for a connection's end after its peer closed: far longer than it takes.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
 static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| RUNTIME.block_on(start()));
 
 async fn start() -> SocketAddr {
     let installed = rustls::crypto::ring::default_provider().install_default();
-    installed.expect("nothing installed one before");
+    installed.expect("no provider was installed before");
     let settings = [
-        ("ALIM_BRIDGE_UPSTREAM_URL", "http://127.0.0.1:9"), // nobody is there
+        ("ALIM_BRIDGE_UPSTREAM_URL", "http://127.0.0.1:9"), // nothing listens there
         ("ALIM_BRIDGE_UPSTREAM_API_KEY", "key"),
         ("ALIM_BRIDGE_MAX_CALLS", "4"),
         ("ALIM_BRIDGE_RETRIES", "0"),
@@ -52,13 +52,13 @@ async fn start() -> SocketAddr {
     address
 }
 
-/// Sends all, closes this side, and waits for the end.
+/// Sends the input, closes this side, and waits for the connection's end.
 async fn attack(bridge: SocketAddr, input: &[u8]) {
     let mut connection = TcpStream::connect(bridge).await.expect("a connection");
-    let _ = connection.write_all(&[OPENING, input].concat()).await; // it may be closed before
+    let _ = connection.write_all(&[OPENING, input].concat()).await; // the bridge can close it before
     let _ = connection.shutdown().await;
     let mut answer = Vec::new();
-    let ended = timeout(SOON, connection.read_to_end(&mut answer)).await;
+    let ended = timeout(TIMEOUT, connection.read_to_end(&mut answer)).await;
     let _ = ended.expect("the connection ends");
 }
 

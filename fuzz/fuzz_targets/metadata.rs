@@ -1,7 +1,7 @@
-//! Metadata of a caller, and headers of the upstream: only what is listed crosses, in bounds, and any
-//! `grpc-timeout` gives deadlines that hold.
+//! Checks a caller's metadata and the upstream's headers: only listed ones are forwarded, within bounds. Any
+//! `grpc-timeout` gives valid deadlines.
 //!
-//! An input is lines of `name: value`; what is no header is passed over.
+//! An input is lines of `name: value`. Lines that are not headers are ignored.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
 
-const CLOCKS: Timeouts = Timeouts {
+const TIMEOUTS: Timeouts = Timeouts {
     invoke: Duration::from_secs(120),
     initial: Duration::from_secs(60),
     idle: Duration::from_secs(30),
@@ -25,15 +25,15 @@ thread_local! {
 
 fuzz_target!(|input: &[u8]| {
     let fields = fields(input);
-    upward(&fields);
-    back(&fields);
+    check_to_upstream(&fields);
+    check_to_caller(&fields);
     for path in [
         "/alim.v1.GraphService/Invoke",
         "/alim.v1.GraphService/Stream",
         "/grpc.health.v1.Health/Watch",
         "/",
     ] {
-        in_time(Method::of(path), &fields);
+        check_deadlines(Method::of(path), &fields);
     }
     let trace = Trace::begin(None, Method::Invoke, &fields);
     let metrics = METRICS.with(Arc::clone);
@@ -56,7 +56,7 @@ fn fields(input: &[u8]) -> HeaderMap {
     fields
 }
 
-fn upward(metadata: &HeaderMap) {
+fn check_to_upstream(metadata: &HeaderMap) {
     let sent = to_upstream(metadata);
     for (name, value) in &sent {
         let listed = ["traceparent", "tracestate", "baggage", "accept-language"];
@@ -76,10 +76,10 @@ fn upward(metadata: &HeaderMap) {
         ids.len() == 1 && (1..=128).contains(&ids[0].len()),
         "{ids:?}"
     );
-    assert_eq!(to_upstream(&sent), sent, "what crossed once crosses again");
+    assert_eq!(to_upstream(&sent), sent, "forwarding is idempotent");
 }
 
-fn back(head: &HeaderMap) {
+fn check_to_caller(head: &HeaderMap) {
     let back = to_caller(head);
     assert!(back.len() <= 7, "retry-after and six limits: {back:?}");
     for (name, value) in &back {
@@ -98,9 +98,9 @@ fn back(head: &HeaderMap) {
     }
 }
 
-fn in_time(method: Method, metadata: &HeaderMap) {
+fn check_deadlines(method: Method, metadata: &HeaderMap) {
     let started = Instant::now();
-    let [head, end] = due(&CLOCKS, method, metadata, started);
+    let [head, end] = due(&TIMEOUTS, method, metadata, started);
     assert!(started <= head.at && head.at <= end.at, "{head:?} {end:?}");
     let timeout = metadata
         .get("grpc-timeout")
@@ -114,7 +114,7 @@ fn in_time(method: Method, metadata: &HeaderMap) {
     }
 }
 
-/// What the protocol says of a timeout, written a second time: 1 to 8 digits and a unit.
+/// A second implementation of the protocol's timeout: 1 to 8 digits and a unit.
 fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     let nanos: u128 = match unit {

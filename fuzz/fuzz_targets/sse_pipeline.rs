@@ -1,10 +1,10 @@
-//! Bytes through the SSE pipeline: it never panics, keeps no more than its limit allows, and gives the
-//! same events and the same end however the bytes are cut, in either framing. What a model said, framed
-//! as ALİM frames it, comes back.
+//! Feeds bytes to the SSE pipeline. It never panics, and buffers no more than its limit allows. In either
+//! framing, the events and the end do not depend on chunk boundaries. A model's text that is framed as
+//! ALİM frames it is recovered.
 //!
-//! An input is a character and the rest. For `a`…, which are limits, the rest is a body; for `0`…, limits
-//! too, what is repeated in a body without end; for `A`… tokens, with [`NEXT`] between them. [`CUTS`]
-//! are no part of bodies and tokens: each is one way to cut, where it stands.
+//! The first character of an input selects a limit and the kind of the rest. `a`…: a body. `0`…: bytes that
+//! repeat in an endless body. `A`…: tokens, separated by [`NEXT`]. [`CUTS`] are not part of bodies and
+//! tokens: each of the two marks is one set of chunk boundaries.
 
 #![no_main]
 
@@ -21,21 +21,21 @@ static ALLOCATED: PeakAlloc = PeakAlloc;
 
 const CUTS: [u8; 2] = [0x1e, 0x1f];
 const NEXT: u8 = 0x1d;
-/// A token that begins with it comes after a heartbeat and a node.
+/// A token that begins with it follows a heartbeat and a node.
 const INTERLUDE: char = '\u{1c}';
-/// Bytes up to which a body is given byte by byte too, which is slow.
-const FEW: usize = 300;
-/// Bytes of a body that is repeated, at least; more than what may be kept at the three smaller limits.
+/// Bodies up to this size are also fed byte by byte, which is slow.
+const MAX_BYTE_BY_BYTE: usize = 300;
+/// Minimum bytes of an endless body: more than the pipeline can buffer at the three smaller limits.
 const ENDLESS: usize = 32 * 1024;
-/// As hyper gives them, or near it.
+/// A chunk's size, close to hyper's.
 const CHUNK: usize = 4096;
 const LIMITS: [usize; 6] = [16, 64, 256, 1024, 4096, 65536];
 
-/// Bytes that the pipeline may keep for each byte of the limit. A line of invalid bytes is three times as
-/// long in UTF-8, one-letter lines of a token are four times as long once they are fields, buffers
-/// double as they grow, and the event is built while its text is still there.
+/// Bytes that the pipeline can buffer for each byte of the limit. A line of invalid bytes is three times as
+/// long in UTF-8. One-letter lines of a token are four times as long as fields. Buffers double as they grow.
+/// The event is built while its text is still buffered.
 const KEPT_PER_BYTE: usize = 24;
-/// What it keeps besides: 4 KiB in each of three buffers, the body, the task that waits for its end.
+/// The rest: 4 KiB in each of three buffers, the body, and the task that waits for its end.
 const KEPT: usize = 16 * 1024;
 
 thread_local! {
@@ -50,29 +50,29 @@ fuzz_target!(|input: &[u8]| {
     };
     let limit = LIMITS[usize::from(*letter) % LIMITS.len()];
     match letter {
-        b'A'..=b'Z' => said(&String::from_utf8_lossy(rest)),
-        b'0'..=b'9' => endless(rest, limit),
-        _ => any(rest, limit),
+        b'A'..=b'Z' => check_tokens(&String::from_utf8_lossy(rest)),
+        b'0'..=b'9' => check_memory(rest, limit),
+        _ => check_body(rest, limit),
     }
 });
 
-/// Any bytes at all.
-fn any(marked: &[u8], limit: usize) {
+/// Checks that any body gives the same outcome for all chunk boundaries.
+fn check_body(marked: &[u8], limit: usize) {
     for framing in [Framing::Recover, Framing::Strict] {
         let settings = Settings {
             framing,
             max_event_bytes: limit,
         };
-        let mut outcomes = ways(marked)
+        let mut outcomes = chunkings(marked)
             .into_iter()
             .map(|chunks| read(chunks, settings));
-        let whole = outcomes.next().expect("one way");
+        let whole = outcomes.next().expect("one chunking");
         outcomes.for_each(|outcome| assert_eq!(outcome, whole, "{framing:?}"));
     }
 }
 
-/// What a model said.
-fn said(text: &str) {
+/// Checks that a model's text is recovered.
+fn check_tokens(text: &str) {
     let mut marked = String::new();
     let mut expected = String::new();
     for token in text.split(char::from(NEXT)) {
@@ -92,7 +92,7 @@ fn said(text: &str) {
         framing: Framing::Recover,
         max_event_bytes: 1 << 20,
     };
-    for chunks in ways(marked.as_bytes()) {
+    for chunks in chunkings(marked.as_bytes()) {
         let (events, end) = read(chunks, settings);
         let texts = events.iter().filter_map(|event| match event {
             Event::Token(text) => Some(text.as_str()),
@@ -103,27 +103,27 @@ fn said(text: &str) {
     }
 }
 
-/// What can't be told from framing: `\r`, and lines that begin as fields or comments do.
+/// Whether a token is ambiguous: it has `\r`, or a line that begins like a field or a comment.
 fn is_exempt(token: &str) -> bool {
     let fields = ["data:", "event:", "id:", "retry:", ":"];
     let is_field = |line: &str| fields.iter().any(|field| line.starts_with(field));
     token.contains('\r') || token.split('\n').skip(1).any(is_field)
 }
 
-/// The bytes whole, cut at either mark, and, where they are few, byte by byte.
-fn ways(marked: &[u8]) -> Vec<Vec<Bytes>> {
+/// The bytes as one chunk, split at either mark, and byte by byte if they are few.
+fn chunkings(marked: &[u8]) -> Vec<Vec<Bytes>> {
     let is_mark = |byte: &u8| CUTS.contains(byte);
     let without =
         |bytes: &[u8]| -> Bytes { bytes.iter().copied().filter(|b| !is_mark(b)).collect() };
     let whole = without(marked);
-    let mut ways = vec![vec![whole.clone()]];
+    let mut chunkings = vec![vec![whole.clone()]];
     for mark in CUTS {
-        ways.push(marked.split(|byte| *byte == mark).map(without).collect());
+        chunkings.push(marked.split(|byte| *byte == mark).map(without).collect());
     }
-    if whole.len() <= FEW {
-        ways.push((0..whole.len()).map(|at| whole.slice(at..=at)).collect());
+    if whole.len() <= MAX_BYTE_BY_BYTE {
+        chunkings.push((0..whole.len()).map(|at| whole.slice(at..=at)).collect());
     }
-    ways
+    chunkings
 }
 
 type Outcome = (Vec<Event>, Option<String>);
@@ -135,9 +135,9 @@ fn read(chunks: Vec<Bytes>, settings: Settings) -> Outcome {
     (events, end)
 }
 
-/// Reads the bytes again and again, as a body that does not end, and sees what is kept meanwhile; in
-/// the framing that keeps more.
-fn endless(bytes: &[u8], limit: usize) {
+/// Reads the bytes repeatedly, as an endless body, and checks the peak memory, in the framing that buffers
+/// more.
+fn check_memory(bytes: &[u8], limit: usize) {
     let settings = Settings {
         framing: Framing::Recover,
         max_event_bytes: limit,
@@ -161,7 +161,7 @@ fn each(chunks: Vec<Bytes>, settings: Settings, mut take: impl FnMut(Event)) -> 
             loop {
                 match poll_fn(|cx| events.poll_event(cx)).await {
                     Some(Ok(event)) => take(event),
-                    Some(Err(error)) => break Some(told(&error)),
+                    Some(Err(error)) => break Some(describe(&error)),
                     None => break None,
                 }
             }
@@ -169,6 +169,6 @@ fn each(chunks: Vec<Bytes>, settings: Settings, mut take: impl FnMut(Event)) -> 
     })
 }
 
-fn told(error: &Error) -> String {
+fn describe(error: &Error) -> String {
     format!("{error:?}")
 }

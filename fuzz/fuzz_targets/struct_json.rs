@@ -1,7 +1,7 @@
-//! `google.protobuf.Struct` into JSON and back: neither way panics, what passes can be decoded by
-//! callers, and what comes back is what went in, up to what doubles can't hold.
+//! Converts `google.protobuf.Struct` to JSON and back. Neither direction panics, callers can decode the result,
+//! and the round trip is lossless except for numbers that doubles can't represent.
 //!
-//! An input that begins with `{` is JSON, any other an encoded Struct.
+//! An input that begins with `{` is JSON. Any other is an encoded Struct.
 
 #![no_main]
 
@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// As the upstream's `metadata` goes to a caller.
+/// The direction of the upstream's `metadata` to a caller.
 fn from_json(object: Map<String, Value>) {
     let Ok(fields) = to_struct(object.clone()) else {
         return;
@@ -37,14 +37,14 @@ fn from_json(object: Map<String, Value>) {
     from_proto(to_struct(back).expect("as deep as before"));
 }
 
-/// As a caller's `scenario_context` goes to the upstream.
+/// The direction of a caller's `scenario_context` to the upstream.
 fn from_proto(fields: Struct) {
     let is_finite = fields.fields.values().all(is_finite);
     let json = match to_json(fields) {
         Ok(json) => json,
         Err(NotFinite) => return assert!(!is_finite),
     };
-    assert!(is_finite, "JSON holds no such number");
+    assert!(is_finite, "JSON has no such number");
     let text = serde_json::to_vec(&json).expect("only string keys");
     if let Ok(read) = serde_json::from_slice::<Map<String, Value>>(&text) {
         assert!(is_same_object(&json, &read), "the upstream reads the same");
@@ -63,7 +63,7 @@ fn is_finite(value: &Proto) -> bool {
     }
 }
 
-/// Equal, numbers as doubles.
+/// Whether they are equal, with numbers compared as doubles.
 fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => one.as_f64() == other.as_f64(),

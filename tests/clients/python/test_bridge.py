@@ -362,7 +362,7 @@ def test_reflection_v1_lists_the_services(grpcurl):
 
 def test_grpcurl_describes_the_service_with_its_comments(grpcurl):
     assert "// Sends a message and waits for the whole answer." in grpcurl("describe", SERVICE).stdout
-    assert "// What the farmer says." in grpcurl("describe", "alim.v1.InvokeRequest").stdout
+    assert "// The farmer's message." in grpcurl("describe", "alim.v1.InvokeRequest").stdout
 
 
 def test_grpcurl_streams_an_answer(grpcurl):
