@@ -240,7 +240,8 @@ fn callgrind(args: &[&str]) -> Result<u64, AnyError> {
     if !output.status.success() {
         return Err(format!("{args:?} failed:\n{stderr}").into());
     }
-    stderr.lines()
+    stderr
+        .lines()
         .find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
         .ok_or_else(|| format!("no count from callgrind:\n{stderr}").into())
 }

@@ -1,9 +1,9 @@
-//! Chaos: many callers of a deployed bridge, some of whom leave, pause or are in a hurry, and between it and
-//! its upstream a wire that delays, cuts, corrupts and stalls. Each call ends once and honestly, and
-//! afterwards nothing is left of any.
+//! Chaos: many callers of a deployed bridge, some of which cancel, pause or send short deadlines. A proxy
+//! before the upstream delays, closes, corrupts and stalls answers. Each call ends once with the right
+//! outcome, and afterwards nothing is leaked.
 //!
-//! `CHAOS_SEED` repeats a run's plans; `CHAOS_SECONDS` is how long it goes on. The soak is the same story,
-//! for longer: `CHAOS_SECONDS=3600 cargo test --release --test it chaos -- --nocapture`.
+//! `CHAOS_SEED` repeats a run's plans. `CHAOS_SECONDS` is its duration. The soak is the same test, but
+//! longer: `CHAOS_SECONDS=3600 cargo test --release --test it chaos -- --nocapture`.
 
 mod hostile;
 mod plan;
@@ -51,27 +51,27 @@ use self::{
 
 const CALLERS: usize = 32;
 const CALLERS_A_CONNECTION: usize = 8;
-/// How long the bridge may take until nothing is left of the calls.
+/// Timeout until the bridge has released everything of the calls.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// What the memory may have grown by between the first calls and the last, however many they were.
+/// The largest growth of memory between the first calls and the last, for any number of calls.
 const GROWTH_KIB: u64 = 24 * 1024;
 
-/// The number of the calls that hostile callers make: their answers are large.
+/// The number of hostile callers' calls. Their answers are large.
 const HOSTILE: u64 = u64::MAX;
-/// Made once: a debug build takes long for it.
+/// Built once, because that is slow in a debug build.
 static LARGE_REPLY: LazyLock<Bytes> = LazyLock::new(|| {
     let text = "a".repeat(1 << 20);
     json!({"response": text, "thread_id": "t"})
         .to_string()
         .into()
 });
-/// With hostile callers.
+/// The settings with hostile callers.
 const MEMORY_LIMIT: [(&str, &str); 3] = [
     ("MEMORY_LIMIT", "64MiB"),
     ("MESSAGE_TIMEOUT", "500ms"),
     ("MAX_CALLS", "400"),
 ];
-/// That limit, and what a debug build takes beyond it.
+/// That limit, and the additional memory of a debug build.
 const MEMORY_KIB: u64 = (64 + 32) * 1024;
 
 const SETTINGS: [(&str, &str); 6] = [
@@ -83,7 +83,7 @@ const SETTINGS: [(&str, &str); 6] = [
     ("LOG_FORMAT", "json"),
 ];
 
-/// An upstream that gives each call the answer that is due to its number.
+/// An upstream whose answer depends on the call's number.
 async fn upstream() -> (SocketAddr, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -128,18 +128,18 @@ async fn streamed(request: Request) -> Response {
         .into_response()
 }
 
-/// What all callers share.
-struct Story {
+/// Shared by all callers.
+struct Run {
     seed: u64,
     bridge: SocketAddr,
     wire: Wire,
     next: AtomicU64,
-    /// How often each ending came.
+    /// The count of each ending.
     endings: std::sync::Mutex<BTreeMap<String, u64>>,
 }
 
-impl Story {
-    /// Calls until the time is up; gives how many it began.
+impl Run {
+    /// Calls until the time is up.
     async fn call_until(&self, end: Instant) {
         let mut callers = Vec::new();
         let mut connection = None;
@@ -162,16 +162,16 @@ impl Story {
 
     async fn call(&self, number: u64, client: GraphServiceClient<Connection>) {
         let plan = Plan::of(self.seed, number);
-        let asked = asked(number, plan, client);
+        let call = call(number, plan, client);
         let (answer, ending) = match plan.act {
-            Act::Leave(after) => match tokio::time::timeout(after, asked).await {
-                Ok(answered) => answered,
-                Err(_left) => return self.note("left".into()),
+            Act::Cancel(after) => match tokio::time::timeout(after, call).await {
+                Ok(answer) => answer,
+                Err(_cancelled) => return self.count("cancelled".into()),
             },
-            Act::Read | Act::Pause(_) | Act::Deadline(_) => asked.await,
+            Act::Read | Act::Pause(_) | Act::Deadline(_) => call.await,
         };
         let was_tainted = self.wire.was_tainted(&id(number));
-        let told = match ending {
+        let ending = match ending {
             Ok(()) if was_tainted => "OK, corrupted".into(),
             Ok(()) => {
                 let expected = tokens(number).concat();
@@ -182,14 +182,14 @@ impl Story {
             Err(status) => status.code_and_reason().1,
         };
         let is_plain = plan.fault == Fault::None && !was_tainted && plan.act == Act::Read;
-        self.note(if is_plain {
-            format!("plain {told}")
+        self.count(if is_plain {
+            format!("plain {ending}")
         } else {
-            told
+            ending
         });
     }
 
-    fn note(&self, ending: String) {
+    fn count(&self, ending: String) {
         *self
             .endings
             .lock()
@@ -199,7 +199,7 @@ impl Story {
     }
 }
 
-/// On a machine that is busy for longer than the watchdog waits, a call is reset at its end.
+/// If the machine is busy for longer than the watchdog's timeout, the watchdog resets a call at its end.
 fn is_reset(status: &Status) -> bool {
     let cause = std::error::Error::source(status).map(|cause| format!("{cause:?}"));
     cause.is_some_and(|cause| cause.contains("Reset("))
@@ -209,8 +209,8 @@ fn id(number: u64) -> String {
     format!("chaos-{number}")
 }
 
-/// The text of the whole answer, if it is whole; and how the call ended.
-async fn asked(
+/// The text of the answer, if there is one, and how the call ended.
+async fn call(
     number: u64,
     plan: Plan,
     mut client: GraphServiceClient<Connection>,
@@ -237,7 +237,7 @@ async fn asked(
         Err(status) => return (None, Err(status)),
     };
     if let Act::Pause(time) = plan.act {
-        tokio::time::sleep(time).await; // the pause that the story is about
+        tokio::time::sleep(time).await; // the planned pause
     }
     let (events, ending) = read_all(events).await;
     let is_done = |event: &Event| matches!(event, Event::Done(_));
@@ -257,19 +257,19 @@ async fn asked(
 fn timeout(act: Act) -> Option<String> {
     match act {
         Act::Deadline(time) => Some(format!("{}m", time.as_millis())),
-        Act::Read | Act::Leave(_) | Act::Pause(_) => None,
+        Act::Read | Act::Cancel(_) | Act::Pause(_) => None,
     }
 }
 
-/// Waits until nothing is left of the calls, and holds the books against each other.
-async fn settle(story: &Story, bridge: &mut Deployed, records: &mut Records) {
+/// Waits until the bridge has released everything of the calls, and compares its counters and records.
+async fn settle(run: &Run, bridge: &mut Deployed, records: &mut Records) {
     bridge.wait_for_open_calls(0).await;
     let start = Instant::now();
-    while story.wire.open_connections() > 0 {
+    while run.wire.open_connections() > 0 {
         assert!(
             start.elapsed() < TIMEOUT,
-            "{} connections stay",
-            story.wire.open_connections()
+            "{} connections are still open",
+            run.wire.open_connections()
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -293,9 +293,14 @@ async fn settle(story: &Story, bridge: &mut Deployed, records: &mut Records) {
         records.counts.iter().all(|count| *count <= 1),
         "a call has two records"
     );
-    let endings: u64 = story.endings.lock().expect("no panic").values().sum();
-    let left = story.endings.lock().expect("no panic").get("left").copied();
-    let known = endings - left.unwrap_or_default()..=endings;
+    let endings: u64 = run.endings.lock().expect("no panic").values().sum();
+    let cancelled = run
+        .endings
+        .lock()
+        .expect("no panic")
+        .get("cancelled")
+        .copied();
+    let known = endings - cancelled.unwrap_or_default()..=endings;
     let handled = handled - records.others;
     assert!(
         known.contains(&handled),
@@ -307,12 +312,12 @@ fn from_environment(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
     Some(
         text.parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
     )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_chaos_every_call_ends_once_and_honestly_and_nothing_is_left_of_it() {
+async fn in_chaos_every_call_ends_once_with_the_right_outcome_and_leaks_nothing() {
     let resident = chaos(&[("MAX_CALLS", "30")], false).await;
     let [first, last] = resident[..] else {
         panic!("two figures: {resident:?}")
@@ -321,16 +326,16 @@ async fn in_chaos_every_call_ends_once_and_honestly_and_nothing_is_left_of_it() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_chaos_among_hostile_callers_memory_stays_within_its_limit() {
+async fn in_chaos_with_hostile_callers_memory_stays_within_its_limit() {
     chaos(&MEMORY_LIMIT, true).await;
 }
 
-/// Both stories need the machine for themselves: their clocks are short.
-static ONE_STORY: Mutex<()> = Mutex::const_new(());
+/// Both tests need the whole machine, because their timeouts are short.
+static ONE_RUN: Mutex<()> = Mutex::const_new(());
 
-/// Gives the memory at two times, in KiB.
+/// Returns the resident memory at two times, in KiB.
 async fn chaos(settings: &[(&str, &str)], has_hostile: bool) -> Vec<u64> {
-    let _alone = ONE_STORY.lock().await;
+    let _alone = ONE_RUN.lock().await;
     let seed = from_environment("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     let time = Duration::from_secs(from_environment("CHAOS_SECONDS").unwrap_or(8));
     eprintln!("CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
@@ -343,7 +348,7 @@ async fn chaos(settings: &[(&str, &str)], has_hostile: bool) -> Vec<u64> {
     };
     let wire = Wire::to(address, plan).await;
     let mut bridge = Deployed::with(&wire.url(), &[&SETTINGS, settings].concat());
-    let story = Arc::new(Story {
+    let run = Arc::new(Run {
         seed,
         bridge: bridge.address,
         wire,
@@ -355,8 +360,8 @@ async fn chaos(settings: &[(&str, &str)], has_hostile: bool) -> Vec<u64> {
     for share in [time / 4, time - time / 4] {
         let end = Instant::now() + share;
         let mut calling = JoinSet::new();
-        let of_callers = Arc::clone(&story);
-        calling.spawn(async move { of_callers.call_until(end).await });
+        let callers = Arc::clone(&run);
+        calling.spawn(async move { callers.call_until(end).await });
         if has_hostile {
             calling.spawn(hostile::attack(bridge.address, end));
         }
@@ -369,14 +374,14 @@ async fn chaos(settings: &[(&str, &str)], has_hostile: bool) -> Vec<u64> {
             tokio::time::sleep(Duration::from_millis(20)).await;
             records.read(&mut bridge);
         }
-        settle(&story, &mut bridge, &mut records).await;
+        settle(&run, &mut bridge, &mut records).await;
         resident.push(bridge.resident_kib());
     }
-    let endings = story.endings.lock().expect("no panic").clone();
+    let endings = run.endings.lock().expect("no panic").clone();
     eprintln!("{} calls, {resident:?} KiB, {endings:?}", records.total());
     let plain_ok = endings.get("plain OK").copied().unwrap_or_default();
     assert!(has_hostile || !endings.contains_key("reset"), "{endings:?}");
-    assert!(plain_ok > 20, "hardly a call went through: {endings:?}");
+    assert!(plain_ok > 20, "almost no call succeeded: {endings:?}");
     assert_eq!(bridge.running.stop().code, Some(0));
     resident
 }

@@ -1,5 +1,4 @@
-//! The command as it is deployed: a child process on ports of its own, judged by what it prints and
-//! by the code that it exits with.
+//! The command as a child process: its output and its exit codes.
 
 mod chat;
 mod demo;
@@ -19,7 +18,7 @@ use crate::support::{
 
 const KEY: &str = "hunter2-s3cret";
 
-/// Two nodes, a dozen sentences.
+/// Its answer has two nodes and a dozen sentences.
 const QUESTION: &str = "Salam!";
 
 fn emulate() -> (Running, String) {
@@ -29,7 +28,7 @@ fn emulate() -> (Running, String) {
     (emulator, url)
 }
 
-/// A bridge on ports of its own, with these settings in its environment besides.
+/// A bridge on free ports, with these additional environment variables.
 fn serve(upstream: &str, settings: &[(&str, &str)]) -> (Running, String) {
     let usual = [
         ("ALIM_BRIDGE_ADMIN_LISTEN", "127.0.0.1:0"),
@@ -50,7 +49,7 @@ fn deployed() -> (Running, Running, String) {
 }
 
 impl Exited {
-    /// What it printed, when it succeeded.
+    /// Its standard output. Panics if it failed.
     fn expect_stdout(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
         self.stdout
@@ -63,7 +62,7 @@ fn objects(lines: &str) -> Vec<Value> {
 }
 
 #[test]
-fn help_lists_the_commands_and_version_tells_the_version() {
+fn help_lists_the_commands_and_version_prints_the_version() {
     let help = run(&["--help"]).expect_stdout();
     for command in [
         "serve", "demo", "emulate", "invoke", "stream", "chat", "health",
@@ -75,7 +74,7 @@ fn help_lists_the_commands_and_version_tells_the_version() {
 }
 
 #[test]
-fn a_command_line_that_is_not_understood_exits_with_64() {
+fn an_invalid_command_line_exits_with_64() {
     for args in [
         &[][..],
         &["serv"],
@@ -95,20 +94,20 @@ fn a_command_line_that_is_not_understood_exits_with_64() {
 }
 
 #[test]
-fn serve_names_every_setting_at_fault_and_exits_with_64() {
+fn serve_names_every_invalid_setting_and_exits_with_64() {
     let variables = [("ALIM_BRIDGE_LISTEN", "here"), ("ALIM_BRIDGE_TYPO", "1")];
     let ended = start(&["serve", "--retries", "1000"], &variables).wait();
     assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
     for name in ["UPSTREAM_API_KEY", "LISTEN", "TYPO", "RETRIES"] {
-        let told = format!("alim-bridge: ALIM_BRIDGE_{name} ");
+        let prefix = format!("alim-bridge: ALIM_BRIDGE_{name} ");
         let lines = ended.stderr.lines();
-        let named = lines.filter(|line| line.starts_with(&told));
+        let named = lines.filter(|line| line.starts_with(&prefix));
         assert_eq!(named.count(), 1, "{name}\n{}", ended.stderr);
     }
 }
 
 #[test]
-fn a_flag_of_serve_goes_before_its_variable() {
+fn a_flag_of_serve_overrides_its_variable() {
     let variables = [
         ("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY),
         ("ALIM_BRIDGE_LISTEN", "nowhere"),
@@ -138,11 +137,11 @@ fn invoke_and_stream_print_the_same_answer() {
     let invoked = run(&["invoke", "--address", &address, QUESTION]).expect_stdout();
     assert!(invoked.starts_with("Salam! Mən ALİM"), "{invoked}");
     let streamed = run(&["stream", "--address", &address, QUESTION]);
-    let aside: Vec<_> = streamed.stderr.lines().collect();
-    assert_eq!(aside[..2], ["· classify_intent", "· generate_response"]);
+    let notes: Vec<_> = streamed.stderr.lines().collect();
+    assert_eq!(notes[..2], ["· classify_intent", "· generate_response"]);
     assert!(
-        aside[2].contains(" tokens, ") && aside.len() == 3,
-        "{aside:?}"
+        notes[2].contains(" tokens, ") && notes.len() == 3,
+        "{notes:?}"
     );
     assert_eq!(streamed.expect_stdout(), invoked);
 }
@@ -169,7 +168,7 @@ fn the_tokens_of_stream_json_are_the_response_of_invoke_json() {
 }
 
 #[test]
-fn a_stream_starts_a_thread_and_another_goes_on_in_it() {
+fn a_stream_starts_a_thread_and_another_continues_it() {
     let (_emulator, _bridge, address) = deployed();
     let stream = ["stream", "--address", &address, QUESTION];
     let started = run(&[&stream[..], &["--start-thread"]].concat());
@@ -184,19 +183,19 @@ fn a_stream_starts_a_thread_and_another_goes_on_in_it() {
 }
 
 #[test]
-fn health_is_told_by_word_and_exit_code() {
+fn health_is_reported_by_output_and_exit_code() {
     let (_emulator, url) = emulate();
     let (mut bridge, address) = serve(&format!("{url}/api/v1"), &[]);
     bridge.wait_for_log("the upstream is healthy");
     let service = ["--service", "alim.v1.GraphService"];
-    for asked in [&[][..], &service] {
-        let health = run(&[&["health", "--address", &address], asked].concat());
+    for flags in [&[][..], &service] {
+        let health = run(&[&["health", "--address", &address], flags].concat());
         assert_eq!(health.expect_stdout(), "SERVING\n");
     }
 }
 
 #[test]
-fn health_over_http_is_a_200_and_nothing_else() {
+fn health_over_http_requires_a_200() {
     let (_emulator, url) = emulate();
     let ask = |url: &str| run(&["health", "--http", url]);
     assert_eq!(ask(&format!("{url}/live")).expect_stdout(), "ok\n");
@@ -218,9 +217,9 @@ fn health_of_the_service_follows_the_upstream_and_that_of_the_process_does_not()
 }
 
 #[test]
-fn a_call_that_the_bridge_refuses_exits_with_64_and_its_code() {
+fn a_call_that_the_bridge_rejects_exits_with_64_plus_its_code() {
     let (_emulator, _bridge, address) = deployed();
-    for (args, code, told) in [
+    for (args, code, message) in [
         (&["invoke", ""][..], 67, "InvalidArgument (INVALID_REQUEST)"),
         (&["stream", ""], 67, "InvalidArgument (INVALID_REQUEST)"),
         (
@@ -232,12 +231,12 @@ fn a_call_that_the_bridge_refuses_exits_with_64_and_its_code() {
     ] {
         let ended = run(&[args, &["--address", &address]].concat());
         assert_eq!((ended.code, &*ended.stdout), (Some(code), ""), "{args:?}");
-        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        assert!(ended.stderr.contains(message), "{}", ended.stderr);
     }
 }
 
 #[test]
-fn a_call_that_the_upstream_fails_exits_with_64_and_its_code() {
+fn a_call_that_the_upstream_fails_exits_with_64_plus_its_code() {
     let (_emulator, _bridge, address) = deployed();
     for (command, fault, code, reason) in [
         ("invoke", "rate_limited", 72, "(UPSTREAM_RATE_LIMITED)"),
@@ -255,12 +254,16 @@ fn a_call_that_the_upstream_fails_exits_with_64_and_its_code() {
 }
 
 #[test]
-fn an_answer_that_does_not_come_in_time_exits_with_68() {
+fn a_call_that_times_out_exits_with_68() {
     let (_emulator, _bridge, address) = deployed();
-    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let mute = mute.local_addr().expect("bound").to_string();
+    let silent_port = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent_port = silent_port.local_addr().expect("bound").to_string();
     let silent = ["--scenario-context", r#"{"emulator_fault": "silent"}"#];
-    for (address, command) in [(&address, "stream"), (&mute, "invoke"), (&mute, "stream")] {
+    for (address, command) in [
+        (&address, "stream"),
+        (&silent_port, "invoke"),
+        (&silent_port, "stream"),
+    ] {
         let args = [
             command,
             QUESTION,
@@ -279,8 +282,8 @@ fn a_bridge_that_is_not_there_exits_with_78() {
     let url = refused_url();
     let address = url.trim_end_matches("/api/v1");
     for command in ["invoke", "stream", "chat", "health"] {
-        let asks = matches!(command, "invoke" | "stream");
-        let message = &["Salam"][..asks.into()];
+        let has_message = matches!(command, "invoke" | "stream");
+        let message = &["Salam"][..has_message.into()];
         let ended = run(&[&[command, "--address", address], message].concat());
         assert_eq!((ended.code, &*ended.stdout), (Some(78), ""), "{command}");
         assert!(ended.stderr.contains(address), "{}", ended.stderr);
@@ -299,7 +302,7 @@ fn ctrl_c_ends_a_stream_as_cancelled() {
 }
 
 #[test]
-fn sigterm_stops_what_serves_with_exit_code_0() {
+fn sigterm_stops_serve_and_emulate_with_exit_code_0() {
     let (emulator, bridge, address) = deployed();
     run(&["invoke", "--address", &address, QUESTION]).expect_stdout();
     for running in [bridge, emulator] {
@@ -309,9 +312,9 @@ fn sigterm_stops_what_serves_with_exit_code_0() {
     }
 }
 
-/// Several times, for what is not ready yet may be so by chance.
+/// Repeated, because a race can pass by chance.
 #[test]
-fn a_signal_is_heard_from_the_moment_the_port_is_told() {
+fn signals_are_handled_as_soon_as_the_port_is_printed() {
     for _ in 0..8 {
         let (emulator, _) = emulate();
         let (bridge, _) = serve(&refused_url(), &[]);
@@ -323,7 +326,7 @@ fn a_signal_is_heard_from_the_moment_the_port_is_told() {
 }
 
 #[test]
-fn serve_starts_while_the_upstream_is_down_and_says_so_to_callers() {
+fn serve_starts_while_the_upstream_is_down_and_callers_get_a_status() {
     let (_bridge, address) = serve(&refused_url(), &[]);
     let ended = run(&["invoke", "--address", &address, QUESTION]);
     assert_eq!(ended.code, Some(78));
@@ -335,7 +338,7 @@ fn serve_starts_while_the_upstream_is_down_and_says_so_to_callers() {
 }
 
 #[test]
-fn the_service_key_is_in_no_output_at_the_finest_level() {
+fn the_service_key_is_in_no_output_at_trace_level() {
     let (_emulator, url) = emulate();
     let (bridge, address) = serve(&format!("{url}/api/v1"), &[("ALIM_BRIDGE_LOG", "trace")]);
     for args in [["invoke", QUESTION], ["stream", QUESTION], ["invoke", ""]] {
@@ -343,8 +346,8 @@ fn the_service_key_is_in_no_output_at_the_finest_level() {
         assert!(!(ended.stdout + &ended.stderr).contains(KEY));
     }
     let ended = bridge.stop();
-    for told in ["TRACE", "hyper_util", "/api/v1", "call ended"] {
-        assert!(ended.stderr.contains(told), "{told} is not logged");
+    for logged in ["TRACE", "hyper_util", "/api/v1", "call ended"] {
+        assert!(ended.stderr.contains(logged), "{logged} is not logged");
     }
     assert!(!(ended.stdout + &ended.stderr).contains(KEY));
 }

@@ -1,5 +1,5 @@
-//! The embedded ALİM, asked over real sockets: its wire, its errors, its faults on purpose and how
-//! its connections end. The clock is paused where time matters.
+//! The embedded ALİM over real sockets: its wire format, its errors, its faults and its connections. The
+//! clock is paused where time matters.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ const INVOKE: &str = "/api/v1/graph/invoke";
 const STREAM: &str = "/api/v1/graph/stream";
 const HEALTH: &str = "/api/v1/graph/health";
 const THREADS: &str = "/api/v1/threads";
-const AT_ONCE: Duration = Duration::ZERO;
+const NO_DELAY: Duration = Duration::ZERO;
 const DONE: &str = "event: done\ndata: [DONE]\n\n";
 
 /// A running emulator and a caller of it.
@@ -77,7 +77,7 @@ impl Alim {
         self.call(Method::POST, path, KEY, &body).await
     }
 
-    /// A raw connection on which `body` was posted.
+    /// A raw connection with a POST of `body`.
     async fn raw_post(&self, path: &str, body: &Value) -> TcpStream {
         let (key, body) = (KEY.unwrap(), body.to_string());
         let call = format!(
@@ -91,7 +91,7 @@ impl Alim {
     }
 }
 
-/// An answer that came whole.
+/// A complete answer.
 struct Answer {
     status: u16,
     headers: HeaderMap,
@@ -100,7 +100,7 @@ struct Answer {
 
 impl Answer {
     /// Status and body in one line.
-    fn said(&self) -> String {
+    fn line(&self) -> String {
         format!("{} {}", self.status, self.text)
     }
 
@@ -108,7 +108,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap()
     }
 
-    /// The data of the events of that name; no answer has `event: ` in its text.
+    /// The data of the events with this name. No answer has `event: ` in its text.
     fn data_of(&self, name: &str) -> Vec<&str> {
         let start = format!("{name}\ndata: ");
         let events = self.text.split("event: ");
@@ -122,7 +122,7 @@ fn in_thread(id: &Value) -> Value {
     json!({ "message": "Salam", "thread_id": id })
 }
 
-fn ordering(fault: &str) -> Value {
+fn with_fault(fault: &str) -> Value {
     json!({ "message": "suvarma", "scenario_context": { "emulator_fault": fault } })
 }
 
@@ -140,7 +140,7 @@ async fn read_until(socket: &mut TcpStream, end: &str) -> String {
 
 #[tokio::test]
 async fn each_event_of_a_stream_is_a_chunk_of_its_own_with_raw_data() {
-    let alim = Alim::start(AT_ONCE).await;
+    let alim = Alim::start(NO_DELAY).await;
     let mut socket = alim.raw_post(STREAM, &json!({ "message": "?" })).await;
     let head = read_until(&mut socket, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -165,8 +165,8 @@ async fn each_event_of_a_stream_is_a_chunk_of_its_own_with_raw_data() {
 }
 
 #[tokio::test]
-async fn invoke_and_stream_say_the_same_with_all_the_tokens_that_break_framing() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn invoke_and_stream_return_the_same_text_with_tokens_that_break_framing() {
+    let alim = Alim::start(NO_DELAY).await;
     for topic in "susuzluq zərərverici gübrə hava mal-qara Salam nə?".split(' ') {
         let body = json!({ "message": topic, "user_id": "u", "language": "az", "farm_id": "f",
             "system_prompt_override": "p", "thread_id": null, "scenario_context": {} });
@@ -184,23 +184,23 @@ async fn invoke_and_stream_say_the_same_with_all_the_tokens_that_break_framing()
 }
 
 #[tokio::test]
-async fn tokens_that_a_caller_orders_leave_as_they_are() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn requested_tokens_are_sent_unchanged() {
+    let alim = Alim::start(NO_DELAY).await;
     for tokens in [&["a\n\nb", "\n", "data: x"][..], &[], &["", "\r"]] {
-        let ordered = json!({ "emulator_tokens": tokens });
-        let body = json!({ "message": "?", "scenario_context": ordered });
+        let context = json!({ "emulator_tokens": tokens });
+        let body = json!({ "message": "?", "scenario_context": context });
         let reply = alim.post(INVOKE, &body).await.json();
         assert_eq!(reply["response"], tokens.concat());
         let stream = alim.post(STREAM, &body).await.text;
         let events = |text: &&str| format!("event: token\ndata: {text}\n\n");
-        let said: String = tokens.iter().chain([&""]).map(events).collect();
-        assert!(stream.contains(&format!("classify_intent\n\n{said}event: node")));
+        let expected: String = tokens.iter().chain([&""]).map(events).collect();
+        assert!(stream.contains(&format!("classify_intent\n\n{expected}event: node")));
     }
 }
 
 #[tokio::test]
 async fn a_reply_has_a_new_thread_the_model_and_the_metadata() {
-    let alim = Alim::start(AT_ONCE).await;
+    let alim = Alim::start(NO_DELAY).await;
     let reply = alim.post(INVOKE, &in_thread(&json!(""))).await.json();
     let thread = uuid::Uuid::try_parse(reply["thread_id"].as_str().unwrap()).unwrap();
     assert_eq!(thread.get_version_num(), 4);
@@ -208,44 +208,44 @@ async fn a_reply_has_a_new_thread_the_model_and_the_metadata() {
     assert_eq!(reply["metadata"]["intent"], "greeting");
     assert_eq!(reply.as_object().unwrap().len(), 4);
     let stream = alim.post(STREAM, &in_thread(&reply["thread_id"])).await;
-    assert!(stream.text.ends_with(DONE), "a stream goes on with it");
+    assert!(stream.text.ends_with(DONE), "a stream continues it");
 }
 
 #[tokio::test]
-async fn a_thread_goes_on_until_it_is_deleted() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn a_thread_exists_until_it_is_deleted() {
+    let alim = Alim::start(NO_DELAY).await;
     let metadata = json!({ "metadata": { "farm": 7 } });
-    let made = alim.post(THREADS, &metadata).await.json();
-    assert_eq!(made["metadata"], metadata["metadata"]);
-    let thread = &made["thread_id"];
+    let created = alim.post(THREADS, &metadata).await.json();
+    assert_eq!(created["metadata"], metadata["metadata"]);
+    let thread = &created["thread_id"];
     let path = format!("{THREADS}/{}", thread.as_str().unwrap());
-    assert_eq!(alim.get(&path, KEY).await.json(), made);
+    assert_eq!(alim.get(&path, KEY).await.json(), created);
     let reply = alim.post(INVOKE, &in_thread(thread)).await.json();
     assert_eq!(reply["thread_id"], *thread);
     let deleted = alim.call(Method::DELETE, &path, KEY, b"").await.json();
     assert_eq!(deleted, json!({ "deleted": true, "thread_id": thread }));
-    let gone = alim.get(&path, KEY).await.said();
+    let gone = alim.get(&path, KEY).await.line();
     assert_eq!(gone, r#"404 {"detail":"Thread not found"}"#);
     assert_eq!(alim.post(INVOKE, &in_thread(thread)).await.status, 500);
 }
 
 #[tokio::test]
-async fn a_thread_that_is_unknown_or_no_uuid_fails_the_call() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn a_thread_id_that_is_unknown_or_not_a_uuid_fails_the_call() {
+    let alim = Alim::start(NO_DELAY).await;
     for thread in ["3f2c1c5e-8f9c-4a39-9f8e-2b7f2c1d0e5a", "../runs/stream?a="] {
         let body = in_thread(&json!(thread));
-        let invoke = alim.post(INVOKE, &body).await.said();
+        let invoke = alim.post(INVOKE, &body).await.line();
         let failed = r#"500 {"detail":"Graph execution failed: thread "#;
         assert!(invoke.starts_with(failed), "{invoke}");
-        let stream = alim.post(STREAM, &body).await.said();
+        let stream = alim.post(STREAM, &body).await.line();
         assert!(stream.starts_with("200 event: error\ndata: thread "));
         assert_eq!(stream.matches("event: ").count(), 1);
     }
 }
 
 #[tokio::test]
-async fn every_graph_and_thread_endpoint_wants_the_key() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn every_graph_and_thread_endpoint_requires_the_key() {
+    let alim = Alim::start(NO_DELAY).await;
     for (method, path) in [
         (Method::POST, INVOKE),
         (Method::POST, STREAM),
@@ -256,61 +256,61 @@ async fn every_graph_and_thread_endpoint_wants_the_key() {
     ] {
         for key in [None, Some("")] {
             let missing = alim.call(method.clone(), path, key, b"{}").await;
-            assert_eq!(missing.said(), r#"401 {"detail":"Missing API Key"}"#);
+            assert_eq!(missing.line(), r#"401 {"detail":"Missing API Key"}"#);
             assert_eq!(missing.headers["www-authenticate"], "ApiKey");
         }
         let wrong = alim.call(method, path, Some("another"), b"{}").await;
-        assert_eq!(wrong.said(), r#"403 {"detail":"Invalid API Key"}"#);
+        assert_eq!(wrong.line(), r#"403 {"detail":"Invalid API Key"}"#);
     }
 }
 
 #[tokio::test]
-async fn health_needs_a_key_only_at_the_graph() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn only_the_graphs_health_requires_the_key() {
+    let alim = Alim::start(NO_DELAY).await;
     assert_eq!(alim.get("/health", None).await.status, 200);
     assert_eq!(alim.get("/live", None).await.status, 200);
     assert_eq!(alim.get(HEALTH, KEY).await.json()["healthy"], true);
 }
 
 #[tokio::test]
-async fn a_wrong_body_is_told_as_fastapi_tells_it() {
-    let alim = Alim::start(AT_ONCE).await;
-    let fault = r#"{"type":"string_type","loc":["body","message"],"msg":"Input should be a valid string","input":5}"#;
+async fn an_invalid_body_gets_fastapis_error() {
+    let alim = Alim::start(NO_DELAY).await;
+    let error = r#"{"type":"string_type","loc":["body","message"],"msg":"Input should be a valid string","input":5}"#;
     for path in [INVOKE, STREAM] {
-        let refused = alim.post(path, &json!({ "message": 5 })).await.said();
-        assert_eq!(refused, format!(r#"422 {{"detail":[{fault}]}}"#));
+        let rejected = alim.post(path, &json!({ "message": 5 })).await.line();
+        assert_eq!(rejected, format!(r#"422 {{"detail":[{error}]}}"#));
     }
 }
 
 #[tokio::test]
-async fn an_unreadable_body_is_told_even_without_a_key() {
-    let alim = Alim::start(AT_ONCE).await;
-    let no_utf8 = alim.call(Method::POST, INVOKE, None, b"\"a\xff\"").await;
+async fn an_unreadable_body_is_reported_even_without_a_key() {
+    let alim = Alim::start(NO_DELAY).await;
+    let not_utf8 = alim.call(Method::POST, INVOKE, None, b"\"a\xff\"").await;
     let detail = r#"400 {"detail":"There was an error parsing the body"}"#;
-    assert_eq!(no_utf8.said(), detail);
-    let no_json = alim.call(Method::POST, INVOKE, None, b"{").await;
-    assert_eq!(no_json.status, 422);
+    assert_eq!(not_utf8.line(), detail);
+    let not_json = alim.call(Method::POST, INVOKE, None, b"{").await;
+    assert_eq!(not_json.status, 422);
 }
 
 #[tokio::test]
-async fn a_threads_metadata_may_be_left_out_but_not_null() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn a_threads_metadata_can_be_absent_but_not_null() {
+    let alim = Alim::start(NO_DELAY).await;
     assert_eq!(alim.post(THREADS, &json!({})).await.status, 200);
-    let refused = alim
+    let rejected = alim
         .post(THREADS, &json!({ "metadata": null }))
         .await
-        .said();
-    let fault = r#"{"type":"dict_type","loc":["body","metadata"],"msg":"Input should be a valid dictionary","input":null}"#;
-    assert_eq!(refused, format!(r#"422 {{"detail":[{fault}]}}"#));
+        .line();
+    let error = r#"{"type":"dict_type","loc":["body","metadata"],"msg":"Input should be a valid dictionary","input":null}"#;
+    assert_eq!(rejected, format!(r#"422 {{"detail":[{error}]}}"#));
 }
 
 #[tokio::test]
-async fn a_wrong_path_method_or_slash_is_told_as_starlette_tells_it() {
-    let alim = Alim::start(AT_ONCE).await;
-    let lost = alim.get("/api/v1/graph/nothing/", None).await;
-    assert_eq!(lost.said(), r#"404 {"detail":"Not Found"}"#);
+async fn a_wrong_path_method_or_slash_gets_starlettes_answer() {
+    let alim = Alim::start(NO_DELAY).await;
+    let unknown = alim.get("/api/v1/graph/nothing/", None).await;
+    assert_eq!(unknown.line(), r#"404 {"detail":"Not Found"}"#);
     let wrong = alim.get(INVOKE, None).await;
-    assert_eq!(wrong.said(), r#"405 {"detail":"Method Not Allowed"}"#);
+    assert_eq!(wrong.line(), r#"405 {"detail":"Method Not Allowed"}"#);
     assert_eq!(wrong.headers["allow"], "POST");
     for method in [Method::HEAD, Method::PUT] {
         let wrong = alim.call(method, "/api/v1/threads/x", None, b"").await;
@@ -323,19 +323,19 @@ async fn a_wrong_path_method_or_slash_is_told_as_starlette_tells_it() {
         let moved = alim.get(&format!("{path}/?a=b"), None).await;
         let location = format!("http://{}{path}?a=b", alim.address);
         assert_eq!(moved.headers["location"], location);
-        assert_eq!(moved.said(), "307 ");
+        assert_eq!(moved.line(), "307 ");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_call_gets_no_byte_more_than_a_streams_head() {
-    let alim = Alim::start(AT_ONCE).await;
-    let patience = Duration::from_secs(75);
-    let mut invoke = alim.raw_post(INVOKE, &ordering("silent")).await;
-    assert!(timeout(patience, invoke.read_u8()).await.is_err());
-    let mut stream = alim.raw_post(STREAM, &ordering("silent")).await;
+async fn a_silent_call_gets_at_most_a_streams_head() {
+    let alim = Alim::start(NO_DELAY).await;
+    let long = Duration::from_secs(75);
+    let mut invoke = alim.raw_post(INVOKE, &with_fault("silent")).await;
+    assert!(timeout(long, invoke.read_u8()).await.is_err());
+    let mut stream = alim.raw_post(STREAM, &with_fault("silent")).await;
     read_until(&mut stream, "\r\n\r\n").await;
-    assert!(timeout(patience, stream.read_u8()).await.is_err());
+    assert!(timeout(long, stream.read_u8()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,8 +349,8 @@ async fn an_idle_connection_is_closed_five_seconds_after_its_last_answer() {
 }
 
 #[tokio::test]
-async fn http2_without_tls_is_not_spoken() {
-    let alim = Alim::start(AT_ONCE).await;
+async fn http2_without_tls_is_not_supported() {
+    let alim = Alim::start(NO_DELAY).await;
     let mut socket = TcpStream::connect(&alim.address).await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     socket.write_all(preface).await.unwrap();
@@ -358,7 +358,7 @@ async fn http2_without_tls_is_not_spoken() {
 }
 
 #[tokio::test]
-async fn a_drain_lets_a_stream_end_and_takes_no_new_connection() {
+async fn a_drain_waits_for_a_stream_and_accepts_no_new_connection() {
     let mut alim = Alim::start(Duration::from_millis(2)).await;
     let mut stream = alim.raw_post(STREAM, &in_thread(&Value::Null)).await;
     read_until(&mut stream, "event: token\n").await;
@@ -370,10 +370,10 @@ async fn a_drain_lets_a_stream_end_and_takes_no_new_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_cuts_a_silent_call_after_four_seconds() {
-    let mut alim = Alim::start(AT_ONCE).await;
-    let mut invoke = alim.raw_post(INVOKE, &ordering("silent")).await;
-    let mut stream = alim.raw_post(STREAM, &ordering("silent")).await;
+async fn a_drain_aborts_a_silent_call_after_four_seconds() {
+    let mut alim = Alim::start(NO_DELAY).await;
+    let mut invoke = alim.raw_post(INVOKE, &with_fault("silent")).await;
+    let mut stream = alim.raw_post(STREAM, &with_fault("silent")).await;
     read_until(&mut stream, "\r\n\r\n").await;
     let before = Instant::now();
     alim.shutdown.cancel();

@@ -1,8 +1,7 @@
-//! The house's rules: a file uses only what stands above it, each library is named in one place only,
-//! tasks begin where it says why, and every file says what it is for and stays short.
+//! Layout rules of `src/`: a file uses only modules above its own, libraries are used only in listed files,
+//! tasks are spawned only where a reason is given, and every file has a doc comment and stays short.
 //!
-//! What the rules can't see: what a macro writes, and a module that is renamed on the way
-//! (`use crate as house`).
+//! The rules do not see code that a macro generates, or a renamed module (`use crate as other`).
 
 mod rules;
 mod source;
@@ -12,19 +11,19 @@ use std::{fs, path::Path};
 use rules::File;
 use source::{code, words};
 
-/// Where tasks and threads begin, and why the work can't be awaited where it stands.
+/// The files that spawn tasks or threads, and why they do not await the work instead.
 const SPAWNS: [(&str, &str); 10] = [
     (
         "client/demo.rs",
-        "the upstream, the bridge and its caller run at once in one process",
+        "the upstream, the bridge and its caller run concurrently in one process",
     ),
     (
         "main.rs",
-        "signals are heard whatever the command does, and sending the last spans blocks",
+        "signals are handled while a command runs, and sending the last spans blocks",
     ),
     (
         "reload.rs",
-        "a file on a dead mount blocks a thread of its own, and no call",
+        "a file on a dead mount must block no call, only its own thread",
     ),
     (
         "server/accept.rs",
@@ -36,28 +35,28 @@ const SPAWNS: [(&str, &str); 10] = [
     ),
     (
         "server/overload.rs",
-        "the allocator gives memory back in a thread that no call waits for",
+        "the allocator returns memory in a thread that no call waits for",
     ),
     (
         "server/files.rs",
-        "each set of files is looked at by itself, and connections are given time to leave",
+        "each set of files is checked on its own, and connections get time to close",
     ),
     (
         "server/mod.rs",
-        "the admin port, probes, the watchdog and accepting go on at once",
+        "the admin port, probes, the watchdog and the accept loop run concurrently",
     ),
     (
         "telemetry/logs.rs",
-        "the last lines are waited for, but not when their reader has stalled",
+        "the exit waits for the last lines, but not if their reader has stalled",
     ),
     (
         "upstream/sse/mod.rs",
-        "a caller does not wait for the body's end, which gives the connection back",
+        "a caller does not wait for the body's end, which returns the connection to the pool",
     ),
 ];
 
-/// All of `src/`.
-fn house() -> Vec<File> {
+/// All files of `src/`.
+fn source_files() -> Vec<File> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     collect(&src, "", &mut files);
@@ -79,7 +78,7 @@ fn collect(folder: &Path, path: &str, files: &mut Vec<File>) {
     }
 }
 
-/// The modules that `lib.rs` declares, in its order.
+/// The modules of `lib.rs`, in order.
 fn modules(files: &[File]) -> Vec<String> {
     let lib = files.iter().find(|file| file.path == "lib.rs");
     let code = code(&lib.expect("src/lib.rs").text);
@@ -88,36 +87,39 @@ fn modules(files: &[File]) -> Vec<String> {
     declared.map(|pair| pair[1].text.to_owned()).collect()
 }
 
-fn assert_none(faults: Vec<String>) {
-    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+fn assert_none(violations: Vec<String>) {
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
 #[test]
-fn a_file_uses_only_modules_that_stand_above_its_own() {
-    let files = house();
+fn a_file_uses_only_modules_declared_above_its_own() {
+    let files = source_files();
     let modules = modules(&files);
     assert_none(
         files
             .iter()
-            .flat_map(|file| file.against_order(&modules))
+            .flat_map(|file| file.check_order(&modules))
             .collect(),
     );
 }
 
 #[test]
-fn each_library_is_named_in_its_own_bank_only() {
-    assert_none(house().iter().flat_map(File::against_sides).collect());
+fn each_library_is_used_only_on_its_side() {
+    assert_none(
+        source_files()
+            .iter()
+            .flat_map(File::check_libraries)
+            .collect(),
+    );
 }
 
 #[test]
-fn tasks_begin_only_where_a_reason_is_given() {
+fn tasks_are_spawned_only_where_a_reason_is_given() {
     let listed = |file: &File| SPAWNS.iter().any(|(path, _)| *path == file.path);
-    let files = house();
+    let files = source_files();
     let (listed, others): (Vec<_>, Vec<_>) = files.iter().partition(|file| listed(file));
-    assert_none(others.into_iter().flat_map(File::against_tasks).collect());
-    let needed = listed
-        .iter()
-        .filter(|file| !file.against_tasks().is_empty());
+    assert_none(others.into_iter().flat_map(File::check_tasks).collect());
+    let needed = listed.iter().filter(|file| !file.check_tasks().is_empty());
     assert_eq!(
         needed.count(),
         SPAWNS.len(),
@@ -126,28 +128,28 @@ fn tasks_begin_only_where_a_reason_is_given() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for_and_is_short_and_finished() {
-    assert_none(house().iter().flat_map(File::against_shape).collect());
+fn every_file_has_a_doc_comment_and_is_short_and_finished() {
+    assert_none(source_files().iter().flat_map(File::check_shape).collect());
 }
 
-/// All that the rules say of one file, in a house of three modules.
-fn told(path: &str, text: &str) -> Vec<String> {
+/// The violations of one file, in a crate of three modules.
+fn violations(path: &str, text: &str) -> Vec<String> {
     let file = File {
         path: path.into(),
-        text: format!("//! Its job.\n{text}"),
+        text: format!("//! Its purpose.\n{text}"),
     };
     let modules = ["low", "upstream", "high"].map(String::from);
-    let faults = [
-        file.against_order(&modules),
-        file.against_sides(),
-        file.against_tasks(),
-        file.against_shape(),
+    let violations = [
+        file.check_order(&modules),
+        file.check_libraries(),
+        file.check_tasks(),
+        file.check_shape(),
     ];
-    faults.concat()
+    violations.concat()
 }
 
 #[test]
-fn what_the_rules_allow_is_not_told() {
+fn what_the_rules_allow_is_not_reported() {
     for (path, text) in [
         ("high.rs", "use crate::{low::{A, b::C}, upstream, high::D};"),
         (
@@ -180,79 +182,95 @@ fn what_the_rules_allow_is_not_told() {
             "use std::{env, io}; fn main() { crate::high::f() }",
         ),
     ] {
-        assert_eq!(told(path, text), [""; 0], "{text}");
+        assert_eq!(violations(path, text), [""; 0], "{text}");
     }
 }
 
 #[test]
-fn every_breach_of_a_rule_is_told_with_its_line() {
-    for (path, text, fault) in [
-        ("low.rs", "use crate::high::A;", "crate::high stands below"),
+fn every_violation_is_reported_with_its_line() {
+    for (path, text, violation) in [
+        (
+            "low.rs",
+            "use crate::high::A;",
+            "crate::high is declared below",
+        ),
         (
             "low.rs",
             "use crate::{low, high};",
-            "crate::high stands below",
+            "crate::high is declared below",
         ),
         (
             "low/part.rs",
             "use crate::{low::{self, A}, high::B};",
-            "crate::high stands below",
+            "crate::high is declared below",
         ),
         (
             "low/part.rs",
             "fn f() { super::super::high::g() }",
-            "crate::high stands below",
+            "crate::high is declared below",
         ),
         (
             "low.rs",
             "type A<'a> = B<'a, crate::high::C>;",
-            "crate::high stands below",
+            "crate::high is declared below",
         ),
         (
             "low.rs",
             "#[cfg(test)] use a::b; const A: char = '\\''; use crate::high;",
-            "crate::high stands below",
+            "crate::high is declared below",
         ),
-        ("low.rs", "use crate::other;", "crate::other is no module"),
+        (
+            "low.rs",
+            "use crate::other;",
+            "crate::other is not a module",
+        ),
         (
             "low.rs",
             "use tonic::Status;",
-            "tonic is named only in pb.rs",
+            "tonic is used only in pb.rs",
         ),
         (
             "high.rs",
             "fn f() -> reqwest::Error {}",
-            "reqwest is named only in upstream/",
+            "reqwest is used only in upstream/",
         ),
-        ("low.rs", "use std::{io, env};", "std::env is named only"),
+        ("low.rs", "use std::{io, env};", "std::env is used only"),
         (
             "low.rs",
             "fn f() { tokio::spawn(g()); }",
-            "tasks begin only",
+            "tasks are spawned only",
         ),
-        ("low.rs", "fn f() { set.spawn(g()); }", "tasks begin only"),
-        ("low.rs", "fn f() { g().unwrap(); }", "expect says why"),
-        ("low.rs", "// FIXME", "what is left to do"),
+        (
+            "low.rs",
+            "fn f() { set.spawn(g()); }",
+            "tasks are spawned only",
+        ),
+        (
+            "low.rs",
+            "fn f() { g().unwrap(); }",
+            "use expect with a reason",
+        ),
+        ("low.rs", "// FIXME", "no TODO or FIXME"),
     ] {
-        let told = told(path, text);
-        let expected = format!("src/{path}:2: {fault}");
+        let found = violations(path, text);
+        let expected = format!("src/{path}:2: {violation}");
         assert!(
-            told.len() == 1 && told[0].starts_with(&expected),
-            "{text}: {told:?}"
+            found.len() == 1 && found[0].starts_with(&expected),
+            "{text}: {found:?}"
         );
     }
 }
 
 #[test]
-fn a_file_without_a_word_on_its_job_or_with_401_lines_is_told() {
+fn a_file_without_a_doc_comment_or_with_401_lines_is_reported() {
     let shape = |text: String| {
         File {
             path: "low.rs".into(),
             text,
         }
-        .against_shape()
+        .check_shape()
     };
-    assert_eq!(shape("//! Its job.\n".repeat(400)), [""; 0]);
-    assert!(shape("//! Its job.\n".repeat(401))[0].starts_with("src/low.rs:401: "));
-    assert!(shape("/// Its job.\n".into())[0].starts_with("src/low.rs:1: "));
+    assert_eq!(shape("//! Its purpose.\n".repeat(400)), [""; 0]);
+    assert!(shape("//! Its purpose.\n".repeat(401))[0].starts_with("src/low.rs:401: "));
+    assert!(shape("/// Its purpose.\n".into())[0].starts_with("src/low.rs:1: "));
 }

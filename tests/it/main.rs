@@ -1,4 +1,4 @@
-//! One test binary: stories over real sockets, each against a bridge as it is deployed.
+//! The integration tests, in one binary: each runs a bridge over real sockets.
 
 mod admission;
 mod bombs;

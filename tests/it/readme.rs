@@ -1,5 +1,5 @@
-//! README and SECURITY against the code: every reason is listed, and every promise names a test that
-//! there is.
+//! Checks README and SECURITY against the code: they list every reason, and every promise names an existing
+//! test.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -9,14 +9,14 @@ const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
 const REASONS: &str = include_str!("../../src/call/reason.rs");
 
-/// The code spans of the lines that are rows of a table.
+/// The code spans in the rows of tables.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     let rows = text.lines().filter(|line| line.starts_with('|'));
     rows.flat_map(|row| row.split('`').skip(1).step_by(2))
 }
 
 fn section(page: &'static str, title: &str) -> &'static str {
-    let (_, rest) = page.split_once(title).expect("the section is there");
+    let (_, rest) = page.split_once(title).expect("the section exists");
     rest.split("\n## ").next().expect("text")
 }
 
@@ -28,31 +28,31 @@ fn is_reason(word: &str) -> bool {
 }
 
 #[test]
-fn the_table_of_statuses_lists_every_reason_and_no_other() {
+fn the_table_of_statuses_lists_exactly_the_reasons() {
     let coded = REASONS.split('"').filter(|word| is_reason(word));
     let coded: BTreeSet<_> = coded.filter(|word| *word != "UPSTREAM_").collect();
-    let told: BTreeSet<_> = spans(section(README, "\n## Statuses"))
+    let listed: BTreeSet<_> = spans(section(README, "\n## Statuses"))
         .filter(|word| is_reason(word))
         .collect();
-    let told: BTreeSet<_> = told
+    let listed: BTreeSet<_> = listed
         .into_iter()
         .filter(|word| *word != "MAX_CALLS")
         .collect();
-    assert_eq!(told, coded);
-    assert_eq!(told, Reason::ALL.map(Reason::name).into());
+    assert_eq!(listed, coded);
+    assert_eq!(listed, Reason::ALL.map(Reason::name).into());
 }
 
 #[test]
-fn every_promise_of_how_it_fails_names_a_test_that_there_is() {
+fn every_row_of_how_it_fails_names_an_existing_test() {
     assert_last_cells_are_tests(section(README, "\n## How it fails"));
 }
 
 #[test]
-fn every_answer_to_an_attack_names_a_test_that_there_is() {
+fn every_answer_to_an_attack_names_an_existing_test() {
     assert_last_cells_are_tests(section(SECURITY, "\n## What comes in"));
 }
 
-/// The last code span of each row of the section's table names a test.
+/// Checks that the last code span in each row of the section's table names a test.
 fn assert_last_cells_are_tests(section: &str) {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = sources(&package.join("tests/it")) + &sources(&package.join("src"));

@@ -1,7 +1,7 @@
-//! Settings: what was typed, as flags or in the environment, and what the bridge makes of it.
+//! Settings: how flags and environment variables are parsed and validated.
 //!
-//! Every fault stands in a table, so that a rule that is loosened shows as the row that it lets in.
-//! The environment is handed in: none of these tests reads or writes the real one.
+//! Invalid values are listed in tables, so a rule that becomes too loose fails with the value that it accepts.
+//! The environment is an argument: these tests do not read or write the real one.
 
 mod files;
 mod values;
@@ -10,10 +10,10 @@ use std::fs;
 
 use alim_bridge::config::{Config, InvalidSettings, RawSettings, SETTINGS, Setting};
 
-/// All that has no default.
+/// The only required setting.
 const KEY: (&str, &str) = ("UPSTREAM_API_KEY", "k");
 
-/// DESIGN's table.
+/// All settings, in order, with their defaults.
 const DEFAULTS: &[(&str, &str)] = &[
     ("LISTEN", "127.0.0.1:50051"),
     ("ADMIN_LISTEN", "127.0.0.1:9464"),
@@ -59,8 +59,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("OTLP_ENDPOINT", ""),
 ];
 
-/// These settings in the environment, named without the prefix.
-fn typed(settings: &[(&str, &str)]) -> RawSettings {
+/// The raw settings of an environment. Names are without the prefix.
+fn raw(settings: &[(&str, &str)]) -> RawSettings {
     let vars = settings
         .iter()
         .map(|(name, value)| (format!("ALIM_BRIDGE_{name}"), (*value).to_owned()));
@@ -71,42 +71,42 @@ fn typed(settings: &[(&str, &str)]) -> RawSettings {
 
 fn parse(settings: &[(&str, &str)]) -> Result<Config, InvalidSettings> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Config::parse(&typed(settings))
+    Config::parse(&raw(settings))
 }
 
 fn parsed(settings: &[(&str, &str)]) -> Config {
-    parse(&[&[KEY], settings].concat()).unwrap_or_else(|faults| panic!("{faults}"))
+    parse(&[&[KEY], settings].concat()).unwrap_or_else(|invalid| panic!("{invalid}"))
 }
 
-/// The names of the settings at fault, without the prefix.
-fn at_fault(settings: &[(&str, &str)]) -> Vec<String> {
-    let faults = parse(settings).map_or_else(|faults| faults.0, |_| Vec::new());
+/// The names of the invalid settings, without the prefix.
+fn invalid(settings: &[(&str, &str)]) -> Vec<String> {
+    let errors = parse(settings).map_or_else(|errors| errors.0, |_| Vec::new());
     let name = |name: &str| name.strip_prefix("ALIM_BRIDGE_").map(String::from);
-    let names = faults
+    let names = errors
         .iter()
-        .map(|fault| name(&fault.name).expect("the name in the environment"));
+        .map(|error| name(&error.name).expect("the name in the environment"));
     names.collect()
 }
 
-/// Each of these values, beside a key, is refused under the name it was typed for.
-fn assert_refused(name: &str, values: &[&str]) {
+/// Checks that each of these values, together with a key, is rejected with the name of the setting.
+fn assert_rejected(name: &str, values: &[&str]) {
     for value in values {
-        assert_eq!(at_fault(&[KEY, (name, value)]), [name], "{name}={value}");
+        assert_eq!(invalid(&[KEY, (name, value)]), [name], "{name}={value}");
     }
 }
 
-fn assert_taken(name: &str, values: &[&str]) {
+fn assert_accepted(name: &str, values: &[&str]) {
     for value in values {
         assert!(parse(&[KEY, (name, value)]).is_ok(), "{name}={value}");
     }
 }
 
-fn told(settings: &[(&str, &str)]) -> String {
-    parse(settings).expect_err("a fault").to_string()
+fn error(settings: &[(&str, &str)]) -> String {
+    parse(settings).expect_err("an invalid setting").to_string()
 }
 
 #[test]
-fn names_and_defaults_are_those_of_the_design() {
+fn names_and_defaults_do_not_change() {
     let rows: Vec<_> = SETTINGS.iter().map(|row| (row.name, row.default)).collect();
     assert_eq!(rows, DEFAULTS);
 }
@@ -116,12 +116,12 @@ fn readme_row(row: &Setting) -> String {
         "" => "none".into(),
         default => format!("`{default}`"),
     };
-    let help = row.help.replace('<', "\\<"); // else Markdown takes <key> for a tag and hides it
+    let help = row.help.replace('<', "\\<"); // Markdown would hide <key> as a tag
     format!("| `{}` | {default} | {help} |", row.name)
 }
 
 #[test]
-fn the_readme_lists_every_setting_as_it_is() {
+fn the_readme_lists_every_setting() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
     let readme = readme.expect("README.md");
     let lines = readme.lines().map(str::trim);
@@ -137,14 +137,14 @@ fn the_readme_lists_every_setting_as_it_is() {
 }
 
 #[test]
-fn every_fault_is_told_at_once_under_its_name() {
-    let typed = [
+fn all_invalid_settings_are_reported_together() {
+    let settings = [
         ("LISTEN", "x"),
         ("RETRIES", "11"),
         ("SSE_FRAMING", "loose"),
         ("TYPO", "1"),
     ];
-    let mut names = at_fault(&typed);
+    let mut names = invalid(&settings);
     names.sort();
     assert_eq!(
         names,
@@ -156,39 +156,39 @@ fn every_fault_is_told_at_once_under_its_name() {
             "UPSTREAM_API_KEY"
         ]
     );
-    let text = told(&typed);
+    let text = error(&settings);
     let named = text.lines().filter(|line| line.starts_with("ALIM_BRIDGE_"));
     assert_eq!((named.count(), text.lines().count()), (5, 5), "{text}");
 }
 
 #[test]
-fn an_unknown_name_is_a_fault_unless_kubernetes_put_it_there() {
+fn an_unknown_variable_is_an_error_unless_kubernetes_sets_it() {
     for name in ["X", "listen", "LISTEN_", "PORTS", "SERVICE", "APIKEY"] {
-        assert_refused(name, &["1"]);
+        assert_rejected(name, &["1"]);
     }
-    assert_taken("PORT", &["tcp://10.0.0.1:50051"]);
-    assert_taken("PORT_50051_TCP", &["tcp://10.0.0.1:50051"]);
-    assert_taken("PORT_50051_TCP_ADDR", &["10.0.0.1"]);
-    assert_taken("SERVICE_HOST", &["10.0.0.1"]);
-    assert_taken("SERVICE_PORT_GRPC", &["50051"]);
+    assert_accepted("PORT", &["tcp://10.0.0.1:50051"]);
+    assert_accepted("PORT_50051_TCP", &["tcp://10.0.0.1:50051"]);
+    assert_accepted("PORT_50051_TCP_ADDR", &["10.0.0.1"]);
+    assert_accepted("SERVICE_HOST", &["10.0.0.1"]);
+    assert_accepted("SERVICE_PORT_GRPC", &["50051"]);
 }
 
 #[test]
-fn the_links_of_a_service_whose_name_begins_as_ours_are_passed_over() {
-    assert_taken("ADMIN_SERVICE_HOST", &["10.0.0.1"]);
-    assert_taken("ADMIN_SERVICE_PORT", &["9464"]);
-    assert_taken("ADMIN_SERVICE_PORT_METRICS", &["9464"]);
-    assert_taken("ADMIN_PORT", &["tcp://10.0.0.1:9464"]);
-    assert_taken("ADMIN_PORT_9464_UDP", &["udp://10.0.0.1:9464"]);
-    assert_taken("ADMIN_PORT_9464_TCP_PROTO", &["tcp"]);
-    assert_taken("OF_TWO_WORDS_PORT_9464_TCP_PORT", &["9464"]);
-    assert_refused("ADMIN_PORT", &["9464", "0.0.0.0:9464"]);
-    assert_refused("ADMIN_PORT_X_TCP", &["tcp://10.0.0.1:9464"]);
-    assert_refused("ADMINSERVICE_HOST", &["10.0.0.1"]);
+fn links_of_a_kubernetes_service_with_the_same_prefix_are_ignored() {
+    assert_accepted("ADMIN_SERVICE_HOST", &["10.0.0.1"]);
+    assert_accepted("ADMIN_SERVICE_PORT", &["9464"]);
+    assert_accepted("ADMIN_SERVICE_PORT_METRICS", &["9464"]);
+    assert_accepted("ADMIN_PORT", &["tcp://10.0.0.1:9464"]);
+    assert_accepted("ADMIN_PORT_9464_UDP", &["udp://10.0.0.1:9464"]);
+    assert_accepted("ADMIN_PORT_9464_TCP_PROTO", &["tcp"]);
+    assert_accepted("OF_TWO_WORDS_PORT_9464_TCP_PORT", &["9464"]);
+    assert_rejected("ADMIN_PORT", &["9464", "0.0.0.0:9464"]);
+    assert_rejected("ADMIN_PORT_X_TCP", &["tcp://10.0.0.1:9464"]);
+    assert_rejected("ADMINSERVICE_HOST", &["10.0.0.1"]);
 }
 
 #[test]
-fn a_typing_error_gets_the_setting_that_was_meant() {
+fn a_typing_error_gets_a_suggestion() {
     for (name, meant) in [
         ("UPSTREAM_APIKEY", Some("UPSTREAM_API_KEY")),
         ("LISTN", Some("LISTEN")),
@@ -196,7 +196,7 @@ fn a_typing_error_gets_the_setting_that_was_meant() {
         ("MAX_CONECTIONS", Some("MAX_CONNECTIONS")),
         ("COLOUR", None),
     ] {
-        let text = told(&[KEY, (name, "1")]);
+        let text = error(&[KEY, (name, "1")]);
         let expected = match meant {
             Some(meant) => format!(
                 "ALIM_BRIDGE_{name} is not a setting of alim-bridge: did you mean ALIM_BRIDGE_{meant}?"
@@ -208,8 +208,8 @@ fn a_typing_error_gets_the_setting_that_was_meant() {
 }
 
 #[test]
-fn names_without_the_prefix_are_not_ours() {
-    let mut raw = typed(&[KEY]);
+fn variables_without_the_prefix_are_ignored() {
+    let mut raw = raw(&[KEY]);
     raw.add_environment([
         ("LISTEN".into(), "x".into()),
         ("ALIM_ADDRESS".into(), "x".into()),
@@ -223,27 +223,27 @@ fn an_empty_variable_counts_as_unset() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
     assert!(config.admin_listen.is_some());
     assert_eq!(config.server.max_calls, 4096);
-    assert_eq!(at_fault(&[("UPSTREAM_API_KEY", "")]), ["UPSTREAM_API_KEY"]);
+    assert_eq!(invalid(&[("UPSTREAM_API_KEY", "")]), ["UPSTREAM_API_KEY"]);
 }
 
 #[test]
 fn an_empty_flag_counts_as_unset() {
-    let mut raw = typed(&[KEY]);
+    let mut raw = raw(&[KEY]);
     for name in ["LISTEN", "ADMIN_LISTEN", "UPSTREAM_API_KEY"] {
         raw.add_flag(name, String::new());
     }
-    let config = Config::parse(&raw).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = Config::parse(&raw).unwrap_or_else(|invalid| panic!("{invalid}"));
     assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
     assert!(config.admin_listen.is_some());
 }
 
 #[test]
-fn a_flag_goes_before_the_environment_whichever_is_read_first() {
+fn a_flag_overrides_the_environment_in_either_order() {
     let environment = || [("ALIM_BRIDGE_RETRIES".into(), "1".into())];
-    let mut last = typed(&[KEY]);
+    let mut last = raw(&[KEY]);
     last.add_environment(environment());
     last.add_flag("RETRIES", "7".into());
-    let mut first = typed(&[KEY]);
+    let mut first = raw(&[KEY]);
     first.add_flag("RETRIES", "7".into());
     first.add_environment(environment());
     for raw in [last, first] {

@@ -1,4 +1,4 @@
-//! gRPC-Web: what a page in a browser sees, over HTTP/1.1 and HTTP/2. `tests/clients/web` has the browser.
+//! gRPC-Web as a page sees it, over HTTP/1.1 and HTTP/2. `tests/clients/web` has tests with a browser.
 
 mod doors;
 mod ends;
@@ -21,7 +21,7 @@ use self::page::{ORIGIN, Page, event, frame, frames};
 
 const DONE: &str = "event: done\ndata: [DONE]\n\n";
 
-/// A bridge that pages of [`ORIGIN`] may call, with these settings too.
+/// A bridge that pages of [`ORIGIN`] can call, with these additional settings.
 async fn for_pages(upstream: &Upstream, settings: &[(&str, &str)]) -> Bridge {
     let all = [&[("GRPC_WEB", ORIGIN)], settings].concat();
     Bridge::with(&upstream.url(), &all).await
@@ -41,7 +41,7 @@ async fn a_page_gets_each_token_at_once_and_then_done_and_the_trailers() {
     assert_eq!(head.headers["content-type"], "application/grpc-web+proto");
     for (expected, gate) in ["a", "b"].into_iter().zip(&gates) {
         let (messages, trailers) = frames(page.chunk().await.expect("a chunk"));
-        assert_eq!(messages.len(), 1, "the next one is not yet there");
+        assert_eq!(messages.len(), 1, "the next one was not sent yet");
         assert_eq!(event(messages[0].clone()), token(expected));
         assert_eq!(trailers, None);
         gate.open();
@@ -71,7 +71,7 @@ async fn a_page_invokes_again_over_the_same_connection() {
 }
 
 #[tokio::test]
-async fn what_fails_before_the_first_event_is_told_to_the_page_in_the_head() {
+async fn a_failure_before_the_first_event_is_in_the_response_headers() {
     let reply = Reply::json(429, r#"{"detail":"slow down"}"#).header("retry-after", "7");
     let upstream = Upstream::answering(reply.header("x-ratelimit-remaining", "0"));
     let bridge = for_pages(&upstream, &[]).await;
@@ -80,8 +80,8 @@ async fn what_fails_before_the_first_event_is_told_to_the_page_in_the_head() {
         page.call(method, &[], ask("Salam")).await;
         let answer = page.answer().await;
         assert_eq!((answer.head.status, answer.messages.len()), (200, 0));
-        let told = (Code::ResourceExhausted, "UPSTREAM_RATE_LIMITED".to_owned());
-        assert_eq!(answer.status().code_and_reason(), told);
+        let expected = (Code::ResourceExhausted, "UPSTREAM_RATE_LIMITED".to_owned());
+        assert_eq!(answer.status().code_and_reason(), expected);
         assert_eq!(answer.status().pushback().as_deref(), Some("7000"));
         let exposed = &answer.head.headers["access-control-expose-headers"];
         let exposed: Vec<_> = exposed.to_str().expect("ASCII").split(", ").collect();
@@ -94,15 +94,15 @@ async fn what_fails_before_the_first_event_is_told_to_the_page_in_the_head() {
             "x-ratelimit-remaining",
             "retry-after",
         ] {
-            assert!(answer.head.headers.contains_key(name), "{name} is there");
-            assert!(exposed.contains(&name), "{name} can be read");
+            assert!(answer.head.headers.contains_key(name), "{name} is a header");
+            assert!(exposed.contains(&name), "{name} is exposed");
         }
         assert!(exposed.contains(&"x-thread-id"), "{exposed:?}");
     }
 }
 
 #[tokio::test]
-async fn what_fails_mid_stream_is_told_to_the_page_in_the_trailers_frame() {
+async fn a_failure_mid_stream_is_in_the_trailers_frame() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a", "b"])).then_reset());
     let bridge = for_pages(&upstream, &[]).await;
     let mut page = Page::at(bridge.address).await;
@@ -111,14 +111,14 @@ async fn what_fails_mid_stream_is_told_to_the_page_in_the_trailers_frame() {
     assert_eq!(text(&answer.events()), "ab");
     assert!(!answer.head.headers.contains_key("grpc-status"));
     let status = answer.status();
-    let told = (Code::Unavailable, "UPSTREAM_STREAM_TRUNCATED".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let expected = (Code::Unavailable, "UPSTREAM_STREAM_TRUNCATED".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
     assert_eq!(status.info("eventsDelivered").as_deref(), Some("2"));
     assert_eq!(status.pushback().as_deref(), Some("-1"));
 }
 
 #[tokio::test]
-async fn a_page_that_reads_text_gets_every_frame_in_base64() {
+async fn a_text_mode_page_gets_every_frame_in_base64() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
     let upstream = Upstream::answering(reply);
@@ -131,8 +131,8 @@ async fn a_page_that_reads_text_gets_every_frame_in_base64() {
     let request = page::request("POST", path, &headers, question.as_bytes());
     page.send(&request).await;
     let head = page.head().await;
-    let told = head.headers["content-type"].to_str().expect("ASCII");
-    assert!(told.starts_with(kind), "{told}");
+    let content_type = head.headers["content-type"].to_str().expect("ASCII");
+    assert!(content_type.starts_with(kind), "{content_type}");
     let first = from_base64(&page.chunk().await.expect("a chunk"));
     assert_eq!(event(frames(first).0.remove(0)), token("a"));
     gate.open();
@@ -151,15 +151,15 @@ fn base64(bytes: &[u8]) -> String {
             .iter()
             .chain(&[0; 3][group.len()..])
             .fold(0, |bits: usize, byte| bits << 8 | usize::from(*byte));
-        for place in 0..4 {
-            let letter = char::from(BASE64[bits >> (18 - 6 * place) & 63]);
-            text.push(if place > group.len() { '=' } else { letter });
+        for index in 0..4 {
+            let letter = char::from(BASE64[bits >> (18 - 6 * index) & 63]);
+            text.push(if index > group.len() { '=' } else { letter });
         }
     }
     text
 }
 
-/// Pieces may be padded each for itself (gRPC-Web, Protocol differences: text-encoded streams).
+/// Each piece can have its own padding (gRPC-Web, Protocol differences: text-encoded streams).
 fn from_base64(text: &[u8]) -> Bytes {
     let mut bytes = Vec::new();
     for group in text.chunks(4) {
@@ -175,7 +175,7 @@ fn from_base64(text: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_page_calls_over_http2_and_services_call_beside_it() {
+async fn pages_and_services_call_over_http2() {
     let upstream = Upstream::answering(Reply::sse(sse_answer(&["a"])));
     let bridge = for_pages(&upstream, &[]).await;
     let request = http::Request::post("http://bridge/alim.v1.GraphService/Stream")
@@ -201,7 +201,7 @@ fn body(message: &StreamRequest) -> tonic::body::Body {
 }
 
 #[tokio::test]
-async fn tokens_that_come_together_reach_a_page_together() {
+async fn tokens_that_arrive_together_are_sent_together() {
     let tokens: Vec<_> = (0..20_000).map(|n| format!("{n} ")).collect();
     let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
     let upstream = Upstream::answering(Reply::sse(sse_answer(&tokens)));
@@ -220,7 +220,7 @@ async fn tokens_that_come_together_reach_a_page_together() {
 }
 
 #[tokio::test]
-async fn a_pages_call_is_recorded_once_as_any_other() {
+async fn a_pages_call_is_recorded_once() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_close());
     let bridge = for_pages(&upstream, &[]).await;
     let mut page = Page::at(bridge.address).await;

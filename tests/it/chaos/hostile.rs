@@ -1,4 +1,4 @@
-//! Callers who mean harm: messages that never end, answers that nobody reads, heads alone, and connections that say nothing.
+//! Hostile callers: unfinished messages, unread answers, heads without messages, and silent connections.
 
 use std::{
     net::SocketAddr,
@@ -21,12 +21,12 @@ use crate::{
     },
 };
 
-/// Calls of one connection at a time.
+/// Concurrent calls on one connection.
 const CALLS: u32 = 10;
-/// How long a connection is kept.
+/// The lifetime of a connection.
 const ROUND: Duration = Duration::from_millis(700);
 
-/// Attacks in every way, over one connection after another, until the time is up.
+/// Runs all attacks on new connections until the time is up.
 pub(super) async fn attack(bridge: SocketAddr, end: Instant) {
     let calls = async {
         while Instant::now() < end {
@@ -59,9 +59,9 @@ async fn unread_answers(bridge: SocketAddr) {
     let calls = (0..CALLS).map(|call| {
         let mut connection = connection.clone();
         let path = if call % 2 == 0 { INVOKE } else { STREAM };
-        let asked = request(path, "application/grpc", question(&HOSTILE.to_string()));
+        let request = request(path, "application/grpc", question(&HOSTILE.to_string()));
         async move {
-            let answer = connection.call(asked).await;
+            let answer = connection.call(request).await;
             tokio::time::sleep(ROUND).await; // and reads nothing of it
             drop(answer);
         }

@@ -1,5 +1,5 @@
-//! What call number N is to do, what its upstream answers, and what happens on the way: each a function
-//! of the seed and N, so that a call that went wrong can be told.
+//! The plan of each call: what its caller does, the upstream's answer and the fault. Each is a function of the
+//! seed and the call's number, so a failed call can be reproduced.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::support::faults::Fault;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     Read,
-    /// Leaves after this long.
-    Leave(Duration),
-    /// Stops reading for this long after the first event.
+    /// Cancels after this time.
+    Cancel(Duration),
+    /// Stops reading for this time after the response head.
     Pause(Duration),
     /// Sends a deadline.
     Deadline(Duration),
 }
 
-/// All that is to happen to one call.
+/// The plan of one call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) is_stream: bool,
@@ -34,7 +34,7 @@ impl Plan {
         Self {
             is_stream: rng.bool(),
             act: match rng.u8(..10) {
-                0 => Act::Leave(millis(&mut rng, 100)),
+                0 => Act::Cancel(millis(&mut rng, 100)),
                 1 => Act::Pause(millis(&mut rng, 300)),
                 2 => Act::Deadline(millis(&mut rng, 200)),
                 _ => Act::Read,
@@ -44,7 +44,7 @@ impl Plan {
     }
 }
 
-/// Answers have a few hundred bytes to a few KiB, their heads among them: the places cover both.
+/// With their heads, answers have a few hundred bytes to a few KiB. The offsets cover both.
 fn fault(rng: &mut Rng) -> Fault {
     let most = *rng.choice(&[30, 300, 3000]).expect("some");
     let at = rng.usize(..most);
@@ -60,7 +60,7 @@ fn fault(rng: &mut Rng) -> Fault {
     }
 }
 
-/// The tokens of the answer; every call has others.
+/// The tokens of the answer, different for every call.
 pub(super) fn tokens(number: u64) -> Vec<String> {
     let mut rng = rng(0, number);
     let words = [

@@ -1,14 +1,14 @@
-//! The records of a story's calls, read as they come.
+//! The access log's records of a run.
 
 use serde_json::Value;
 
 use crate::support::deployed::Deployed;
 
-/// How many records there are of each call; reads the log as it comes, so that a soak keeps none of it.
+/// The number of records for each call. Records are read as they come, so a soak does not store them.
 #[derive(Default)]
 pub(super) struct Records {
     pub(super) counts: Vec<u8>,
-    /// Those of hostile callers.
+    /// The number of hostile callers' records.
     pub(super) others: u64,
 }
 
@@ -17,7 +17,7 @@ impl Records {
         while let Some(line) = bridge.running.next_log() {
             assert!(!line.contains("panicked"), "{line}");
             let Ok(record) = serde_json::from_str::<Value>(&line) else {
-                panic!("no JSON: {line}");
+                panic!("not JSON: {line}");
             };
             if record["message"] != "call ended" {
                 continue;

@@ -1,5 +1,5 @@
-//! `chat`: the lines of a script, and a person at a terminal. In front of a scripted upstream, because
-//! the embedded one says nothing of what it was asked.
+//! The command `chat`, with a script and at a terminal. The upstream is scripted, because the embedded one
+//! does not record its requests.
 
 use rexpect::{
     process::WaitStatus,
@@ -17,8 +17,8 @@ use crate::support::{
 const THREAD: &str = "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
 const TIMEOUT_MS: u64 = 60_000;
 
-/// What a model might say that is not good for a terminal: red text, a cleared screen, a bell.
-const DRESSED: &str = "\u{1b}[31mSu\u{9b}2Jvar\u{7}ın";
+/// Text with control sequences: red text, a cleared screen, a bell.
+const WITH_CONTROLS: &str = "\u{1b}[31mSu\u{9b}2Jvar\u{7}ın";
 
 fn a_thread() -> Reply {
     Reply::json(200, json!({ "thread_id": THREAD }))
@@ -43,29 +43,29 @@ async fn answering(replies: impl IntoIterator<Item = Reply>) -> (Upstream, Bridg
     (upstream, bridge, address)
 }
 
-/// What the questions, those requests that are no thread's, were asked with.
+/// The bodies of the questions, without requests about threads.
 fn questions(upstream: &Upstream) -> Vec<Value> {
     let requests = upstream.requests().into_iter();
     let questions = requests.filter(|request| request.path.ends_with("/graph/stream"));
     questions.map(|request| request.json()).collect()
 }
 
-/// A script's conversation.
+/// Runs a conversation with these lines on standard input.
 fn script(lines: &str, address: &str, args: &[&str]) -> Exited {
     run_reading(lines, &[&["chat", "--address", address], args].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scripts_lines_are_asked_one_after_the_other_in_one_new_thread() {
-    let replies = [a_thread(), an_answer(DRESSED), an_answer("Bəli.\n")];
+async fn a_scripts_lines_are_questions_in_one_new_thread() {
+    let replies = [a_thread(), an_answer(WITH_CONTROLS), an_answer("Bəli.\n")];
     let (upstream, _bridge, address) = answering(replies).await;
     let about = ["--user-id", "u-1", "--language", "az"];
     let ended = script("Salam!\n\n  \r\nBəs sabah?", &address, &about);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(
         ended.stdout,
-        format!("{DRESSED}\nBəli.\n"),
-        "piped as it came"
+        format!("{WITH_CONTROLS}\nBəli.\n"),
+        "piped text is not changed"
     );
     assert_eq!(ended.stderr, format!("· thread {THREAD}\n· plan\n· plan\n"));
     let asked = |message| json!({"message": message, "user_id": "u-1", "language": "az", "thread_id": THREAD});
@@ -73,7 +73,7 @@ async fn a_scripts_lines_are_asked_one_after_the_other_in_one_new_thread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thread_that_is_named_is_gone_on_with_and_none_is_made() {
+async fn a_given_thread_is_continued_and_none_is_created() {
     let (upstream, _bridge, address) = answering([an_answer("Salam.")]).await;
     let ended = script("Salam!\n", &address, &["--thread-id", THREAD]);
     assert_eq!((ended.code, &*ended.stdout), (Some(0), "Salam.\n"));
@@ -81,15 +81,15 @@ async fn a_thread_that_is_named_is_gone_on_with_and_none_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_threads_the_conversation_goes_on_without_memory_and_says_so_once() {
+async fn without_threads_the_conversation_continues_and_warns_once() {
     let missing = Reply::json(404, json!({"detail": "Not Found"}));
     let replies = [missing, an_answer("Salam."), an_answer("Bəli.")];
     let (upstream, _bridge, address) = answering(replies).await;
     let ended = script("Salam!\nBəs sabah?\n", &address, &[]);
     assert_eq!((ended.code, &*ended.stdout), (Some(0), "Salam.\nBəli.\n"));
-    let told = ended.stderr.matches("has no threads").count();
+    let warnings = ended.stderr.matches("has no threads").count();
     assert_eq!(
-        (told, ended.stderr.lines().count()),
+        (warnings, ended.stderr.lines().count()),
         (1, 3),
         "{}",
         ended.stderr
@@ -102,8 +102,7 @@ async fn without_threads_the_conversation_goes_on_without_memory_and_says_so_onc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_fails_is_told_the_next_is_asked_for_and_the_exit_code_is_the_last_failures()
-{
+async fn a_failed_answer_is_reported_and_the_exit_code_is_that_of_the_last_failure() {
     let unavailable = Reply::json(503, "{}");
     let replies = [a_thread(), unavailable, a_failure(), an_answer("Bəli.")];
     let (_upstream, _bridge, address) = answering(replies).await;
@@ -115,7 +114,7 @@ async fn an_answer_that_fails_is_told_the_next_is_asked_for_and_the_exit_code_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thread_that_cannot_be_made_is_told_and_nothing_is_asked() {
+async fn if_no_thread_can_be_created_no_question_is_sent() {
     let (upstream, _bridge, address) = answering([Reply::json(503, "{}")]).await;
     let ended = script("Salam!\n", &address, &[]);
     assert_eq!((ended.code, &*ended.stdout), (Some(78), ""));
@@ -127,7 +126,7 @@ async fn a_thread_that_cannot_be_made_is_told_and_nothing_is_asked() {
     assert!(questions(&upstream).is_empty());
 }
 
-/// A command that has a terminal of its own.
+/// A command with a pseudo-terminal.
 struct Terminal(PtySession);
 
 impl Terminal {
@@ -137,14 +136,14 @@ impl Terminal {
         Self(spawn_command(command, Some(TIMEOUT_MS)).expect("a terminal"))
     }
 
-    /// Waits for this on the screen, and gives what came before it. What is read is read byte by byte.
-    fn shows(&mut self, text: &str) -> String {
+    /// Waits for this text on the screen, and returns the text before it. The session reads bytes as characters.
+    fn wait_for(&mut self, text: &str) -> String {
         let bytes: String = text.bytes().map(char::from).collect();
         let before = self.0.exp_string(&bytes);
         before.unwrap_or_else(|error| panic!("no {text:?}: {error}"))
     }
 
-    fn types(&mut self, keys: &str) {
+    fn send_keys(&mut self, keys: &str) {
         self.0.send(keys).expect("it is open");
         self.0.flush().expect("it is open");
     }
@@ -171,20 +170,20 @@ async fn ctrl_c_stops_the_answer_and_not_the_conversation() {
     let replies = [a_thread(), endless, an_answer("Salam."), an_answer("Xos.")];
     let (upstream, _bridge, address) = answering(replies).await;
     let mut chat = Terminal::start(&["chat", "--address", &address]);
-    chat.shows("> ");
-    chat.types(&format!("bir{ENTER}"));
-    chat.shows("Suvarin");
-    chat.types(CTRL_C);
+    chat.wait_for("> ");
+    chat.send_keys(&format!("bir{ENTER}"));
+    chat.wait_for("Suvarin");
+    chat.send_keys(CTRL_C);
     upstream.wait_for_close().await;
-    chat.shows("(stopped)");
-    chat.shows("> ");
-    chat.types(&format!("iki{ENTER}"));
-    chat.shows("Salam.");
-    chat.shows("> ");
-    chat.types(&format!("{UP}{UP}{BACKSPACE}{ENTER}")); // the first line again, without its last letter
-    chat.shows("Xos.");
-    chat.shows("> ");
-    chat.types(CTRL_D);
+    chat.wait_for("(stopped)");
+    chat.wait_for("> ");
+    chat.send_keys(&format!("iki{ENTER}"));
+    chat.wait_for("Salam.");
+    chat.wait_for("> ");
+    chat.send_keys(&format!("{UP}{UP}{BACKSPACE}{ENTER}")); // the first line, without its last letter
+    chat.wait_for("Xos.");
+    chat.wait_for("> ");
+    chat.send_keys(CTRL_D);
     assert_eq!(chat.exit_code(), 0);
     let asked = questions(&upstream);
     let asked: Vec<_> = asked.iter().map(|asked| &asked["message"]).collect();
@@ -192,31 +191,39 @@ async fn ctrl_c_stops_the_answer_and_not_the_conversation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_are_edited_whole_and_ctrl_c_takes_back_a_line_before_it_ends_the_conversation() {
+async fn editing_handles_utf_8_and_ctrl_c_clears_a_line_before_it_ends_the_conversation() {
     let (upstream, _bridge, address) = answering([a_thread(), a_failure()]).await;
     let mut chat = Terminal::start(&["chat", "--address", &address]);
-    chat.shows("> ");
-    chat.types(&format!("yox{CTRL_C}"));
-    chat.types(&format!("Şəkiğdə{LEFT}{LEFT}{BACKSPACE}{ENTER}"));
-    chat.shows("(UPSTREAM_STREAM_FAILED)");
-    chat.shows("> ");
-    chat.types(CTRL_C);
-    assert_eq!(chat.exit_code(), 0, "a person has seen what failed");
+    chat.wait_for("> ");
+    chat.send_keys(&format!("yox{CTRL_C}"));
+    chat.send_keys(&format!("Şəkiğdə{LEFT}{LEFT}{BACKSPACE}{ENTER}"));
+    chat.wait_for("(UPSTREAM_STREAM_FAILED)");
+    chat.wait_for("> ");
+    chat.send_keys(CTRL_C);
+    assert_eq!(
+        chat.exit_code(),
+        0,
+        "failures don't change it at a terminal"
+    );
     assert_eq!(questions(&upstream)[0]["message"], "Şəkidə");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_model_says_does_not_drive_the_terminal() {
-    let replies = [an_answer(DRESSED), a_thread(), an_answer(DRESSED)];
+async fn a_models_text_does_not_control_the_terminal() {
+    let replies = [
+        an_answer(WITH_CONTROLS),
+        a_thread(),
+        an_answer(WITH_CONTROLS),
+    ];
     let (_upstream, _bridge, address) = answering(replies).await;
     let mut stream = Terminal::start(&["stream", "Salam", "--address", &address]);
-    stream.shows("[31mSu2Jvarın");
+    stream.wait_for("[31mSu2Jvarın");
     assert_eq!(stream.exit_code(), 0);
     let mut chat = Terminal::start(&["chat", "--address", &address]);
-    chat.shows("> ");
-    chat.types(&format!("Salam{ENTER}"));
-    chat.shows("· plan\u{1b}[0m\r\u{1b}[2K[31mSu2Jvarın\r\n"); // the step, taken back for the answer
-    chat.shows("> ");
-    chat.types(CTRL_D);
+    chat.wait_for("> ");
+    chat.send_keys(&format!("Salam{ENTER}"));
+    chat.wait_for("· plan\u{1b}[0m\r\u{1b}[2K[31mSu2Jvarın\r\n"); // the step is erased before the answer
+    chat.wait_for("> ");
+    chat.send_keys(CTRL_D);
     assert_eq!(chat.exit_code(), 0);
 }

@@ -1,4 +1,4 @@
-//! The commands that need no ALİM: what they show, where they serve, what they log.
+//! The commands `demo` and `emulate`: their output, their ports and their logs.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::{KEY, QUESTION, emulate, serve};
 use crate::support::running::{Exited, run, start};
 
 #[test]
-fn demo_shows_an_answer_its_making_and_what_to_try_and_stops_when_asked() {
+fn demo_prints_both_calls_and_next_steps_and_stops_on_sigterm() {
     let mut demo = start(&["demo"], &[]);
     let address = demo.wait_for_line("alim-bridge serves gRPC on ");
     let address = address.rsplit(' ').next().expect("a last word");
@@ -32,10 +32,10 @@ fn demo_shows_an_answer_its_making_and_what_to_try_and_stops_when_asked() {
 }
 
 #[test]
-fn demo_serves_metrics_and_writes_a_log_where_it_is_told_to() {
+fn demo_serves_metrics_and_logs_if_configured() {
     let logged = [
         ("ALIM_BRIDGE_ACCESS_LOG", "on"),
-        ("ALIM_BRIDGE_RETRIES", "x"), // that one is serve's
+        ("ALIM_BRIDGE_RETRIES", "x"), // only `serve` reads it
     ];
     let mut demo = start(&["demo", "--admin-listen", "127.0.0.1:0"], &logged);
     let metrics = demo.wait_for_line("Its metrics are on ");
@@ -48,13 +48,13 @@ fn demo_serves_metrics_and_writes_a_log_where_it_is_told_to() {
     let ended = run(&["demo", "--admin-listen", "here", "--log", "a=b=c"]);
     assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
     for name in ["ADMIN_LISTEN", "LOG"] {
-        let told = format!("alim-bridge: ALIM_BRIDGE_{name} must be ");
-        assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+        let error = format!("alim-bridge: ALIM_BRIDGE_{name} must be ");
+        assert!(ended.stderr.contains(&error), "{}", ended.stderr);
     }
 }
 
 #[test]
-fn demo_shows_how_to_see_a_quota_at_work() {
+fn demo_suggests_how_to_try_a_quota() {
     let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
     demo.wait_for_line("alim-bridge demo --upstream-quota 5/10s ");
     assert_eq!(demo.stop().code, Some(0));
@@ -66,14 +66,14 @@ fn demo_shows_how_to_see_a_quota_at_work() {
     assert!(line.contains(&address), "{line}");
     demo.wait_for_line("Ready.");
     let call = || run(&["invoke", "--json", "--address", &address, "Salam"]);
-    assert_eq!(call().code, Some(0), "two were shown");
+    assert_eq!(call().code, Some(0), "the demo made two calls");
     let Exited { code, stderr, .. } = call();
     assert_eq!(code, Some(72), "{stderr}");
     assert!(stderr.contains("QUOTA_EXHAUSTED"), "{stderr}");
 }
 
 #[test]
-fn demo_without_an_admin_port_serves_all_the_same() {
+fn demo_works_without_an_admin_port() {
     let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
     demo.wait_for_line("Ready.");
     let printed = demo.stop().expect_stdout();
@@ -81,7 +81,7 @@ fn demo_without_an_admin_port_serves_all_the_same() {
 }
 
 #[test]
-fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
+fn emulate_logs_requests_but_never_a_message_or_a_key() {
     let (mut emulator, url) = emulate();
     run(&["health", "--http", &format!("{url}/live")]).expect_stdout(); // a probe: only at debug
     assert_eq!(
@@ -96,20 +96,20 @@ fn emulate_logs_what_it_is_asked_and_never_a_message_or_a_key() {
     );
 
     let args = ["emulate", "--listen", "127.0.0.1:0", "--log", "trace"];
-    let mut finest = start(&args, &[("ALIM_EMULATOR_API_KEY", KEY)]);
-    let (_bridge, address) = serve(&format!("{}/api/v1", finest.address()), &[]);
+    let mut verbose = start(&args, &[("ALIM_EMULATOR_API_KEY", KEY)]);
+    let (_bridge, address) = serve(&format!("{}/api/v1", verbose.address()), &[]);
     run(&["invoke", "--address", &address, QUESTION]).expect_stdout();
-    let told = finest.stop().stderr;
-    assert!(told.contains("/graph/invoke"), "{told}");
-    assert!(!told.contains(KEY) && !told.contains(QUESTION), "{told}");
+    let log = verbose.stop().stderr;
+    assert!(log.contains("/graph/invoke"), "{log}");
+    assert!(!log.contains(KEY) && !log.contains(QUESTION), "{log}");
 
     let ended = run(&["emulate", "--log-format", "xml"]);
     assert_eq!((ended.code, &*ended.stdout), (Some(64), ""));
 }
 
-/// Both the demo and the call that it shows hear of the signal: eight times, for either may be first.
+/// Both the demo and its call receive the signal. Repeated, because either can be first.
 #[test]
-fn ctrl_c_stops_a_demo_in_the_middle_with_exit_code_0() {
+fn ctrl_c_during_a_demo_exits_with_0() {
     for _ in 0..8 {
         let mut demo = start(&["demo"], &[]);
         demo.wait_for_line("── Invoke");

@@ -1,4 +1,5 @@
-//! Keys on the command line: none is an argument, none is echoed, none goes in clear unwarned.
+//! Keys on the command line: no command takes one as an argument or prints it, and each warns before it sends
+//! one in clear text.
 
 use std::fs;
 
@@ -10,8 +11,8 @@ use crate::support::{
     upstream::refused_url,
 };
 
-/// A bridge in front of nothing, on an address that no packet reaches (RFC 5737).
-const FAR: &str = "192.0.2.1:1";
+/// An address that no packet reaches (RFC 5737).
+const UNREACHABLE: &str = "192.0.2.1:1";
 
 fn file(content: &str) -> NamedTempFile {
     let file = NamedTempFile::new().expect("a file");
@@ -23,10 +24,10 @@ fn path(file: &NamedTempFile) -> &str {
     file.path().to_str().expect("UTF-8")
 }
 
-fn assert_is_refused_without_the_key(ended: &Exited) {
+fn assert_rejected_without_the_key(ended: &Exited) {
     assert_eq!(ended.code, Some(64), "{}{}", ended.stdout, ended.stderr);
-    let told = format!("{}{}", ended.stdout, ended.stderr);
-    assert!(!told.contains(KEY), "{told}");
+    let output = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(!output.contains(KEY), "{output}");
 }
 
 #[test]
@@ -44,9 +45,9 @@ fn no_command_takes_a_key_as_an_argument() {
             &[command, &format!("{flag}={KEY}")],
         ] {
             let ended = run(args);
-            assert_is_refused_without_the_key(&ended);
-            let told = format!("unexpected argument '{flag}'");
-            assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+            assert_rejected_without_the_key(&ended);
+            let error = format!("unexpected argument '{flag}'");
+            assert!(ended.stderr.contains(&error), "{}", ended.stderr);
         }
     }
 }
@@ -60,11 +61,11 @@ fn a_key_comes_from_its_file_or_from_its_variable() {
         let url = emulator.address();
         (emulator, format!("{url}/api/v1"))
     };
-    let passes_on = [
+    let caller_credentials = [
         ("ALIM_BRIDGE_CREDENTIALS", "caller"),
         ("ALIM_BRIDGE_UPSTREAM_API_KEY", ""),
     ];
-    let (_bridge, address) = serve(&url, &passes_on);
+    let (_bridge, address) = serve(&url, &caller_credentials);
     let invoke = ["invoke", "--address", &address, "Salam!"];
     let (key, wrong) = (file(&format!(" {KEY}\n")), file("another"));
     let with = |flags: &[&str], variables: &[(&str, &str)]| {
@@ -82,20 +83,20 @@ fn a_key_comes_from_its_file_or_from_its_variable() {
 }
 
 #[test]
-fn a_key_put_where_its_file_belongs_is_not_echoed() {
+fn a_key_in_place_of_its_file_is_not_printed() {
     let (_emulator, _bridge, address) = deployed();
     let empty = file("\n");
     for key in [KEY, path(&empty)] {
         for flag in ["--api-key-file", "--caller-key-file"] {
             let ended = run(&["invoke", "--address", &address, flag, key, "Salam!"]);
-            assert_is_refused_without_the_key(&ended);
+            assert_rejected_without_the_key(&ended);
         }
-        assert_is_refused_without_the_key(&run(&["emulate", "--api-key-file", key]));
+        assert_rejected_without_the_key(&run(&["emulate", "--api-key-file", key]));
     }
 }
 
 #[test]
-fn a_password_in_an_address_is_refused_and_not_echoed() {
+fn a_password_in_an_address_is_rejected_and_not_printed() {
     for address in [
         format!("http://user:{KEY}@127.0.0.1:1"),
         format!("user:{KEY}@127.0.0.1:1"),
@@ -103,15 +104,15 @@ fn a_password_in_an_address_is_refused_and_not_echoed() {
         format!("http://user:{KEY}@not a host"),
     ] {
         let ended = run(&["invoke", "--address", &address, "Salam!"]);
-        assert_is_refused_without_the_key(&ended);
-        assert_is_refused_without_the_key(&run(&["health", "--http", &address]));
+        assert_rejected_without_the_key(&ended);
+        assert_rejected_without_the_key(&run(&["health", "--http", &address]));
         let variable = ("ALIM_BRIDGE_UPSTREAM_URL", &*address);
-        assert_is_refused_without_the_key(&start(&["serve"], &[variable]).wait());
+        assert_rejected_without_the_key(&start(&["serve"], &[variable]).wait());
     }
 }
 
 #[test]
-fn a_key_that_goes_in_clear_is_warned_of() {
+fn a_key_sent_in_clear_text_causes_a_warning() {
     let warning = "in clear";
     let ask = |address: &str, key: &[(&str, &str)]| {
         let args = ["invoke", "--address", address, "--timeout", "1ms", "Salam!"];
@@ -122,7 +123,7 @@ fn a_key_that_goes_in_clear_is_warned_of() {
         }
     };
     let key = [("ALIM_CALLER_KEY", KEY)];
-    assert!(ask(FAR, &key), "a key to {FAR}");
+    assert!(ask(UNREACHABLE, &key), "a key to {UNREACHABLE}");
     assert!(ask("127.0.0.1:1", &key), "loopback");
 
     for (url, is_warned) in [
@@ -133,8 +134,8 @@ fn a_key_that_goes_in_clear_is_warned_of() {
         (&refused_url(), false),
     ] {
         let (bridge, _) = serve(url, &[]);
-        let told = bridge.stop().stderr;
-        let warned = told.contains(warning) && told.contains("UPSTREAM_URL");
-        assert_eq!(warned, is_warned, "{url}: {told}");
+        let log = bridge.stop().stderr;
+        let warned = log.contains(warning) && log.contains("UPSTREAM_URL");
+        assert_eq!(warned, is_warned, "{url}: {log}");
     }
 }

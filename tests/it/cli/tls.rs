@@ -1,4 +1,4 @@
-//! The client's side of TLS, and what a failure says to a person and to a script.
+//! The client's TLS, and errors as text and as JSON.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use crate::{
 
 const DOCKERFILE: &str = include_str!("../../../Dockerfile");
 
-/// PEM files of a bridge, `tls.*`, of its callers, `client.*`, and of the authority of both, `ca.crt`.
+/// PEM files of a bridge (`tls.*`), of its callers (`client.*`) and of their authority (`ca.crt`).
 fn files() -> Files {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for("127.0.0.1"));
@@ -24,7 +24,7 @@ fn files() -> Files {
     files
 }
 
-/// Asks a bridge with TLS of these kinds, and without an admin port, for its health with these flags.
+/// Starts a bridge with TLS or mutual TLS, and runs `health` with these flags.
 fn health(files: &Files, is_mutual: bool, flags: &[&str]) -> Exited {
     let path = |name: &str| files.path(name);
     let client_ca = if is_mutual {
@@ -44,7 +44,7 @@ fn health(files: &Files, is_mutual: bool, flags: &[&str]) -> Exited {
 }
 
 #[test]
-fn health_is_asked_of_a_bridge_with_tls() {
+fn health_works_with_tls() {
     let files = files();
     let ca = files.path("ca.crt");
     for flags in [&["--ca-file", &ca][..], &["--insecure"]] {
@@ -53,28 +53,28 @@ fn health_is_asked_of_a_bridge_with_tls() {
 }
 
 #[test]
-fn health_is_asked_of_a_bridge_with_mutual_tls() {
+fn health_works_with_mutual_tls() {
     let files = files();
     let [ca, cert, key] = ["ca.crt", "client.crt", "client.key"].map(|name| files.path(name));
-    let shown = ["--cert-file", &cert, "--key-file", &key];
-    for verifies in [&["--ca-file", &ca][..], &["--insecure"]] {
-        let ended = health(&files, true, &[verifies, &shown].concat());
+    let identity = ["--cert-file", &cert, "--key-file", &key];
+    for trust in [&["--ca-file", &ca][..], &["--insecure"]] {
+        let ended = health(&files, true, &[trust, &identity].concat());
         assert_eq!(ended.expect_stdout(), "SERVING\n");
     }
 }
 
 #[test]
-fn a_client_that_speaks_otherwise_than_the_bridge_hears_what_to_change() {
+fn a_tls_mismatch_gets_a_hint() {
     let files = files();
-    let told = |ended: &Exited, hint: &str| {
+    let assert_hint = |ended: &Exited, hint: &str| {
         assert!(ended.code.is_some_and(|code| code > 64), "{}", ended.stderr);
         assert!(ended.stderr.contains(hint), "{}", ended.stderr);
     };
-    told(&health(&files, false, &[]), "the bridge may speak TLS");
-    told(&health(&files, true, &["--insecure"]), "--cert-file");
+    assert_hint(&health(&files, false, &[]), "the bridge may speak TLS");
+    assert_hint(&health(&files, true, &["--insecure"]), "--cert-file");
     let (_bridge, address) = serve(&refused_url(), &[]);
     let plain = run(&["health", "--insecure", "--address", &address]);
-    told(&plain, "the bridge may not speak TLS");
+    assert_hint(&plain, "the bridge may not speak TLS");
     let gone = refused_url();
     let gone = gone
         .trim_start_matches("http://")
@@ -84,7 +84,7 @@ fn a_client_that_speaks_otherwise_than_the_bridge_hears_what_to_change() {
 }
 
 #[test]
-fn files_of_a_client_that_cannot_be_used_exit_with_64() {
+fn invalid_tls_files_of_a_client_exit_with_64() {
     let files = files();
     let cert = files.path("client.crt");
     for flags in [
@@ -104,7 +104,7 @@ fn files_of_a_client_that_cannot_be_used_exit_with_64() {
     }
 }
 
-/// What HEALTHCHECK says, with the admin port of a bridge in a test.
+/// Runs the Dockerfile's HEALTHCHECK with the admin port of a bridge in a test.
 #[test]
 fn the_images_health_check_works_with_tls() {
     let line = DOCKERFILE.lines().find(|line| line.contains("\"health\""));
@@ -137,12 +137,12 @@ fn the_images_health_check_works_with_tls() {
 }
 
 #[test]
-fn a_failure_says_its_request_id_and_is_json_where_that_is_asked_for() {
+fn a_failure_has_its_request_id_and_is_json_on_request() {
     let (_emulator, _bridge, address) = deployed();
-    let cut = r#"{"emulator_fault": "truncated"}"#;
+    let truncated = r#"{"emulator_fault": "truncated"}"#;
     for (command, context, reason) in [
         ("invoke", "{}", "INVALID_REQUEST"),
-        ("stream", cut, "UPSTREAM_STREAM_TRUNCATED"),
+        ("stream", truncated, "UPSTREAM_STREAM_TRUNCATED"),
     ] {
         let message = if reason == "INVALID_REQUEST" {
             ""

@@ -1,4 +1,4 @@
-//! What a bridge warns of when it starts.
+//! The warnings of a bridge at startup.
 
 use super::{KEY, serve};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[test]
-fn a_bridge_that_anyone_may_call_says_so_and_serves() {
+fn a_bridge_that_anyone_can_call_warns_and_serves() {
     const WARNING: &str = "anyone who reaches this address may call";
     let url = refused_url();
     let (open, address) = serve(&url, &[("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")]);
@@ -24,7 +24,7 @@ fn a_bridge_that_anyone_may_call_says_so_and_serves() {
 }
 
 #[test]
-fn a_bridge_that_every_page_may_call_says_so_even_on_loopback() {
+fn a_bridge_that_every_page_can_call_warns_even_on_loopback() {
     const WARNING: &str = "any page in a browser that reaches this address may call";
     for (origins, is_warned) in [("*", true), ("https://app.example.az", false)] {
         let (bridge, _) = serve(&refused_url(), &[("ALIM_BRIDGE_GRPC_WEB", origins)]);
@@ -39,7 +39,7 @@ fn a_bridge_that_every_page_may_call_says_so_even_on_loopback() {
 }
 
 #[test]
-fn a_limit_on_open_files_below_max_calls_is_told_at_the_start() {
+fn a_limit_on_open_files_below_max_calls_causes_a_warning() {
     const WARNING: &str = "the limit on open files is below";
     let log = |files| {
         let args = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
@@ -57,7 +57,7 @@ fn a_limit_on_open_files_below_max_calls_is_told_at_the_start() {
 }
 
 #[test]
-fn tls_alone_does_not_silence_the_warning_of_an_open_network() {
+fn tls_alone_does_not_prevent_the_warning_about_an_open_network() {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for("127.0.0.1"));
     files.put("ca.crt", &authority.pem);
@@ -69,7 +69,7 @@ fn tls_alone_does_not_silence_the_warning_of_an_open_network() {
         ("ALIM_BRIDGE_TLS_KEY_FILE", &key),
     ];
     let client_ca = [tls[0], tls[1], ("ALIM_BRIDGE_TLS_CLIENT_CA_FILE", &ca)];
-    let callers_bring_keys = [
+    let callers_send_keys = [
         ("ALIM_BRIDGE_CREDENTIALS", "caller"),
         ("ALIM_BRIDGE_UPSTREAM_API_KEY", ""),
     ];
@@ -77,7 +77,7 @@ fn tls_alone_does_not_silence_the_warning_of_an_open_network() {
         (&tls[..], true),
         (&client_ca, false),
         (&[("ALIM_BRIDGE_CALLERS_FILE", &*callers)], false),
-        (&callers_bring_keys, false),
+        (&callers_send_keys, false),
     ] {
         let open = [("ALIM_BRIDGE_LISTEN", "0.0.0.0:0")];
         let (bridge, _) = serve(&refused_url(), &[&open, settings].concat());

@@ -1,9 +1,9 @@
-//! The rules, each a function of one file that gives its breaches: `src/file.rs:line: rule`.
+//! The rules. Each is a function that returns the violations of one file: `src/file.rs:line: rule`.
 
 use super::source::{code, paths, words};
 
-/// Which libraries are named only where; a place that ends with `/` is all files below it.
-const SIDES: [(&[&str], &[&str]); 5] = [
+/// Libraries, and the files that can use them. A path that ends with `/` is all files below it.
+const LIBRARIES: [(&[&str], &[&str]); 5] = [
     (
         &[
             "tonic",
@@ -22,7 +22,7 @@ const SIDES: [(&[&str], &[&str]); 5] = [
             "client/",
         ],
     ),
-    // opentelemetry_otlp calls its own tonic so.
+    // opentelemetry_otlp re-exports its own tonic with this name.
     (
         &["tonic_types"],
         &[
@@ -43,106 +43,111 @@ const SIDES: [(&[&str], &[&str]); 5] = [
     (&["rustyline"], &["client/prompt.rs"]),
 ];
 
-/// The process's environment is read here; all else is handed what it needs, so tests never touch it.
+/// The only file that reads the process's environment. Others get values as arguments, so tests need none.
 const ENVIRONMENT: &str = "main.rs";
 
 const MAX_LINES: usize = 400;
 
-/// A file of `src/`, under its path from there.
+/// A file of `src/`, with its path from there.
 pub(super) struct File {
     pub(super) path: String,
     pub(super) text: String,
 }
 
 impl File {
-    /// It names only modules that stand above its own in `lib.rs`, whose order `modules` is. `lib.rs`
-    /// declares them and `main.rs` stands below them all.
-    pub(super) fn against_order(&self, modules: &[String]) -> Vec<String> {
-        let place = |name: &str| modules.iter().position(|module| module == name);
+    /// Checks that it uses only modules above its own. `modules` is the order in `lib.rs`. `main.rs` is below
+    /// all of them.
+    pub(super) fn check_order(&self, modules: &[String]) -> Vec<String> {
+        let position = |name: &str| modules.iter().position(|module| module == name);
         let first = self.path.split('/').next().unwrap_or_default();
         let own = match first.trim_end_matches(".rs") {
             "main" | "lib" => Some(modules.len()),
-            module => place(module),
+            module => position(module),
         };
         let code = code(&self.text);
         let used = paths(&words(&code), self.depth()).into_iter();
         let used = used.filter(|path| path.root == "crate");
-        let wrong = used.filter_map(|path| match place(path.name) {
+        let wrong = used.filter_map(|path| match position(path.name) {
             used @ Some(_) if used <= own => None,
-            Some(_) => Some((path, "stands below this file's module in lib.rs")),
-            None => Some((path, "is no module of lib.rs")),
+            Some(_) => Some((path, "is declared below this file's module in lib.rs")),
+            None => Some((path, "is not a module of lib.rs")),
         });
         wrong
-            .map(|(path, why)| self.told(path.line, &format!("crate::{} {why}", path.name)))
+            .map(|(path, why)| self.violation(path.line, &format!("crate::{} {why}", path.name)))
             .collect()
     }
 
-    /// It names a library, or the environment, only where that belongs.
-    pub(super) fn against_sides(&self) -> Vec<String> {
+    /// Checks that it uses libraries and the environment only if it is listed for them.
+    pub(super) fn check_libraries(&self) -> Vec<String> {
         let code = code(&self.text);
         let words = words(&code);
-        let mut told = Vec::new();
-        for (names, places) in SIDES {
-            let named = words.iter().filter(|word| names.contains(&word.text));
-            for word in named.filter(|_| !self.is_in(places)) {
-                let rule = format!("{} is named only in {}", word.text, places.join(", "));
-                told.push(self.told(word.line, &rule));
+        let mut violations = Vec::new();
+        for (names, files) in LIBRARIES {
+            let used = words.iter().filter(|word| names.contains(&word.text));
+            for word in used.filter(|_| !self.is_in(files)) {
+                let rule = format!("{} is used only in {}", word.text, files.join(", "));
+                violations.push(self.violation(word.line, &rule));
             }
         }
         let paths = paths(&words, self.depth()).into_iter();
         let reads = paths.filter(|path| (path.root, path.name) == ("std", "env"));
         for path in reads.filter(|_| !self.is_in(&[ENVIRONMENT])) {
-            let rule = format!("std::env is named only in {ENVIRONMENT}");
-            told.push(self.told(path.line, &rule));
+            let rule = format!("std::env is used only in {ENVIRONMENT}");
+            violations.push(self.violation(path.line, &rule));
         }
-        told
+        violations
     }
 
-    /// It begins no tasks and no threads.
-    pub(super) fn against_tasks(&self) -> Vec<String> {
+    /// Checks that it spawns no tasks or threads.
+    pub(super) fn check_tasks(&self) -> Vec<String> {
         let code = code(&self.text);
         let words = words(&code).into_iter();
         let spawns = words.filter(|word| word.text.starts_with("spawn"));
         spawns
-            .map(|word| self.told(word.line, "tasks begin only where SPAWNS says why"))
+            .map(|word| {
+                self.violation(
+                    word.line,
+                    "tasks are spawned only where SPAWNS gives a reason",
+                )
+            })
             .collect()
     }
 
-    /// It says its job first, is short, unwraps nothing and leaves nothing to do.
-    pub(super) fn against_shape(&self) -> Vec<String> {
-        let mut told = Vec::new();
+    /// Checks that it starts with a doc comment, is short, and has no unwrap or TODO.
+    pub(super) fn check_shape(&self) -> Vec<String> {
+        let mut violations = Vec::new();
         if !self.text.starts_with("//! ") {
-            told.push(self.told(1, "a file opens with //! and its one job"));
+            violations.push(self.violation(1, "a file starts with //! and its purpose"));
         }
         if self.text.lines().count() > MAX_LINES {
-            told.push(self.told(MAX_LINES + 1, "a file has at most 400 lines"));
+            violations.push(self.violation(MAX_LINES + 1, "a file has at most 400 lines"));
         }
         let code = code(&self.text);
         let pairs = words(&code);
         let pairs = pairs.windows(2);
         for unwrap in pairs.filter(|pair| (pair[0].text, pair[1].text) == ("unwrap", "(")) {
-            told.push(self.told(unwrap[0].line, "expect says why, unwrap does not"));
+            violations.push(self.violation(unwrap[0].line, "use expect with a reason, not unwrap"));
         }
         let is_note = |line: &str| line.contains("TODO") || line.contains("FIXME");
         for (_, line) in self.text.lines().zip(1..).filter(|(text, _)| is_note(text)) {
-            told.push(self.told(line, "what is left to do has no place in the code"));
+            violations.push(self.violation(line, "no TODO or FIXME in the code"));
         }
-        told
+        violations
     }
 
-    fn told(&self, line: usize, rule: &str) -> String {
+    fn violation(&self, line: usize, rule: &str) -> String {
         format!("src/{}:{line}: {rule}", self.path)
     }
 
-    fn is_in(&self, places: &[&str]) -> bool {
-        let is_here = |place: &&str| match place.ends_with('/') {
-            true => self.path.starts_with(*place),
-            false => self.path == *place,
+    fn is_in(&self, files: &[&str]) -> bool {
+        let is_here = |file: &&str| match file.ends_with('/') {
+            true => self.path.starts_with(*file),
+            false => self.path == *file,
         };
-        places.iter().any(is_here)
+        files.iter().any(is_here)
     }
 
-    /// How many modules deep it is; those of `lib.rs` are 1.
+    /// The depth of its module. Those of `lib.rs` have depth 1.
     fn depth(&self) -> usize {
         self.path.trim_end_matches("/mod.rs").split('/').count()
     }

@@ -1,7 +1,7 @@
-//! Rust source as far as the house's rules need it: what is code, and which paths it names.
+//! Reads Rust source for the layout rules: its code, and the paths in it.
 //!
-//! No parser: comments, literals and test modules are blanked out, and what is left is cut into words.
-//! A blank takes the place of each character, so that lines keep their numbers.
+//! It is not a parser: it replaces comments, literals and test modules by blanks and splits the rest into
+//! words. Each character becomes one blank, so line numbers do not change.
 
 /// One word of code: a name or a number, `::`, or any other character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,17 +18,17 @@ pub(super) struct Path<'a> {
     pub(super) line: usize,
 }
 
-/// The text with all that is no code of the product blanked out.
+/// The text with comments, literals and tests replaced by blanks.
 pub(super) fn code(text: &str) -> String {
-    without_tests(&without_prose(text))
+    without_tests(&without_literals(text))
 }
 
-/// Without comments, strings and characters.
-fn without_prose(text: &str) -> String {
+/// Replaces comments, strings and characters by blanks.
+fn without_literals(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let (length, is_code) = match prose(rest, code.chars().next_back()) {
+        let (length, is_code) = match literal_len(rest, code.chars().next_back()) {
             Some(length) => (length, false),
             None => (first.len_utf8(), true),
         };
@@ -40,8 +40,9 @@ fn without_prose(text: &str) -> String {
     code
 }
 
-/// How many bytes of comment or literal `rest` begins with, if it does; `before` stands before it.
-fn prose(rest: &str, before: Option<char>) -> Option<usize> {
+/// The length of the comment or literal at the start of `rest`, if there is one. `before` is the character
+/// before it.
+fn literal_len(rest: &str, before: Option<char>) -> Option<usize> {
     let until = |from: usize, end: &str| {
         let found = rest[from..].find(end);
         found.map_or(rest.len(), |at| from + at + end.len())
@@ -50,8 +51,8 @@ fn prose(rest: &str, before: Option<char>) -> Option<usize> {
     match bytes[0] {
         b'/' if rest.starts_with("//") => Some(rest.find('\n').unwrap_or(rest.len())),
         b'/' if rest.starts_with("/*") => Some(until(2, "*/")),
-        b'"' => Some(quoted(rest, b'"')),
-        b'r' if !before.is_some_and(is_of_name) => {
+        b'"' => Some(quoted_len(rest, b'"')),
+        b'r' if !before.is_some_and(is_name_char) => {
             let hashes = rest[1..].len() - rest[1..].trim_start_matches('#').len();
             let is_raw = bytes.get(1 + hashes) == Some(&b'"');
             is_raw.then(|| until(hashes + 2, &format!("\"{}", "#".repeat(hashes))))
@@ -59,14 +60,14 @@ fn prose(rest: &str, before: Option<char>) -> Option<usize> {
         b'\'' => {
             let mut chars = rest.chars().skip(1);
             let is_char = chars.next()? == '\\' || chars.next()? == '\'';
-            is_char.then(|| quoted(rest, b'\''))
+            is_char.then(|| quoted_len(rest, b'\''))
         }
         _ => None,
     }
 }
 
-/// The length of a literal between quotes, with its escapes.
-fn quoted(rest: &str, quote: u8) -> usize {
+/// The length of a quoted literal, with its escapes.
+fn quoted_len(rest: &str, quote: u8) -> usize {
     let mut bytes = rest.bytes().enumerate().skip(1);
     while let Some((at, byte)) = bytes.next() {
         match byte {
@@ -78,7 +79,7 @@ fn quoted(rest: &str, quote: u8) -> usize {
     rest.len()
 }
 
-/// Without what `#[cfg(test)]` stands before: all up to the end of its braces.
+/// Replaces items with `#[cfg(test)]` by blanks, to the end of their braces.
 fn without_tests(code: &str) -> String {
     let Some(start) = code.find("#[cfg(test)]") else {
         return code.to_owned();
@@ -98,17 +99,19 @@ fn without_tests(code: &str) -> String {
     format!("{}{blanked}{}", &code[..start], without_tests(&code[end..]))
 }
 
-fn is_of_name(char: char) -> bool {
+fn is_name_char(char: char) -> bool {
     char.is_alphanumeric() || char == '_'
 }
 
-/// The words of code, each with its line.
+/// The words of the code, each with its line.
 pub(super) fn words(code: &str) -> Vec<Word<'_>> {
     let lines = code.lines().zip(1..);
-    lines.flat_map(|(text, line)| in_line(text, line)).collect()
+    lines
+        .flat_map(|(text, line)| words_in_line(text, line))
+        .collect()
 }
 
-fn in_line(mut text: &str, line: usize) -> Vec<Word<'_>> {
+fn words_in_line(mut text: &str, line: usize) -> Vec<Word<'_>> {
     let mut words = Vec::new();
     loop {
         text = text.trim_start();
@@ -117,7 +120,7 @@ fn in_line(mut text: &str, line: usize) -> Vec<Word<'_>> {
         };
         let length = match first {
             ':' if text.starts_with("::") => 2,
-            _ if is_of_name(first) => text.find(|char| !is_of_name(char)).unwrap_or(text.len()),
+            _ if is_name_char(first) => text.find(|char| !is_name_char(char)).unwrap_or(text.len()),
             _ => first.len_utf8(),
         };
         let (word, rest) = text.split_at(length);
@@ -126,8 +129,8 @@ fn in_line(mut text: &str, line: usize) -> Vec<Word<'_>> {
     }
 }
 
-/// All paths, those in braces one by one. In a file `depth` modules below the crate, as many `super`s
-/// in a row are the crate.
+/// All paths, with those in braces listed separately. In a module at depth `depth`, that many `super`s in a
+/// row are the crate.
 pub(super) fn paths<'a>(words: &[Word<'a>], depth: usize) -> Vec<Path<'a>> {
     let starts = (0..words.len()).filter(|at| *at == 0 || words[at - 1].text != "::");
     let paths = starts.filter_map(|at| {
@@ -138,7 +141,7 @@ pub(super) fn paths<'a>(words: &[Word<'a>], depth: usize) -> Vec<Path<'a>> {
     paths.flatten().collect()
 }
 
-/// The name that a path begins with, and what follows its `::`.
+/// The first name of a path, and the words after its `::`.
 fn root<'a, 'w>(words: &'w [Word<'a>], depth: usize) -> Option<(&'a str, &'w [Word<'a>])> {
     let steps = words.chunks_exact(2);
     let supers = steps.take_while(|step| step[0].text == "super" && step[1].text == "::");
@@ -149,7 +152,7 @@ fn root<'a, 'w>(words: &'w [Word<'a>], depth: usize) -> Option<(&'a str, &'w [Wo
     }
 }
 
-/// The name that stands next; of braces, the first name of each branch.
+/// The next name. In braces, the first name of each branch.
 fn names<'a>(words: &[Word<'a>]) -> Vec<Word<'a>> {
     let mut depth = 0;
     let mut names = Vec::new();

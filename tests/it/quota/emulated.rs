@@ -1,4 +1,4 @@
-//! The embedded ALİM with the real one's rate limit, without a quota before it and with one.
+//! The embedded ALİM with the real one's rate limit, without and with a quota in the bridge.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// An ALİM that lets each key send three requests in two seconds, and a bridge before it.
+/// An ALİM that allows three requests in two seconds per key, and a bridge for it.
 async fn limited(over_limit: OverLimit, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -28,7 +28,7 @@ async fn limited(over_limit: OverLimit, settings: &[(&str, &str)]) -> (DropGuard
 }
 
 #[tokio::test]
-async fn without_a_quota_alim_rejects_what_is_beyond_its_limit() {
+async fn without_a_quota_alim_rejects_requests_above_its_limit() {
     for (over_limit, reason) in [
         (OverLimit::Crash, "UPSTREAM_FAILED"),
         (OverLimit::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
@@ -39,10 +39,10 @@ async fn without_a_quota_alim_rejects_what_is_beyond_its_limit() {
             let remaining = answer.metadata().get("x-ratelimit-remaining");
             assert_eq!(remaining.expect("ALİM's"), left);
         }
-        let status = bridge.invoke("Salam").await.expect_err("over_limit");
+        let status = bridge.invoke("Salam").await.expect_err("above the limit");
         assert_eq!(status.code_and_reason().1, reason);
-        let is_told = status.error_details().retry_info().is_some();
-        assert_eq!(is_told, over_limit == OverLimit::TooManyRequests);
+        let has_retry_info = status.error_details().retry_info().is_some();
+        assert_eq!(has_retry_info, over_limit == OverLimit::TooManyRequests);
     }
 }
 
@@ -57,7 +57,7 @@ async fn with_the_quota_of_its_limit_alim_rejects_nothing() {
 }
 
 #[test]
-fn a_rate_limit_that_is_none_is_bad_usage() {
+fn an_invalid_rate_limit_is_bad_usage() {
     for args in [
         ["emulate", "--rate-limit", "30"],
         ["emulate", "--rate-limit-status", "503"],

@@ -1,4 +1,4 @@
-//! Settings that point to files: keys, certificates, callers; and whom the bridge is then open to.
+//! Settings that name files: keys, certificates and callers. Also who can then call the bridge.
 
 use std::{fs, path::PathBuf};
 
@@ -8,7 +8,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use alim_bridge::config::SETTINGS;
 
-use super::{KEY, assert_refused, at_fault, parse, parsed, told};
+use super::{KEY, assert_rejected, error, invalid, parse, parsed};
 
 fn file(content: impl AsRef<[u8]>) -> NamedTempFile {
     let file = NamedTempFile::new().expect("a file");
@@ -32,7 +32,7 @@ fn callers_file() -> NamedTempFile {
     file("[[caller]]\nname = 'orders'")
 }
 
-/// A path in a directory that is there, to a file that is not.
+/// A path to a missing file in an existing directory.
 fn missing() -> (TempDir, PathBuf) {
     let folder = TempDir::new().expect("a directory");
     let path = folder.path().join("missing.pem");
@@ -40,11 +40,11 @@ fn missing() -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn the_bridge_has_exactly_one_key_unless_callers_bring_theirs() {
+fn the_bridge_needs_exactly_one_key_unless_callers_send_theirs() {
     let key_file = file("k");
     let key_file = ("UPSTREAM_API_KEY_FILE", path(&key_file));
     let caller = ("CREDENTIALS", "caller");
-    for (typed, faults) in [
+    for (settings, expected) in [
         (&[][..], &["UPSTREAM_API_KEY"][..]),
         (&[KEY], &[]),
         (&[key_file], &[]),
@@ -53,13 +53,13 @@ fn the_bridge_has_exactly_one_key_unless_callers_bring_theirs() {
         (&[caller, KEY], &["CREDENTIALS"]),
         (&[caller, key_file], &["CREDENTIALS"]),
     ] {
-        assert_eq!(at_fault(typed), faults, "{typed:?}");
+        assert_eq!(invalid(settings), expected, "{settings:?}");
     }
     assert!(parse(&[caller]).expect("valid").upstream.key.is_none());
 }
 
 #[test]
-fn white_space_round_a_key_is_taken_off() {
+fn white_space_around_a_key_is_trimmed() {
     for content in ["s3cret", "s3cret\n", "s3cret\r\n", " s3cret \n\n"] {
         let file = file(content);
         let config = parse(&[("UPSTREAM_API_KEY_FILE", path(&file))]).expect("valid");
@@ -69,68 +69,68 @@ fn white_space_round_a_key_is_taken_off() {
 }
 
 #[test]
-fn a_key_that_is_not_fit_for_a_header_is_refused() {
+fn a_key_that_is_invalid_in_a_header_is_rejected() {
     for key in ["a b", "a\tb", "a\nb", "açar", "a\u{7f}", "\n"] {
         assert_eq!(
-            at_fault(&[("UPSTREAM_API_KEY", key)]),
+            invalid(&[("UPSTREAM_API_KEY", key)]),
             ["UPSTREAM_API_KEY"],
             "{key:?}"
         );
         let file = file(key);
-        let typed = [("UPSTREAM_API_KEY_FILE", path(&file))];
-        assert_eq!(at_fault(&typed), ["UPSTREAM_API_KEY_FILE"], "{key:?}");
+        let settings = [("UPSTREAM_API_KEY_FILE", path(&file))];
+        assert_eq!(invalid(&settings), ["UPSTREAM_API_KEY_FILE"], "{key:?}");
     }
 }
 
 #[test]
-fn certificate_and_key_come_together() {
+fn a_certificate_requires_a_key_and_a_key_a_certificate() {
     let (cert, key) = tls_files();
     let [cert, key, client_ca] = [
         ("TLS_CERT_FILE", path(&cert)),
         ("TLS_KEY_FILE", path(&key)),
         ("TLS_CLIENT_CA_FILE", path(&cert)),
     ];
-    assert_eq!(at_fault(&[KEY, cert]), ["TLS_KEY_FILE"]);
-    assert_eq!(at_fault(&[KEY, key]), ["TLS_CERT_FILE"]);
-    assert_eq!(at_fault(&[KEY, client_ca]), ["TLS_CLIENT_CA_FILE"]);
+    assert_eq!(invalid(&[KEY, cert]), ["TLS_KEY_FILE"]);
+    assert_eq!(invalid(&[KEY, key]), ["TLS_CERT_FILE"]);
+    assert_eq!(invalid(&[KEY, client_ca]), ["TLS_CLIENT_CA_FILE"]);
     assert!(parsed(&[]).server.tls.is_none());
     assert!(parsed(&[cert, key]).server.tls.is_some());
     assert!(parsed(&[cert, key, client_ca]).server.tls.is_some());
 }
 
 #[test]
-fn a_missing_file_is_told_under_the_name_that_points_to_it() {
+fn a_missing_file_is_reported_with_the_name_of_its_setting() {
     let (_folder, missing) = missing();
     let missing = missing.to_str().expect("UTF-8");
     assert_eq!(
-        at_fault(&[("UPSTREAM_API_KEY_FILE", missing)]),
+        invalid(&[("UPSTREAM_API_KEY_FILE", missing)]),
         ["UPSTREAM_API_KEY_FILE"]
     );
-    assert_refused("UPSTREAM_CA_FILE", &[missing]);
-    assert_refused("CALLERS_FILE", &[missing]);
+    assert_rejected("UPSTREAM_CA_FILE", &[missing]);
+    assert_rejected("CALLERS_FILE", &[missing]);
     let (cert, key) = tls_files();
     let good = [("TLS_CERT_FILE", path(&cert)), ("TLS_KEY_FILE", path(&key))];
     for name in ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"] {
         let others = good.into_iter().filter(|(other, _)| *other != name);
-        let typed: Vec<_> = others.chain([KEY, (name, missing)]).collect();
-        assert_eq!(at_fault(&typed), [name], "{name}");
+        let settings: Vec<_> = others.chain([KEY, (name, missing)]).collect();
+        assert_eq!(invalid(&settings), [name], "{name}");
     }
 }
 
 #[test]
-fn files_that_hold_something_else_are_faults() {
+fn files_with_other_contents_are_rejected() {
     let other = file("Suvarın.\n");
-    assert_refused("UPSTREAM_CA_FILE", &[path(&other)]);
-    assert_refused("CALLERS_FILE", &[path(&other)]);
+    assert_rejected("UPSTREAM_CA_FILE", &[path(&other)]);
+    assert_rejected("CALLERS_FILE", &[path(&other)]);
     let (cert, _) = tls_files();
     let cert = ("TLS_CERT_FILE", path(&cert));
-    assert!(!at_fault(&[KEY, cert, ("TLS_KEY_FILE", path(&other))]).is_empty());
+    assert!(!invalid(&[KEY, cert, ("TLS_KEY_FILE", path(&other))]).is_empty());
 }
 
 #[test]
-fn a_key_put_where_its_file_belongs_is_not_repeated() {
+fn a_key_in_place_of_its_file_is_not_in_the_error() {
     for row in SETTINGS.iter().filter(|row| row.name.ends_with("_FILE")) {
-        let text = told(&[
+        let text = error(&[
             (row.name, "hunter2"),
             ("TLS_CERT_FILE", "hunter2"),
             ("TLS_KEY_FILE", "hunter2"),
@@ -143,17 +143,17 @@ fn a_key_put_where_its_file_belongs_is_not_repeated() {
 }
 
 #[test]
-fn what_a_faulty_file_holds_is_never_repeated() {
+fn the_contents_of_an_invalid_file_are_not_in_the_error() {
     let secret = file("orders: hunter2 ü");
     let (cert, _) = tls_files();
     for name in ["UPSTREAM_API_KEY_FILE", "CALLERS_FILE", "TLS_KEY_FILE"] {
-        let text = told(&[("TLS_CERT_FILE", path(&cert)), (name, path(&secret))]);
+        let text = error(&[("TLS_CERT_FILE", path(&cert)), (name, path(&secret))]);
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
 #[test]
-fn a_bridge_is_open_when_it_leaves_loopback_and_knows_no_callers() {
+fn a_bridge_is_open_if_it_listens_beyond_loopback_and_authenticates_nobody() {
     let (cert, key) = tls_files();
     let callers = callers_file();
     let everywhere = ("LISTEN", "0.0.0.0:50051");

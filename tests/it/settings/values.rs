@@ -1,4 +1,4 @@
-//! What each kind of value may be: durations, sizes, counts, choices, addresses, URLs.
+//! The valid values of each kind: durations, sizes, counts, choices, addresses, URLs.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use alim_bridge::{
     middleware::origins::Origins,
 };
 
-use super::{KEY, assert_refused, assert_taken, at_fault, parse, parsed, told};
+use super::{KEY, assert_accepted, assert_rejected, error, invalid, parse, parsed};
 
-type Clock = fn(&Config) -> Duration;
+type Read = fn(&Config) -> Duration;
 
-/// Every duration, and where it must arrive.
-const CLOCKS: [(&str, Clock); 13] = [
+/// Every duration, and where the config has it.
+const DURATIONS: [(&str, Read); 13] = [
     ("CONNECT_TIMEOUT", |it| it.upstream.connect_timeout),
     ("INVOKE_TIMEOUT", |it| it.server.timeouts.invoke),
     ("STREAM_INITIAL_TIMEOUT", |it| it.server.timeouts.initial),
@@ -31,15 +31,15 @@ const CLOCKS: [(&str, Clock); 13] = [
 ];
 
 #[test]
-fn each_duration_reaches_its_own_clock() {
-    for (name, clock) in CLOCKS {
+fn each_duration_reaches_its_timeout() {
+    for (name, read) in DURATIONS {
         let config = parsed(&[(name, "1234ms")]);
-        assert_eq!(clock(&config), Duration::from_millis(1234), "{name}");
+        assert_eq!(read(&config), Duration::from_millis(1234), "{name}");
     }
 }
 
 #[test]
-fn probes_that_alim_counts_against_the_key_are_rare_unless_told_otherwise() {
+fn probes_that_count_against_the_key_are_rare_by_default() {
     let base = ("UPSTREAM_URL", "http://alim:8000/api/v1");
     let interval = |url: &str, more: &[(&str, &str)]| {
         let settings = [&[base, ("UPSTREAM_HEALTH_URL", url)], more].concat();
@@ -54,20 +54,20 @@ fn probes_that_alim_counts_against_the_key_are_rare_unless_told_otherwise() {
         often
     );
     assert_eq!(interval(counted, &[]), rarely);
-    let told = ("UPSTREAM_HEALTH_INTERVAL", "10s");
-    assert_eq!(interval(counted, &[told]), Duration::from_secs(10));
+    let explicit = ("UPSTREAM_HEALTH_INTERVAL", "10s");
+    assert_eq!(interval(counted, &[explicit]), Duration::from_secs(10));
 }
 
 #[test]
-fn durations_need_a_unit_and_only_drains_may_be_zero() {
-    for (name, clock) in CLOCKS {
-        assert_refused(name, &["3", "0", "-3s", "3 parsecs", "s", "1000y"]);
-        assert_taken(name, &["500ms", "3s", "15m", "1h 30m"]);
+fn durations_need_a_unit_and_few_can_be_zero() {
+    for (name, read) in DURATIONS {
+        assert_rejected(name, &["3", "0", "-3s", "3 parsecs", "s", "1000y"]);
+        assert_accepted(name, &["500ms", "3s", "15m", "1h 30m"]);
         match name {
             "DRAIN_DELAY" | "DRAIN_TIMEOUT" | "QUOTA_WAIT" => {
-                assert_eq!(clock(&parsed(&[(name, "0s")])), Duration::ZERO);
+                assert_eq!(read(&parsed(&[(name, "0s")])), Duration::ZERO);
             }
-            _ => assert_refused(name, &["0s", "0ms"]),
+            _ => assert_rejected(name, &["0s", "0ms"]),
         }
     }
 }
@@ -75,19 +75,19 @@ fn durations_need_a_unit_and_only_drains_may_be_zero() {
 #[test]
 fn sizes_are_bytes_with_or_without_a_unit() {
     for name in ["MAX_REQUEST_BYTES", "MAX_REPLY_BYTES", "MAX_EVENT_BYTES"] {
-        assert_refused(
+        assert_rejected(
             name,
             &["0", "-1", "lots", "4 parsecs", "1073741825", "2GiB"],
         );
     }
-    let typed = [
+    let settings = [
         ("MAX_REQUEST_BYTES", "65536"),
         ("MAX_REPLY_BYTES", "1GiB"),
         ("MAX_EVENT_BYTES", "4MB"),
     ];
     let Config {
         server, upstream, ..
-    } = parsed(&typed);
+    } = parsed(&settings);
     assert_eq!(server.max_request_bytes, 65_536);
     assert_eq!(
         (server.max_reply_bytes, upstream.max_reply_bytes),
@@ -97,38 +97,38 @@ fn sizes_are_bytes_with_or_without_a_unit() {
 }
 
 #[test]
-fn a_memory_limit_that_one_call_would_exceed_is_a_fault_that_names_both() {
-    assert_refused("MEMORY_LIMIT", &["0", "4MiB", "40MiB", "much", "-1"]);
-    assert_taken("MEMORY_LIMIT", &["auto", "64MiB", "67108864", "2TiB"]);
+fn a_memory_limit_below_one_call_is_rejected_with_both_sizes() {
+    assert_rejected("MEMORY_LIMIT", &["0", "4MiB", "40MiB", "much", "-1"]);
+    assert_accepted("MEMORY_LIMIT", &["auto", "64MiB", "67108864", "2TiB"]);
     let small = [KEY, ("MEMORY_LIMIT", "40MiB")];
-    let text = told(&small);
+    let text = error(&small);
     assert!(
         text.contains("is 40.0 MiB") && text.contains("at least 5"),
         "{text}"
     );
     let large = [("MEMORY_LIMIT", "64MiB"), ("MAX_REPLY_BYTES", "32MiB")];
     assert_eq!(
-        at_fault(&[&[KEY], large.as_slice()].concat()),
+        invalid(&[&[KEY], large.as_slice()].concat()),
         ["MEMORY_LIMIT"]
     );
-    assert_taken("MAX_REPLY_BYTES", &["1MiB"]);
+    assert_accepted("MAX_REPLY_BYTES", &["1MiB"]);
 }
 
 #[test]
 fn counts_and_choices_have_bounds() {
-    assert_refused("MAX_CALLS", &["0", "-1", "1.5", "1000001", "off"]);
-    assert_refused("MAX_CONNECTIONS", &["0", "1000001"]);
-    assert_refused("RETRIES", &["-1", "11", "two"]);
-    assert_refused("UPSTREAM_QUOTA", &["30", "1/min", "30/", "5/500ms", "on"]);
-    assert_taken(
+    assert_rejected("MAX_CALLS", &["0", "-1", "1.5", "1000001", "off"]);
+    assert_rejected("MAX_CONNECTIONS", &["0", "1000001"]);
+    assert_rejected("RETRIES", &["-1", "11", "two"]);
+    assert_rejected("UPSTREAM_QUOTA", &["30", "1/min", "30/", "5/500ms", "on"]);
+    assert_accepted(
         "UPSTREAM_QUOTA",
         &["off", "30/min", "5/s", "10/10s", "100/h"],
     );
-    assert_refused("CREDENTIALS", &["Service", "both"]);
-    assert_refused("SSE_FRAMING", &["Recover", "none"]);
-    assert_refused("LOG_FORMAT", &["xml"]);
-    assert_refused("LOG", &["alim_bridge=loud"]);
-    assert_refused("ACCESS_LOG", &["info", "true"]);
+    assert_rejected("CREDENTIALS", &["Service", "both"]);
+    assert_rejected("SSE_FRAMING", &["Recover", "none"]);
+    assert_rejected("LOG_FORMAT", &["xml"]);
+    assert_rejected("LOG", &["alim_bridge=loud"]);
+    assert_rejected("ACCESS_LOG", &["info", "true"]);
     let config = parsed(&[
         ("MAX_CALLS", "1000000"),
         ("MAX_CONNECTIONS", "1"),
@@ -147,11 +147,11 @@ fn counts_and_choices_have_bounds() {
 
 #[test]
 fn addresses_are_ip_and_port_and_only_the_admin_port_can_be_off() {
-    assert_refused(
+    assert_rejected(
         "LISTEN",
         &["50051", ":50051", "localhost:50051", "127.0.0.1", "off"],
     );
-    assert_refused("ADMIN_LISTEN", &["9464", "OFF"]);
+    assert_rejected("ADMIN_LISTEN", &["9464", "OFF"]);
     let config = parsed(&[("LISTEN", "[::1]:0"), ("ADMIN_LISTEN", "off")]);
     assert_eq!(
         (config.listen.to_string(), config.admin_listen),
@@ -162,7 +162,7 @@ fn addresses_are_ip_and_port_and_only_the_admin_port_can_be_off() {
 #[test]
 fn urls_have_a_host_and_no_user_query_or_fragment() {
     for name in ["UPSTREAM_URL", "UPSTREAM_HEALTH_URL"] {
-        assert_refused(
+        assert_rejected(
             name,
             &[
                 "http://u@h/",
@@ -171,7 +171,7 @@ fn urls_have_a_host_and_no_user_query_or_fragment() {
                 "http://h/?a=b",
             ],
         );
-        assert_refused(
+        assert_rejected(
             name,
             &[
                 "http://h/?",
@@ -182,7 +182,7 @@ fn urls_have_a_host_and_no_user_query_or_fragment() {
                 "http://",
             ],
         );
-        assert_taken(
+        assert_accepted(
             name,
             &[
                 "http://h",
@@ -203,8 +203,8 @@ fn urls_have_a_host_and_no_user_query_or_fragment() {
 }
 
 #[test]
-fn origins_are_what_browsers_send_letter_by_letter() {
-    assert_refused(
+fn origins_are_exactly_what_browsers_send() {
+    assert_rejected(
         "GRPC_WEB",
         &[
             "app.example.az",
@@ -231,13 +231,13 @@ fn origins_are_what_browsers_send_letter_by_letter() {
         ],
     );
     let wrong = [("GRPC_WEB", "https://a.az,b,http://localhost:3000,c/")];
-    assert_eq!(at_fault(&[&[KEY], &wrong[..]].concat()), ["GRPC_WEB"; 2]);
-    let text = told(&[&[KEY], &wrong[..]].concat());
+    assert_eq!(invalid(&[&[KEY], &wrong[..]].concat()), ["GRPC_WEB"; 2]);
+    let text = error(&[&[KEY], &wrong[..]].concat());
     assert!(
         text.contains("entry 2 ") && text.contains("entry 4 "),
         "{text}"
     );
-    for (typed, expected) in [
+    for (settings, expected) in [
         ("", None),
         ("off", None),
         ("*", Some(Origins::Any)),
@@ -251,7 +251,7 @@ fn origins_are_what_browsers_send_letter_by_letter() {
             ])),
         ),
     ] {
-        assert_eq!(parsed(&[("GRPC_WEB", typed)]).server.web, expected);
+        assert_eq!(parsed(&[("GRPC_WEB", settings)]).server.web, expected);
     }
 }
 
@@ -274,24 +274,24 @@ fn only_a_star_without_keys_is_open_to_every_page() {
 }
 
 #[test]
-fn a_value_at_fault_is_never_repeated_for_it_may_be_a_key() {
+fn an_invalid_value_is_not_in_the_error_because_it_can_be_a_key() {
     for row in SETTINGS.iter().filter(|row| !row.name.ends_with("_FILE")) {
         let key = Some(KEY).filter(|key| key.0 != row.name);
-        let typed: Vec<_> = key
+        let settings: Vec<_> = key
             .into_iter()
             .chain([(row.name, "hunter2=ü hunter2")])
             .collect();
-        let text = told(&typed);
+        let text = error(&settings);
         assert!(
             text.contains(row.name) && !text.contains("hunter2"),
             "{text}"
         );
     }
-    assert!(!told(&[("APIKEY", "hunter2")]).contains("hunter2"));
+    assert!(!error(&[("APIKEY", "hunter2")]).contains("hunter2"));
 }
 
 #[test]
-fn the_key_is_not_shown_by_debug() {
+fn debug_does_not_contain_the_key() {
     let config = parse(&[("UPSTREAM_API_KEY", "hunter2")]).expect("valid");
     assert!(!format!("{config:?}").contains("hunter2"));
 }

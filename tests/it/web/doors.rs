@@ -1,4 +1,4 @@
-//! Who may call: origins, preflights, keys, and what is no gRPC-Web at all.
+//! Who can call: origins, preflights, keys, and requests other than gRPC-Web.
 
 use crate::support::{
     Bridge, RichStatus, ask,
@@ -19,13 +19,13 @@ use super::{
 };
 
 const INVOKE: &str = "/alim.v1.GraphService/Invoke";
-const STRANGER: &str = "https://evil.example";
+const OTHER_ORIGIN: &str = "https://evil.example";
 
 fn replying() -> Upstream {
     Upstream::answering(Reply::json(200, reply_json()))
 }
 
-/// What a browser is told when it asks whether this origin's page may call.
+/// The answer to a browser's preflight for this origin.
 async fn preflight(bridge: &Bridge, origin: &str) -> Head {
     let headers = [
         ("origin", origin),
@@ -49,7 +49,7 @@ fn assert_shares_nothing(headers: &http::HeaderMap) {
 }
 
 #[tokio::test]
-async fn a_preflight_from_a_listed_origin_is_answered_and_reaches_nobody() {
+async fn a_preflight_from_a_listed_origin_is_answered_and_not_forwarded() {
     let upstream = replying();
     let listed = format!("http://localhost:3000, {ORIGIN}");
     let bridge = Bridge::with(&upstream.url(), &[("GRPC_WEB", &listed)]).await;
@@ -94,10 +94,10 @@ async fn a_preflight_from_a_listed_origin_is_answered_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_preflight_from_another_origin_is_refused() {
+async fn a_preflight_from_another_origin_is_rejected() {
     let upstream = replying();
     let bridge = for_pages(&upstream, &[]).await;
-    for origin in [STRANGER, "http://app.example.az", "null", "*"] {
+    for origin in [OTHER_ORIGIN, "http://app.example.az", "null", "*"] {
         let head = preflight(&bridge, origin).await;
         assert_eq!(head.status, 403, "{origin}");
         assert_shares_nothing(&head.headers);
@@ -105,18 +105,18 @@ async fn a_preflight_from_another_origin_is_refused() {
 }
 
 #[tokio::test]
-async fn a_call_from_another_origin_is_refused_and_reaches_nobody() {
+async fn a_call_from_another_origin_is_rejected_and_not_forwarded() {
     let upstream = replying();
     let bridge = for_pages(&upstream, &[]).await;
-    for origin in [STRANGER, "null", "https://app.example.az:443"] {
+    for origin in [OTHER_ORIGIN, "null", "https://app.example.az:443"] {
         let mut page = Page::at(bridge.address).await;
         let headers = [("content-type", "application/grpc-web"), ("origin", origin)];
         let call = request("POST", INVOKE, &headers, &frame(&ask("Salam")));
         page.send(&call).await;
         let answer = page.answer().await;
         assert_eq!(answer.head.status, 403, "{origin}");
-        let told = (Code::PermissionDenied, "ORIGIN_REJECTED".to_owned());
-        assert_eq!(answer.status().code_and_reason(), told);
+        let expected = (Code::PermissionDenied, "ORIGIN_REJECTED".to_owned());
+        assert_eq!(answer.status().code_and_reason(), expected);
         assert_eq!(answer.status().info("sent").as_deref(), Some("false"));
         assert_shares_nothing(&answer.head.headers);
     }
@@ -124,7 +124,7 @@ async fn a_call_from_another_origin_is_refused_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn over_http2_another_origin_is_refused_whatever_its_content_type() {
+async fn over_http2_another_origin_is_rejected_with_any_content_type() {
     let upstream = replying();
     let bridge = for_pages(&upstream, &[]).await;
     for kind in [
@@ -132,7 +132,7 @@ async fn over_http2_another_origin_is_refused_whatever_its_content_type() {
         "application/grpc",
         "text/plain",
     ] {
-        let answer = over_http2(&bridge, &[("content-type", kind), ("origin", STRANGER)]).await;
+        let answer = over_http2(&bridge, &[("content-type", kind), ("origin", OTHER_ORIGIN)]).await;
         assert_eq!(answer.status(), 403, "{kind}");
         let status = Status::from_header_map(answer.headers()).expect("a status");
         assert_eq!(status.code_and_reason().1, "ORIGIN_REJECTED", "{kind}");
@@ -157,10 +157,10 @@ async fn over_http2(
 }
 
 #[tokio::test]
-async fn with_a_star_every_page_may_call() {
+async fn with_a_star_every_page_can_call() {
     let upstream = replying();
     let bridge = Bridge::with(&upstream.url(), &[("GRPC_WEB", "*")]).await;
-    let head = preflight(&bridge, STRANGER).await;
+    let head = preflight(&bridge, OTHER_ORIGIN).await;
     assert_eq!(head.headers["access-control-allow-origin"], "*");
     let mut page = Page::at(bridge.address).await;
     page.call("Invoke", &[], ask("Salam")).await;
@@ -170,12 +170,12 @@ async fn with_a_star_every_page_may_call() {
 }
 
 #[tokio::test]
-async fn a_page_shows_its_key_as_any_caller() {
+async fn a_page_sends_its_key_as_any_caller() {
     let upstream = replying();
     let file = CallersFile::with(&entry("orders", "k-1"));
     let bridge = for_pages(&upstream, &[("CALLERS_FILE", &file.path())]).await;
-    let asked = preflight(&bridge, ORIGIN).await;
-    assert_eq!(asked.status, 204, "browsers show no key when they ask");
+    let answer = preflight(&bridge, ORIGIN).await;
+    assert_eq!(answer.status, 204, "preflights have no key");
     let mut page = Page::at(bridge.address).await;
     for (headers, reason) in [
         (&[][..], "CALLER_CREDENTIALS_MISSING"),
@@ -198,7 +198,7 @@ async fn a_page_shows_its_key_as_any_caller() {
 }
 
 #[tokio::test]
-async fn what_is_no_grpc_web_is_refused_over_http1_and_reaches_nobody() {
+async fn http1_requests_other_than_grpc_web_are_rejected_and_not_forwarded() {
     let upstream = replying();
     let bridge = for_pages(&upstream, &[]).await;
     let call = frame(&ask("Salam"));
@@ -218,7 +218,7 @@ async fn what_is_no_grpc_web_is_refused_over_http1_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn while_it_is_off_pages_and_http1_are_refused() {
+async fn without_grpc_web_pages_and_http1_are_rejected() {
     let upstream = replying();
     let bridge = Bridge::start(&upstream.url()).await;
     let kinds = ["application/grpc-web+proto", "application/grpc-web-text"];
@@ -230,13 +230,13 @@ async fn while_it_is_off_pages_and_http1_are_refused() {
         let mut page = Page::at(bridge.address).await;
         let call = request("POST", INVOKE, &headers, &frame(&ask("Salam")));
         page.send(&call).await;
-        page.is_not_http1().await;
+        page.expect_no_http1().await;
     }
     assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_request_that_breaks_the_rules_is_told_to_the_page_with_its_reason() {
+async fn an_invalid_request_of_a_page_gets_its_reason() {
     let upstream = replying();
     let bridge = for_pages(&upstream, &[("MAX_REQUEST_BYTES", "4096")]).await;
     let mut page = Page::at(bridge.address).await;
@@ -263,7 +263,7 @@ async fn a_request_that_breaks_the_rules_is_told_to_the_page_with_its_reason() {
     let headers = [("content-type", text), ("origin", ORIGIN)];
     page.send(&request("POST", INVOKE, &headers, b"no base64"))
         .await;
-    let told = (Code::InvalidArgument, "MALFORMED_REQUEST".to_owned());
-    assert_eq!(page.answer().await.status().code_and_reason(), told);
+    let expected = (Code::InvalidArgument, "MALFORMED_REQUEST".to_owned());
+    assert_eq!(page.answer().await.status().code_and_reason(), expected);
     assert!(upstream.requests().is_empty());
 }

@@ -1,4 +1,4 @@
-//! How a page's call and its connection end: deadlines, drains, pages that leave or stop reading, slow heads.
+//! The ends of a page's calls and connections: deadlines, drains, cancellation, unread answers, slow heads.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use super::{
     page::{Page, request},
 };
 
-/// Far longer than any test: only what must end a call can have ended it.
+/// Far longer than any test, so that it can't end a call.
 const NEVER: &str = "1h";
-/// How long a test waits for what must happen.
+/// The timeout of every wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn an_open_stream() -> Reply {
     Reply::sse(sse_tokens(&["a"])).then_hold()
 }
 
-/// A page in the middle of a stream: its first token has come.
+/// A page in the middle of a stream, after its first token.
 async fn reading(bridge: &Bridge) -> Page {
     let mut page = Page::at(bridge.address).await;
     page.call("Stream", &[], ask_stream("Salam")).await;
@@ -35,7 +35,7 @@ async fn reading(bridge: &Bridge) -> Page {
     page
 }
 
-fn assert_told(status: &Status, code: Code, reason: &str) {
+fn assert_sent(status: &Status, code: Code, reason: &str) {
     assert_eq!(status.code_and_reason(), (code, reason.to_owned()));
     assert_eq!(status.info("sent").as_deref(), Some("true"));
 }
@@ -48,11 +48,11 @@ fn assert_unsent(status: &Status, reason: &str) {
 
 async fn drained(bridge: Bridge) -> Drained {
     let drained = timeout(TIMEOUT, bridge.drain()).await;
-    drained.expect("long before the drain's own time is up")
+    drained.expect("the drain ends long before DRAIN_TIMEOUT")
 }
 
 #[tokio::test]
-async fn a_pages_deadline_is_enforced_before_the_head_and_to_the_end_of_the_stream() {
+async fn a_pages_deadline_applies_to_the_whole_call() {
     let silent = Reply::nothing().then_hold();
     for (method, reply, events) in [
         ("Invoke", silent.clone(), vec![]),
@@ -66,13 +66,13 @@ async fn a_pages_deadline_is_enforced_before_the_head_and_to_the_end_of_the_stre
             .await;
         let answer = page.answer().await;
         assert_eq!(answer.events(), events);
-        assert_told(&answer.status(), Code::DeadlineExceeded, "CALLER_DEADLINE");
+        assert_sent(&answer.status(), Code::DeadlineExceeded, "CALLER_DEADLINE");
         upstream.wait_for_close().await;
     }
 }
 
 #[tokio::test]
-async fn a_page_that_never_sends_its_message_is_not_waited_for_beyond_the_deadlines() {
+async fn a_page_that_never_sends_its_message_times_out() {
     let upstream = Upstream::answering(Reply::nothing());
     let bridge = for_pages(&upstream, &[("MESSAGE_TIMEOUT", "300ms")]).await;
     for (timeout, reason) in [("100m", "CALLER_DEADLINE"), ("9S", "MESSAGE_TIMEOUT")] {
@@ -109,22 +109,22 @@ async fn a_page_that_leaves_closes_the_upstream_connection_and_is_counted() {
 }
 
 #[tokio::test]
-async fn a_page_that_stops_reading_does_not_keep_the_upstream_call_past_its_lifetime() {
+async fn a_page_that_stops_reading_ends_at_the_streams_lifetime() {
     let flood = vec![sse_tokens(&[&"x".repeat(60_000)]); 400];
     let upstream = Upstream::answering(Reply::sse_chunks(flood).then_hold());
     let settings = [("STREAM_LIFETIME", "2s"), ("MAX_CALLS", "1")];
     let bridge = for_pages(&upstream, &settings).await;
     let mut unread = Page::at(bridge.address).await;
     unread.call("Stream", &[], ask_stream("Salam")).await;
-    upstream.wait_for_close().await; // while nobody reads
-    unread.is_cut_off().await;
+    upstream.wait_for_close().await; // although the page does not read
+    unread.expect_truncated().await;
     let (_, metrics) = bridge.admin("/metrics").await;
     let reason = r#"alim_bridge_failures_total{reason="LIFETIME_EXCEEDED"} 1"#;
-    assert!(metrics.lines().any(|told| told == reason), "{metrics}");
+    assert!(metrics.lines().any(|line| line == reason), "{metrics}");
 }
 
 #[tokio::test]
-async fn a_pages_stream_goes_on_through_the_drain_to_its_done_and_its_connection_closes() {
+async fn a_pages_stream_completes_during_the_drain_and_its_connection_closes() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
     let upstream = Upstream::answering(reply);
@@ -134,29 +134,29 @@ async fn a_pages_stream_goes_on_through_the_drain_to_its_done_and_its_connection
     idle.call("Nothing", &[], ask("")).await;
     idle.answer().await;
     bridge.shutdown.drain.cancel();
-    idle.is_closed().await; // so the drain has reached the connections
+    idle.expect_closed().await; // so the connections have seen the drain
     gate.open();
     let rest = page.rest().await;
     assert!(rest.windows(15).any(|part| part == b"grpc-status:0\r\n"));
-    page.is_closed().await;
+    page.expect_closed().await;
     assert_eq!(drained(bridge).await, Drained::Clean);
 }
 
 #[tokio::test]
-async fn a_pages_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() {
+async fn a_pages_stream_that_outlasts_the_drain_ends_with_a_status() {
     let upstream = Upstream::answering(an_open_stream());
     let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", "50ms")]).await;
     let mut page = Page::at(bridge.address).await;
     page.call("Stream", &[], ask_stream("Salam")).await;
     upstream.wait_for_requests(1).await;
     let (answer, drained) = tokio::join!(page.answer(), drained(bridge));
-    assert_told(&answer.status(), Code::Unavailable, "BRIDGE_DRAINING");
+    assert_sent(&answer.status(), Code::Unavailable, "BRIDGE_DRAINING");
     assert_eq!(drained, Drained::Forced);
     upstream.wait_for_close().await;
 }
 
 #[tokio::test]
-async fn a_page_that_does_not_read_cannot_hold_up_the_drain() {
+async fn a_page_that_does_not_read_does_not_delay_the_drain() {
     let flood = vec![sse_tokens(&[&"x".repeat(100_000)]); 100];
     let upstream = Upstream::answering(Reply::sse_chunks(flood).then_hold());
     let bridge = for_pages(&upstream, &[("DRAIN_TIMEOUT", "50ms")]).await;
@@ -166,7 +166,7 @@ async fn a_page_that_does_not_read_cannot_hold_up_the_drain() {
 }
 
 #[tokio::test]
-async fn a_connection_of_a_certain_age_closes_after_its_call() {
+async fn a_connection_at_its_maximum_age_closes_after_its_call() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
     let upstream = Upstream::answering(reply);
@@ -175,15 +175,15 @@ async fn a_connection_of_a_certain_age_closes_after_its_call() {
     let mut idle = Page::at(bridge.address).await;
     idle.call("Nothing", &[], ask("")).await;
     idle.answer().await;
-    idle.is_closed().await; // and so the other one is as old
+    idle.expect_closed().await; // so the other one is as old
     gate.open();
     let rest = page.rest().await;
     assert!(rest.windows(15).any(|part| part == b"grpc-status:0\r\n"));
-    page.is_closed().await;
+    page.expect_closed().await;
 }
 
 #[tokio::test]
-async fn a_connection_whose_first_head_is_not_whole_in_ten_seconds_is_closed() {
+async fn a_connection_without_a_complete_head_in_ten_seconds_is_closed() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = for_pages(&upstream, &[]).await;
     let parts = [
@@ -199,12 +199,12 @@ async fn a_connection_whose_first_head_is_not_whole_in_ten_seconds_is_closed() {
     }
     advance_time(Duration::from_secs(11)).await;
     for mut page in slow {
-        page.is_closed().await;
+        page.expect_closed().await;
     }
 }
 
 #[tokio::test]
-async fn a_head_that_came_is_not_followed_by_a_limit_on_the_call() {
+async fn the_head_timeout_does_not_limit_the_call() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate).chunk(DONE);
     let upstream = Upstream::answering(reply);
@@ -217,7 +217,7 @@ async fn a_head_that_came_is_not_followed_by_a_limit_on_the_call() {
 }
 
 #[tokio::test]
-async fn a_connection_that_sends_no_next_head_is_closed_after_half_a_minute() {
+async fn a_connection_without_a_next_head_is_closed_after_30_seconds() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = for_pages(&upstream, &[]).await;
     let mut page = Page::at(bridge.address).await;
@@ -225,11 +225,11 @@ async fn a_connection_that_sends_no_next_head_is_closed_after_half_a_minute() {
     assert_eq!(page.answer().await.status().code(), Code::Ok);
     page.send(b"POST / HTTP/1.1\r\n").await;
     advance_time(Duration::from_secs(31)).await;
-    page.is_closed().await;
+    page.expect_closed().await;
 }
 
 #[tokio::test]
-async fn a_page_that_never_reads_again_gives_its_connections_place_back() {
+async fn a_page_that_never_reads_again_frees_its_connection_slot() {
     let tokens = sse_tokens(&["Suvarma vaxtı səhər tezdəndir. "; 1000]);
     let endless = Reply::sse("").flood(format!("{:x}\r\n{tokens}\r\n", tokens.len()));
     let upstream = Upstream::answering(endless);
@@ -242,12 +242,12 @@ async fn a_page_that_never_reads_again_gives_its_connections_place_back() {
     for _ in 0..100 {
         advance_time(Duration::from_secs(61)).await;
         let mut next = Page::at(bridge.address).await;
-        if timeout(Duration::from_millis(200), next.is_closed())
+        if timeout(Duration::from_millis(200), next.expect_closed())
             .await
             .is_err()
         {
-            return; // it may stay
+            return; // it was accepted
         }
     }
-    panic!("its place is still taken");
+    panic!("its slot is still in use");
 }

@@ -1,4 +1,4 @@
-//! A page's gRPC-Web call over HTTP/1.1, byte by byte, because a browser can't be paused between two of them.
+//! A page's gRPC-Web call over HTTP/1.1, byte by byte, because a test can't pause a browser between two bytes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,12 +13,12 @@ use tokio::{
 };
 use tonic::Status;
 
-/// How long a test waits for what must happen.
+/// The timeout of every wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The bit that tells the trailers' frame from a message's (gRPC-Web, Protocol differences).
+/// The flag of the trailers' frame (gRPC-Web, Protocol differences).
 const TRAILERS: u8 = 0x80;
 
-/// The origin that the bridges of these tests list.
+/// The origin that these bridges allow.
 pub(super) const ORIGIN: &str = "https://app.example.az";
 
 /// A page's connection.
@@ -34,7 +34,7 @@ pub(super) struct Head {
     pub(super) headers: HeaderMap,
 }
 
-/// A whole answer: its messages, and the fields that bear its status.
+/// A complete answer: its messages, and the fields of its status.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) head: Head,
@@ -55,7 +55,7 @@ impl Page {
         self.socket.write_all(bytes).await.expect("open");
     }
 
-    /// Calls a method of the service from the listed origin, with these headers too.
+    /// Calls a method from the allowed origin, with these additional headers.
     pub(super) async fn call(
         &mut self,
         method: &str,
@@ -92,7 +92,7 @@ impl Page {
         }
     }
 
-    /// The next chunk of a body that comes in chunks; `None` after the last.
+    /// The next chunk of a chunked body. `None` after the last one.
     pub(super) async fn chunk(&mut self) -> Option<Bytes> {
         let line = loop {
             match memchr::memmem::find(&self.unread, b"\r\n") {
@@ -119,7 +119,7 @@ impl Page {
         body.freeze()
     }
 
-    /// The next answer, whole; a status in the head is one too.
+    /// The next complete answer. Its status is in the body or in the head.
     pub(super) async fn answer(&mut self) -> Answer {
         let head = self.head().await;
         let body = match head.headers.get("transfer-encoding") {
@@ -135,24 +135,24 @@ impl Page {
         }
     }
 
-    /// Waits until the bridge has closed the connection, and has sent nothing before.
-    pub(super) async fn is_closed(&mut self) {
+    /// Waits until the bridge has closed the connection, and checks that it sent nothing.
+    pub(super) async fn expect_closed(&mut self) {
         assert!(!self.read().await, "{:?}", self.unread);
     }
 
-    /// Waits until the bridge has closed the connection in the middle of an answer.
-    pub(super) async fn is_cut_off(&mut self) {
+    /// Waits until the bridge has closed the connection, and checks that the answer is incomplete.
+    pub(super) async fn expect_truncated(&mut self) {
         while self.read().await {}
         assert!(!self.unread.ends_with(b"0\r\n\r\n"), "a whole body");
     }
 
-    /// Waits until the bridge has closed the connection, with no word of HTTP/1.1 before.
-    pub(super) async fn is_not_http1(&mut self) {
+    /// Waits until the bridge has closed the connection, and checks that it sent no HTTP/1.1.
+    pub(super) async fn expect_no_http1(&mut self) {
         while self.read().await {}
         assert!(!self.unread.starts_with(b"HTTP/1"), "{:?}", self.unread);
     }
 
-    /// Reads what has come; false when the bridge has closed the connection, or reset it.
+    /// Reads available bytes. False if the bridge has closed or reset the connection.
     async fn read(&mut self) -> bool {
         let read = timeout(TIMEOUT, self.socket.read_buf(&mut self.unread)).await;
         read.expect("bytes or an end in time").unwrap_or(0) > 0
@@ -178,7 +178,7 @@ pub(super) fn event(message: Bytes) -> Event {
     message.event.expect("an event")
 }
 
-/// The messages of a body, and its trailers where they came.
+/// The messages of a body, and its trailers if it has them.
 pub(super) fn frames(mut body: Bytes) -> (Vec<Bytes>, Option<HeaderMap>) {
     let mut messages = Vec::new();
     while body.has_remaining() {
@@ -198,7 +198,7 @@ pub(super) fn frames(mut body: Bytes) -> (Vec<Bytes>, Option<HeaderMap>) {
     (messages, None)
 }
 
-/// A request of HTTP/1.1 as bytes.
+/// An HTTP/1.1 request as bytes.
 pub(super) fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!(
         "{method} {path} HTTP/1.1\r\nhost: bridge\r\ncontent-length: {}\r\n",
