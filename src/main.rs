@@ -160,13 +160,13 @@ fn warn_about_settings(config: &Config) {
     if let Some(variable) = config.ignored_variable {
         tracing::warn!(
             variable,
-            "no traces are sent: this variable asks for a protocol other than grpc, the only one that the bridge speaks; set it to grpc and the endpoint to the collector's gRPC port (mostly 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
+            "no traces are sent: this variable selects a protocol other than grpc, and the bridge supports only grpc. Set it to grpc and the endpoint to the collector's gRPC port (usually 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
         );
     }
     if config.is_open_to_the_network() {
         tracing::warn!(
             listen = %config.listen,
-            "anyone who reaches this address may call, for TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLERS_FILE or CREDENTIALS=caller"
+            "anyone who reaches this address may call, because TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLERS_FILE or CREDENTIALS=caller"
         );
     }
     if config.is_open_to_every_page() {
@@ -181,13 +181,13 @@ fn warn_about_settings(config: &Config) {
             memory_limit = config.server.memory_limit,
             admitted_calls = admitted,
             max_calls,
-            "MEMORY_LIMIT has room for fewer calls than MAX_CALLS: raise it, or lower MAX_CALLS"
+            "MEMORY_LIMIT is too low for MAX_CALLS calls: raise it, or lower MAX_CALLS"
         );
     }
     if config.sends_keys_in_clear() {
         tracing::warn!(
             upstream = %config.upstream.url,
-            "keys for ALİM go over the network in clear: set UPSTREAM_URL to https, or leave TLS to a mesh"
+            "keys for ALİM are sent over the network in clear text: set UPSTREAM_URL to https, or let a mesh add TLS"
         );
     }
 }
@@ -211,7 +211,7 @@ fn warn_about_file_limit(settings: &server::Settings) {
             needed,
             "the limit on open files is below MAX_CALLS + MAX_CONNECTIONS: raise it (ulimit -Hn) or lower them"
         ),
-        Err(error) => tracing::warn!(%error, "the limit on open files is not known"),
+        Err(error) => tracing::warn!(%error, "the limit on open files can't be read"),
     }
 }
 
@@ -263,7 +263,7 @@ fn callers(flags: &ArgMatches) -> ExitCode {
         cli::CallersAction::Add(path, name) => edit::add(path, name).map(|key| {
             print_line(&key);
             eprintln!(
-                "alim-bridge: the key of {name} is shown this once; {} holds its hash",
+                "alim-bridge: this is the only time that the key of {name} is printed; {} has its hash",
                 path.display()
             );
         }),

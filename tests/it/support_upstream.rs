@@ -1,4 +1,4 @@
-//! The scripted upstream, tried with a bare socket: what it plays is what arrives.
+//! Tests the scripted upstream with a raw socket.
 
 use std::io::ErrorKind;
 
@@ -9,15 +9,15 @@ use tokio::{
 
 use crate::support::upstream::{Gate, Reply, Upstream, refused_url};
 
-const ASK: &str =
+const REQUEST: &str =
     "POST /api/v1/graph/invoke HTTP/1.1\r\nX-API-Key: k\r\ncontent-length: 9\r\n\r\n{\"a\":\"b\"}";
 const NO_LENGTH: &str = "GET /health HTTP/1.1\r\nhost: a\r\n\r\n";
 
 #[tokio::test]
-async fn a_request_is_recorded_whole_and_answered() {
+async fn a_complete_request_is_recorded_and_answered() {
     let upstream = Upstream::answering(Reply::json(201, "{}").header("retry-after", "7"));
     let mut peer = connect(&upstream.url()).await;
-    for byte in ASK.as_bytes() {
+    for byte in REQUEST.as_bytes() {
         peer.write_all(&[*byte])
             .await
             .expect("a listening upstream");
@@ -44,28 +44,28 @@ async fn a_request_is_recorded_whole_and_answered() {
 async fn a_connection_is_kept_after_a_complete_reply() {
     let upstream = Upstream::scripted([Reply::json(200, "one"), Reply::sse("two")]);
     let mut peer = connect(&upstream.url()).await;
-    ask(&mut peer, ASK).await;
+    send(&mut peer, REQUEST).await;
     read_until(&mut peer, "one").await;
-    ask(&mut peer, NO_LENGTH).await;
+    send(&mut peer, NO_LENGTH).await;
     read_until(&mut peer, "\r\n3\r\ntwo\r\n0\r\n\r\n").await;
     assert_eq!(connections(&upstream), [0, 0]);
 }
 
 #[tokio::test]
-async fn half_a_request_is_none() {
+async fn an_incomplete_request_is_not_recorded() {
     let upstream = Upstream::answering(Reply::nothing());
     let mut peer = connect(&upstream.url()).await;
-    ask(&mut peer, &ASK[..ASK.len() - 1]).await;
+    send(&mut peer, &REQUEST[..REQUEST.len() - 1]).await;
     peer.shutdown().await.expect("an open socket");
     let end = peer.read_to_end(&mut Vec::new()).await;
     assert_eq!((end.ok(), upstream.requests().len()), (Some(0), 0));
 }
 
 #[tokio::test]
-async fn a_held_reply_notes_that_the_peer_left() {
+async fn a_close_during_an_open_reply_is_noticed() {
     let upstream = Upstream::answering(Reply::sse_chunks(["a", "", "bc"]).then_hold());
     let mut peer = connect(&upstream.url()).await;
-    ask(&mut peer, ASK).await;
+    send(&mut peer, REQUEST).await;
     read_until(&mut peer, "\r\n\r\n1\r\na\r\n2\r\nbc\r\n").await;
     drop(peer);
     upstream.wait_for_close().await;
@@ -76,7 +76,7 @@ async fn a_gate_stops_the_script_until_it_opens() {
     let gate = Gate::default();
     let upstream = Upstream::answering(Reply::sse("a").wait(&gate).chunk("b"));
     let mut peer = connect(&upstream.url()).await;
-    ask(&mut peer, ASK).await;
+    send(&mut peer, REQUEST).await;
     assert!(
         read_until(&mut peer, "a\r\n")
             .await
@@ -89,17 +89,17 @@ async fn a_gate_stops_the_script_until_it_opens() {
 }
 
 #[tokio::test]
-async fn a_peer_that_leaves_at_a_gate_is_noted_too() {
+async fn a_close_at_a_gate_is_noticed_too() {
     let upstream = Upstream::answering(Reply::nothing().wait(&Gate::default()));
     let mut peer = connect(&upstream.url()).await;
-    ask(&mut peer, ASK).await;
+    send(&mut peer, REQUEST).await;
     upstream.wait_for_requests(1).await;
     drop(peer);
     upstream.wait_for_close().await;
 }
 
 #[tokio::test]
-async fn a_close_is_an_end_and_a_cut_is_a_reset() {
+async fn then_close_ends_and_then_reset_resets() {
     let half = Reply::head(200).header("content-length", "9").send("half");
     let replies = [
         Reply::nothing(),
@@ -111,7 +111,7 @@ async fn a_close_is_an_end_and_a_cut_is_a_reset() {
     let mut ends = Vec::new();
     for _ in 0..4 {
         let mut peer = connect(&upstream.url()).await;
-        ask(&mut peer, ASK).await;
+        send(&mut peer, REQUEST).await;
         let mut answer = Vec::new();
         let end = peer
             .read_to_end(&mut answer)
@@ -137,7 +137,7 @@ async fn a_close_is_an_end_and_a_cut_is_a_reset() {
 async fn a_request_without_a_reply_fails_the_test() {
     let upstream = Upstream::scripted([Reply::json(200, "{}")]);
     let mut peer = connect(&upstream.url()).await;
-    ask(&mut peer, &ASK.repeat(2)).await;
+    send(&mut peer, &REQUEST.repeat(2)).await;
     read_until(&mut peer, "HTTP/1.1 500 ").await;
 }
 
@@ -146,7 +146,7 @@ async fn a_request_without_a_reply_fails_the_test() {
 async fn a_panic_inside_the_upstream_fails_the_test() {
     let upstream = Upstream::answering(Reply::nothing());
     let mut peer = connect(&upstream.url()).await;
-    ask(&mut peer, "no request\r\n\r\n").await;
+    send(&mut peer, "no request\r\n\r\n").await;
     drop(peer.read_to_end(&mut Vec::new()).await);
 }
 
@@ -172,7 +172,7 @@ async fn connect(url: &str) -> TcpStream {
     connected.expect("a listening upstream")
 }
 
-async fn ask(peer: &mut TcpStream, request: &str) {
+async fn send(peer: &mut TcpStream, request: &str) {
     let written = peer.write_all(request.as_bytes()).await;
     written.expect("a listening upstream");
 }

@@ -68,8 +68,11 @@ async fn a_scripts_lines_are_questions_in_one_new_thread() {
         "piped text is not changed"
     );
     assert_eq!(ended.stderr, format!("· thread {THREAD}\n· plan\n· plan\n"));
-    let asked = |message| json!({"message": message, "user_id": "u-1", "language": "az", "thread_id": THREAD});
-    assert_eq!(questions(&upstream), [asked("Salam!"), asked("Bəs sabah?")]);
+    let question = |message| json!({"message": message, "user_id": "u-1", "language": "az", "thread_id": THREAD});
+    assert_eq!(
+        questions(&upstream),
+        [question("Salam!"), question("Bəs sabah?")]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,11 +97,11 @@ async fn without_threads_the_conversation_continues_and_warns_once() {
         "{}",
         ended.stderr
     );
-    let asked = [
+    let expected = [
         json!({"message": "Salam!"}),
         json!({"message": "Bəs sabah?"}),
     ];
-    assert_eq!(questions(&upstream), asked);
+    assert_eq!(questions(&upstream), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,9 +188,9 @@ async fn ctrl_c_stops_the_answer_and_not_the_conversation() {
     chat.wait_for("> ");
     chat.send_keys(CTRL_D);
     assert_eq!(chat.exit_code(), 0);
-    let asked = questions(&upstream);
-    let asked: Vec<_> = asked.iter().map(|asked| &asked["message"]).collect();
-    assert_eq!(asked, ["bir", "iki", "bi"]);
+    let questions = questions(&upstream);
+    let messages: Vec<_> = questions.iter().map(|it| &it["message"]).collect();
+    assert_eq!(messages, ["bir", "iki", "bi"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
