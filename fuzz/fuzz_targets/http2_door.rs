@@ -7,7 +7,11 @@
 
 use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
-use alim_bridge::{config::{Config, RawSettings}, server, shutdown::Shutdown};
+use alim_bridge::{
+    config::{Config, Strings},
+    server,
+    shutdown::Shutdown,
+};
 use libfuzzer_sys::fuzz_target;
 use peak_alloc::PeakAlloc;
 use tokio::{

@@ -7,7 +7,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alim_bridge::{call::{deadline::TimeoutKind, headers::{REQUEST_ID, to_caller, to_upstream}}, middleware::timeouts::Timeouts, service::fuzzing::due, telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace}};
+use alim_bridge::{
+    call::{
+        deadline::TimeoutKind,
+        headers::{REQUEST_ID, to_caller, to_upstream},
+    },
+    middleware::timeouts::Timeouts,
+    service::fuzzing::due,
+    telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace},
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
@@ -106,7 +114,7 @@ fn check_deadlines(method: Method, metadata: &HeaderMap) {
         .get("grpc-timeout")
         .and_then(|value| timeout(value.as_bytes()));
     let sent = timeout.map(|timeout| started + timeout.min(Duration::from_secs(1 << 30)));
-    match (end.clock, sent) {
+    match (end.kind, sent) {
         (TimeoutKind::Caller, Some(sent)) => assert!(end.at <= sent),
         (TimeoutKind::Caller, None) => assert!(!method.is_ours(), "nobody set it"),
         (_, Some(sent)) => assert!(end.at <= sent, "the caller's deadline comes first"),

@@ -10,7 +10,14 @@
 
 use std::{cell::RefCell, future::poll_fn, io};
 
-use alim_bridge::{memory::Account, call::reply::Event, upstream::{Error, sse::{Events, Settings, framing::Framing}}};
+use alim_bridge::{
+    call::reply::Event,
+    memory::Account,
+    upstream::{
+        Error,
+        sse::{Events, Settings, framing::Framing},
+    },
+};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use peak_alloc::PeakAlloc;

@@ -5,7 +5,10 @@
 
 #![no_main]
 
-use alim_bridge::{call::json::{NotFinite, to_json, to_struct}, pb::InvokeResponse};
+use alim_bridge::{
+    call::json::{NotFinite, to_json, to_struct},
+    pb::InvokeResponse,
+};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use prost_types::{Struct, Value as Proto, value::Kind};

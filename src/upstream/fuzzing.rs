@@ -17,6 +17,7 @@ use crate::{
         reply::{Reply, ReplyHead},
     },
     memory::Account,
+    quota::Slots,
 };
 
 /// What [`Upstream::invoke`](super::Upstream::invoke) makes of this answer.
@@ -58,6 +59,7 @@ fn call() -> Call<()> {
         headers: HeaderMap::new(),
         caller_key: None,
         memory: Account::unlimited(),
+        slots: Slots::default(),
     }
 }
 
