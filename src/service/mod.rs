@@ -59,7 +59,7 @@ impl GraphService for Bridge {
     ) -> Result<Response<pb::InvokeResponse>, Status> {
         let context = received(&request);
         let answer = async {
-            context.check_rights(request.get_ref().system_prompt_override.as_deref())?;
+            context.check_permissions(request.get_ref().system_prompt_override.as_deref())?;
             let call = request::parse(request, request::question, self.credentials, &context)?;
             self.unary(&context, call, Upstream::invoke, response::invoke)
                 .await
@@ -108,7 +108,7 @@ impl Bridge {
         context: &CallContext,
     ) -> Result<Response<Events>, Failure> {
         let starts_thread = request.get_ref().start_thread;
-        context.check_rights(request.get_ref().system_prompt_override.as_deref())?;
+        context.check_permissions(request.get_ref().system_prompt_override.as_deref())?;
         let mut call = request::parse(request, request::streamed, self.credentials, context)?;
         let record = context.record();
         record.thread(call.asked.thread_id());
