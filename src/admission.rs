@@ -29,7 +29,7 @@ pub enum Rejected {
         limit: usize,
     },
     /// The limit on incomplete health and reflection messages is reached.
-    #[error("{limit} messages to health and reflection are not whole, the limit is {limit}")]
+    #[error("{limit} messages to health and reflection are incomplete, the limit is {limit}")]
     Probes {
         /// Messages on all connections together.
         limit: usize,

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alim_bridge::{call::{deadline::TimeoutKind, headers::{REQUEST_ID, to_caller, to_upstream}}, middleware::timeouts::Timeouts, service::fuzzing::due, telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace}};
+use alim_bridge::{call::{deadline::TimeoutKind, headers::{REQUEST_ID, to_caller, to_upstream}}, middleware::timeouts::Timeouts, service::fuzzing::deadlines, telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace}};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
@@ -100,13 +100,13 @@ fn back(head: &HeaderMap) {
 
 fn in_time(method: Method, metadata: &HeaderMap) {
     let started = Instant::now();
-    let [head, end] = due(&CLOCKS, method, metadata, started);
+    let [head, end] = deadlines(&CLOCKS, method, metadata, started);
     assert!(started <= head.at && head.at <= end.at, "{head:?} {end:?}");
     let timeout = metadata
         .get("grpc-timeout")
         .and_then(|value| timeout(value.as_bytes()));
     let sent = timeout.map(|timeout| started + timeout.min(Duration::from_secs(1 << 30)));
-    match (end.clock, sent) {
+    match (end.kind, sent) {
         (TimeoutKind::Caller, Some(sent)) => assert!(end.at <= sent),
         (TimeoutKind::Caller, None) => assert!(!method.is_ours(), "nobody set it"),
         (_, Some(sent)) => assert!(end.at <= sent, "the caller's deadline comes first"),
