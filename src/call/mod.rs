@@ -141,7 +141,7 @@ impl Question {
         self.thread_id.is_some()
     }
 
-    /// The conversation to go on with.
+    /// The thread to continue.
     pub fn thread_id(&self) -> Option<ThreadId> {
         self.thread_id
     }

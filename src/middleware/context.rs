@@ -55,7 +55,7 @@ impl CallContext {
     ///
     /// # Errors
     ///
-    /// - [`Rejected::Memory`] when there is no room.
+    /// - [`Rejected::Memory`] when there is no memory for them.
     pub(crate) async fn hold_question(&self) -> Result<(), Rejected> {
         let held = self.call.memory.hold_or_reject(2 * self.message_bytes);
         held.await.map_err(Rejected::Memory)
