@@ -76,7 +76,7 @@ impl EventStream {
     pub(super) async fn first_message(&mut self) -> Result<pb::StreamResponse, Failure> {
         let (event, received) = poll_fn(|cx| self.poll_event(cx)).await?;
         self.timer.set(self.end.at.min(received + self.idle));
-        Ok(self.to_message(event, received))
+        Ok(self.build_message(event, received))
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<TimedEvent, Failure>> {
@@ -114,8 +114,8 @@ impl EventStream {
             .map(|()| Err(Failure::DrainTimeout))
     }
 
-    /// Counts the event and turns it into the caller's message.
-    fn to_message(&mut self, event: Event, received: Instant) -> pb::StreamResponse {
+    /// Counts the event and builds the caller's message.
+    fn build_message(&mut self, event: Event, received: Instant) -> pb::StreamResponse {
         match &event {
             Event::Token(text) => {
                 let since_start = received - self.record().started();
@@ -164,7 +164,7 @@ impl Stream for EventStream {
         }
         let outcome = ready!(self.poll_event_or_timeout(cx));
         Poll::Ready(Some(match outcome {
-            Ok((event, received)) => Ok(self.to_message(event, received)),
+            Ok((event, received)) => Ok(self.build_message(event, received)),
             Err(failure) => Err(self.fail(failure)),
         }))
     }
