@@ -1,7 +1,7 @@
-//! Who may begin a call: a permit, or a rejection.
+//! Admission control: a permit for each open call, or a rejection.
 //!
-//! A permit is held until all that its call holds is given back, for a stream costs as long as it lasts; tower's
-//! concurrency limit ends at the head. When the bridge drains, admission closes for good.
+//! A permit is held until the call has released everything, because a stream has a cost for as long as it lasts. tower's
+//! concurrency limit ends at the response head. When the bridge drains, admission closes for good.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,44 +9,44 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::memory::Full;
 
-/// The right to have one call open; dropping it gives the right back.
+/// A permit for one open call; dropping it releases the permit.
 #[derive(Debug)]
 pub struct Permit(#[expect(dead_code, reason = "held to be dropped")] OwnedSemaphorePermit);
 
-/// Why a call may not begin. The upstream never saw it.
+/// Why a call is rejected. Nothing of it was sent to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    /// As many calls are open as may be.
+    /// The limit on open calls is reached.
     #[error("{limit} calls are open, the limit is {limit}")]
     Saturated {
         /// The setting `MAX_CALLS`.
         limit: usize,
     },
-    /// As many health watches or reflection streams are open on the connection as may be.
+    /// The connection's limit on health watches and reflection streams is reached.
     #[error("{limit} watches are open on this connection, the limit is {limit}")]
     Watches {
-        /// Streams a connection.
+        /// Streams per connection.
         limit: usize,
     },
-    /// As many messages to health and reflection are held in part as may be.
-    #[error("{limit} messages to health and reflection are not whole, the limit is {limit}")]
+    /// The limit on incomplete health and reflection messages is reached.
+    #[error("{limit} messages to health and reflection are incomplete, the limit is {limit}")]
     Probes {
-        /// Messages on all connections.
+        /// Messages on all connections together.
         limit: usize,
     },
-    /// There is no memory for the call.
+    /// The memory budget has no space for the call.
     #[error(transparent)]
     Memory(#[from] Full),
-    /// As many calls of this caller are open as may be.
+    /// The caller's limit on open calls is reached.
     #[error("{limit} calls of this caller are open, the limit is {limit}")]
     CallerSaturated {
         /// `max_open_calls` of the caller.
         limit: usize,
     },
-    /// The caller has used up its rate.
+    /// The caller has used up its rate limit.
     #[error("the rate of this caller is used up for {wait:?}")]
     CallerRateLimited {
-        /// Until the next call may begin.
+        /// The time until the next call can start.
         wait: Duration,
     },
     /// The bridge is shutting down.
@@ -54,7 +54,7 @@ pub enum Rejected {
     Draining,
 }
 
-/// Counts the open calls; clones share the count.
+/// Limits the number of open calls; clones share the count.
 #[derive(Clone, Debug)]
 pub struct Admission {
     permits: Arc<Semaphore>,
@@ -62,7 +62,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Lets `limit` calls be open at a time.
+    /// Allows `limit` open calls at a time.
     pub fn new(limit: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(limit)),
@@ -83,17 +83,17 @@ impl Admission {
         }
     }
 
-    /// Rejects all further calls; those that are open go on.
+    /// Rejects all further calls. Open calls continue.
     pub fn close(&self) {
         self.permits.close();
     }
 
-    /// How many calls may be open.
+    /// The maximum number of open calls.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// How many calls are open now.
+    /// The number of open calls.
     pub fn open_calls(&self) -> usize {
         self.limit - self.permits.available_permits()
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn after_closing_open_calls_go_on_and_new_ones_are_rejected() {
+    fn after_close_open_calls_continue_and_new_ones_are_rejected() {
         let admission = Admission::new(2);
         let first = admission.admit().expect("a permit");
         admission.close();

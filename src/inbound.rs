@@ -1,7 +1,7 @@
-//! A caller's connection as its calls see it: who is on it, what is open on it, and how to end a call from outside.
+//! The shared state of one caller's connection: its peer, its open requests, and a way to abort each of them.
 //!
-//! The server makes one [`Connection`] for each accepted socket, and serves it; the layers round a call count on it.
-//! The server watches it for what must end it ([`Connection::ended`]). Nothing here knows HTTP.
+//! The server creates one [`Connection`] for each accepted socket. The middleware counts requests on it. The server waits for
+//! [`Connection::ended`] to close it. Nothing here depends on HTTP.
 
 use std::{
     future::poll_fn,
@@ -23,10 +23,10 @@ use tokio::{
 
 use crate::memory::{Account, Budget, Share};
 
-/// Calls of one connection that may wait for their request message at a time: a connection of heads alone must not
-/// hold every permit.
+/// The maximum number of calls per connection whose request message is incomplete. Without it, a connection that sends only
+/// heads could hold every permit.
 pub const MAX_PARTIAL_MESSAGES: usize = 100;
-/// Health watches, and reflection streams, that one connection may have open; a client opens one.
+/// The maximum number of health watches and reflection streams per connection; a client opens one.
 pub const MAX_WATCHES: usize = 16;
 
 /// One connection of a caller.
@@ -43,22 +43,22 @@ pub struct Connection {
     partial_messages: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     share: Arc<Share>,
-    starting: Mutex<Option<Task>>,
+    newest_task: Mutex<Option<Task>>,
     ending: AtomicU8,
     waker: AtomicWaker,
 }
 
-/// How a connection must end.
+/// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
-    /// No new calls; it closes when those that are open have ended.
+    /// Accepts no new calls, and closes when the open ones have ended.
     GoAway = 1,
-    /// At once.
+    /// Closes at once.
     Close = 2,
 }
 
 impl Connection {
-    /// A connection from `peer`, accepted now, whose calls have a share of `budget`.
+    /// A connection from `peer`, accepted now. Its calls get a share of `budget`.
     pub fn new(peer: SocketAddr, budget: &Budget) -> Arc<Self> {
         Arc::new(Self {
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
@@ -72,33 +72,33 @@ impl Connection {
             partial_messages: Arc::new(Semaphore::new(MAX_PARTIAL_MESSAGES)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             share: budget.new_share(),
-            starting: Mutex::new(None),
+            newest_task: Mutex::new(None),
             ending: AtomicU8::new(0),
             waker: AtomicWaker::new(),
         })
     }
 
-    /// The caller's address, or that of the proxy before it.
+    /// The address of the caller, or of the proxy in front of it.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Notes the URIs and DNS names of the certificate that the peer has proved to own.
+    /// Sets the URIs and DNS names of the peer's verified certificate.
     pub fn set_certificate_names(&self, names: Vec<String>) {
         let _ = self.certificate_names.set(names);
     }
 
-    /// The URIs and DNS names of the peer's verified certificate; `None` where it showed none.
+    /// The URIs and DNS names of the peer's verified certificate; `None` if it sent none.
     pub fn certificate_names(&self) -> Option<&[String]> {
         self.certificate_names.get().map(Vec::as_slice)
     }
 
-    /// When it was accepted.
+    /// When the connection was accepted.
     pub fn accepted(&self) -> Instant {
         self.accepted
     }
 
-    /// Counts a request until its guard is dropped; `is_call` for one to ALİM.
+    /// Counts a request until the guard is dropped. `is_call` is true for a call to ALİM.
     pub fn open_request(self: &Arc<Self>, is_call: bool) -> OpenRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if is_call {
@@ -110,42 +110,42 @@ impl Connection {
         }
     }
 
-    /// Requests that are open, those to health and reflection included.
+    /// The number of open requests, including health and reflection.
     pub fn open_requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Calls to ALİM that are open.
+    /// The number of open calls to ALİM.
     pub fn open_calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Whether a call to ALİM ever came whole.
+    /// Whether the connection has ever carried a complete call to ALİM.
     pub fn was_called(&self) -> bool {
         self.was_called.load(Ordering::Relaxed)
     }
 
-    /// When its last request ended, or when it was accepted.
+    /// When the last request ended. Before that, when the connection was accepted.
     pub fn last_active(&self) -> Instant {
         self.accepted + Duration::from_millis(self.last_active.load(Ordering::Relaxed))
     }
 
-    /// What limits the calls that wait for their message.
+    /// The semaphore for calls whose request message is incomplete.
     pub fn partial_messages(&self) -> Arc<Semaphore> {
         Arc::clone(&self.partial_messages)
     }
 
-    /// The right to have one more health watch or reflection stream open, if there is one.
+    /// A permit for one more health watch or reflection stream, if one is free.
     pub fn open_watch(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.watches).try_acquire_owned().ok()
     }
 
-    /// The account of a new call, which holds nothing yet.
+    /// A new, empty memory account for one call.
     pub fn new_account(&self) -> Arc<Account> {
         self.share.open()
     }
 
-    /// Notes whether bytes wait to be written: the peer may have no room for them.
+    /// Sets whether bytes wait to be written, for example because the peer's receive buffer is full.
     pub fn set_unwritten(&self, has_unwritten: bool) {
         self.has_unwritten.store(has_unwritten, Ordering::Relaxed);
     }
@@ -155,30 +155,30 @@ impl Connection {
         self.has_unwritten.load(Ordering::Relaxed)
     }
 
-    /// Something to end the request that comes now with. What runs the request takes it by
-    /// [`take_starting`](Self::take_starting), before the next one comes.
+    /// An abort handle for the request that has just arrived. The executor then registers the request's task through
+    /// [`take_newest_task`](Self::take_newest_task), before the next request arrives.
     pub fn new_abort(self: &Arc<Self>) -> Abort {
         let task = Task::default();
-        *self.starting() = Some(task.clone());
+        *self.newest_task() = Some(task.clone());
         Abort {
             task,
             connection: Arc::clone(self),
         }
     }
 
-    /// Where to say which task runs the request that came last.
-    pub fn take_starting(&self) -> Option<Task> {
-        self.starting().take()
+    /// The task slot of the newest request, to be set to the task that runs it.
+    pub fn take_newest_task(&self) -> Option<Task> {
+        self.newest_task().take()
     }
 
-    /// Asks for its end; the stronger of two stands.
+    /// Ends the connection. A stronger ending replaces a weaker one.
     pub fn end(&self, ending: Ending) {
         self.ending.fetch_max(ending as u8, Ordering::Relaxed);
         self.waker.wake();
     }
 
-    /// Waits until an end stronger than `than` is asked for. One task at a time may wait.
-    pub async fn ended(&self, than: Option<Ending>) -> Ending {
+    /// Waits until an ending stronger than `current` is requested. Only one task at a time can wait.
+    pub async fn ended(&self, current: Option<Ending>) -> Ending {
         poll_fn(|cx| {
             self.waker.register(cx.waker());
             let ending = match self.ending.load(Ordering::Relaxed) {
@@ -187,20 +187,20 @@ impl Connection {
                 _ => Some(Ending::Close),
             };
             match ending {
-                Some(ending) if Some(ending) > than => Poll::Ready(ending),
+                Some(ending) if Some(ending) > current => Poll::Ready(ending),
                 _ => Poll::Pending,
             }
         })
         .await
     }
 
-    fn starting(&self) -> std::sync::MutexGuard<'_, Option<Task>> {
-        let starting = self.starting.lock();
-        starting.unwrap_or_else(|held| held.into_inner())
+    fn newest_task(&self) -> std::sync::MutexGuard<'_, Option<Task>> {
+        let newest = self.newest_task.lock();
+        newest.unwrap_or_else(|held| held.into_inner())
     }
 }
 
-/// A request that is open on its connection, until this is dropped.
+/// A guard that counts one request as open on its connection.
 #[derive(Debug)]
 pub struct OpenRequest {
     connection: Arc<Connection>,
@@ -208,8 +208,8 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// Notes that its message is whole.
-    pub fn message_is_whole(&self) {
+    /// Records that the request message is complete.
+    pub fn message_completed(&self) {
         if self.is_call {
             self.connection.was_called.store(true, Ordering::Relaxed);
         }
@@ -229,18 +229,18 @@ impl Drop for OpenRequest {
     }
 }
 
-/// The task that runs one request, once there is one: HTTP/2 has one for each.
+/// The task that runs one request. It is unset over HTTP/1.1, because only HTTP/2 has a task per request.
 #[derive(Clone, Debug, Default)]
 pub struct Task(Arc<OnceLock<AbortHandle>>);
 
 impl Task {
-    /// Says which it is.
-    pub fn is(&self, task: AbortHandle) {
+    /// Sets the task.
+    pub fn set(&self, task: AbortHandle) {
         let _ = self.0.set(task);
     }
 }
 
-/// EndConditions one request from outside, with all that it holds.
+/// Aborts one request from outside, and drops everything that it holds.
 #[derive(Clone, Debug)]
 pub struct Abort {
     task: Task,
@@ -248,7 +248,7 @@ pub struct Abort {
 }
 
 impl Abort {
-    /// Resets the HTTP/2 stream; over HTTP/1.1, which has nothing smaller, closes the connection.
+    /// Resets the HTTP/2 stream. Over HTTP/1.1, closes the connection, because there are no streams.
     pub fn abort(&self) {
         match self.task.0.get() {
             Some(task) => task.abort(),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_counts_until_it_is_dropped() {
+    fn a_request_counts_until_its_guard_is_dropped() {
         let connection = connection();
         let (probe, call) = (
             connection.open_request(false),
@@ -276,9 +276,9 @@ mod tests {
             (connection.open_requests(), connection.open_calls()),
             (2, 1)
         );
-        probe.message_is_whole();
+        probe.message_completed();
         assert!(!connection.was_called());
-        call.message_is_whole();
+        call.message_completed();
         drop((probe, call));
         assert_eq!(
             (connection.open_requests(), connection.open_calls()),
@@ -287,7 +287,7 @@ mod tests {
         assert!(connection.was_called());
     }
 
-    /// Over HTTP/1.1 nobody takes what a request leaves to say which task runs it.
+    /// Over HTTP/1.1, nothing takes the newest request's task slot.
     #[test]
     fn a_connection_is_freed_when_its_requests_have_ended() {
         let connection = connection();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_stronger_end_stands() {
+    async fn the_stronger_ending_wins() {
         let connection = connection();
         connection.end(Ending::Close);
         connection.end(Ending::GoAway);

@@ -1,6 +1,6 @@
 //! The generated types of `alim.v1` and the descriptor set that reflection serves.
 //!
-//! All but the one conversion is made by `build.rs` from `proto/`; the documentation is there.
+//! `build.rs` generates the types from `proto/`, which has their documentation. Only the conversion here is written by hand.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
 pub mod codec;
@@ -11,7 +11,7 @@ tonic::include_proto!("alim.v1");
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
 
-/// The question is the same in both; who streams may start a thread for it.
+/// Both have the same question. Only a stream can also start a thread.
 impl From<StreamRequest> for InvokeRequest {
     fn from(request: StreamRequest) -> Self {
         let StreamRequest {

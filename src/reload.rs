@@ -1,10 +1,10 @@
-//! A value that is made from files, and made again when they change.
+//! A value that is parsed from files, and reloaded when they change.
 //!
-//! Kubernetes swaps mounted secrets by renaming a link, which file watchers miss, so the contents are
-//! compared every few seconds. A file that is being written looks whole between two writes, so a change
-//! counts once two reads an interval apart are equal. A file that was swapped, by a rename or by a link,
-//! is whole and counts at once. A change that can't be read or used leaves the last good value in place
-//! and is logged once.
+//! Kubernetes swaps mounted secrets by renaming a link, which file watchers miss. So the contents are compared every few
+//! seconds. A file that is being written looks complete between two writes. So a change counts once two reads, one interval
+//! apart, are equal. A file that was swapped, by a rename or by a link, is complete and counts at once.
+//!
+//! If a change can't be read or used, the last good value stays in use. The failure is logged once.
 
 mod look;
 
@@ -17,38 +17,37 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-pub use self::look::Look;
+pub use self::look::FileSnapshot;
 
 /// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Makes the value of the files, and of the value that stands, if there is one.
-type Parse<T> = Box<dyn Fn(&[Look], Option<&T>) -> Result<T, Error> + Send + Sync>;
-/// Names the further files that the first one's content asks for.
+/// Parses the value from the files. It also gets the current value, if there is one.
+type Parse<T> = Box<dyn Fn(&[FileSnapshot], Option<&T>) -> Result<T, Error> + Send + Sync>;
+/// Returns the further files that the first one's content refers to.
 type List = Box<dyn Fn(&[u8]) -> Vec<PathBuf> + Send + Sync>;
 
-/// Why a value can't be made from its files. It does not repeat a path: that may be a key that was
-/// put in the wrong place.
+/// Why a value can't be parsed from its files. The text contains no path, because a path setting can hold a key by mistake.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file can't be read.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// The files were read, but don't hold what they should; one fault a line.
+    /// The files were read, but their content is invalid. The text has one error per line.
     #[error("{0}")]
     Content(String),
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The files' new value is in use.
+    /// The new value is in use.
     TakenOver,
-    /// The files can't be read or used; the last good value is.
+    /// The files can't be read or used. The last good value stays in use.
     Failed,
 }
 
-/// The newest good value; clones share it.
+/// The last good value; clones share it.
 pub struct Reload<T> {
     current: Arc<ArcSwap<T>>,
     source: Option<Arc<Source<T>>>,
@@ -61,13 +60,13 @@ struct Source<T> {
     seen: Mutex<Seen>,
 }
 
-/// What the files held.
+/// The previous contents of the files.
 #[derive(Default)]
 struct Seen {
-    /// When they were last taken over, or found unusable.
-    used: Vec<Look>,
-    /// At the last look, if they had changed by then.
-    changing: Option<Vec<Look>>,
+    /// The files that were last used, or found unusable.
+    used: Vec<FileSnapshot>,
+    /// The files at the last check, if they differed from `used`.
+    changing: Option<Vec<FileSnapshot>>,
 }
 
 impl<T: 'static> Reload<T> {
@@ -79,37 +78,38 @@ impl<T: 'static> Reload<T> {
         }
     }
 
-    /// The value that `parse` makes of the files' contents, given in the order of `paths`.
+    /// Reads the files and parses their contents, in the order of `paths`.
     ///
     /// # Errors
     ///
-    /// - [`Error::Read`] when a file can't be read, [`Error::Content`] when `parse` refuses.
+    /// - [`Error::Read`] when a file can't be read, [`Error::Content`] when `parse` fails.
     pub fn files(
         paths: Vec<PathBuf>,
         parse: fn(&[Vec<u8>]) -> Result<T, String>,
     ) -> Result<Self, Error> {
-        let parse = move |looks: &[Look], _: Option<&T>| {
-            let contents = looks.iter().map(|look| Ok(look.read()?.to_vec()));
+        let parse = move |files: &[FileSnapshot], _: Option<&T>| {
+            let contents = files.iter().map(|file| Ok(file.read()?.to_vec()));
             let contents = contents.collect::<io::Result<Vec<_>>>()?;
             parse(&contents).map_err(Error::Content)
         };
         Self::of(paths, None, Box::new(parse))
     }
 
-    /// The value that `parse` makes of a file, of those that `list` finds in it, and of the value that stands. All of them
-    /// are one: a change of any is taken over with the others, or not at all.
+    /// Reads a file and those that `list` finds in it. `parse` gets all of them and the current value. A change in any of the
+    /// files applies to all of them together, or not at all.
     ///
     /// # Errors
     ///
-    /// - [`Error::Read`] when the first file can't be read, else what `parse` gives.
+    /// - [`Error::Read`] when the first file can't be read.
+    /// - [`Error::Content`] when `parse` fails.
     pub fn listed(
         path: PathBuf,
         list: impl Fn(&[u8]) -> Vec<PathBuf> + Send + Sync + 'static,
-        parse: impl Fn(&[u8], &[Look], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
+        parse: impl Fn(&[u8], &[FileSnapshot], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let parse = move |looks: &[Look], last: Option<&T>| {
-            let [first, others @ ..] = looks else {
-                unreachable!("a look at each path")
+        let parse = move |files: &[FileSnapshot], last: Option<&T>| {
+            let [first, others @ ..] = files else {
+                unreachable!("a snapshot of each path")
             };
             parse(first.read()?, others, last).map_err(Error::Content)
         };
@@ -123,10 +123,10 @@ impl<T: 'static> Reload<T> {
             parse,
             seen: Mutex::default(),
         };
-        let looks = source.look(&[]);
-        let value = (source.parse)(&looks, None)?;
+        let files = source.read_all(&[]);
+        let value = (source.parse)(&files, None)?;
         source.seen = Mutex::new(Seen {
-            used: looks,
+            used: files,
             changing: None,
         });
         Ok(Self {
@@ -135,31 +135,31 @@ impl<T: 'static> Reload<T> {
         })
     }
 
-    /// The value as it is now.
+    /// The current value.
     pub fn load(&self) -> Arc<T> {
         self.current.load_full()
     }
 
-    /// Whether it is made of files, which may change.
-    pub fn is_of_files(&self) -> bool {
+    /// Whether the value comes from files, which can change.
+    pub fn is_from_files(&self) -> bool {
         self.source.is_some()
     }
 
-    /// Reads the files once. A change that counts is taken over or, if it can't be used, logged.
-    /// `None` if nothing has changed, or the change may not be whole yet.
+    /// Reads the files once. Applies a complete change, or logs why it can't be used.
+    /// `None` if nothing has changed, or if the change can still be incomplete.
     pub fn refresh(&self) -> Option<Outcome> {
         let source = self.source.as_ref()?;
         let mut seen = source.seen.lock().unwrap_or_else(|held| held.into_inner());
-        let looks = source.look(&seen.used);
-        if !seen.is_whole_change(&looks) {
-            seen.note(looks);
+        let now = source.read_all(&seen.used);
+        if !seen.is_complete_change(&now) {
+            seen.update(now);
             return None;
         }
-        let made = (source.parse)(&looks, Some(&self.load()));
-        (seen.used, seen.changing) = (looks, None);
+        let parsed = (source.parse)(&now, Some(&self.load()));
+        (seen.used, seen.changing) = (now, None);
         let files = source.paths.iter().map(|path| path.display().to_string());
         let files = files.collect::<Vec<_>>().join(", ");
-        Some(match made {
+        Some(match parsed {
             Ok(value) => {
                 self.current.store(Arc::new(value));
                 tracing::info!(%files, "changed files taken over");
@@ -175,42 +175,46 @@ impl<T: 'static> Reload<T> {
 }
 
 impl<T> Source<T> {
-    /// Looks at all files; those that the first one lists are known from `last` where it has not changed.
-    fn look(&self, last: &[Look]) -> Vec<Look> {
-        let mut looks: Vec<_> = self.paths.iter().map(|path| Look::at(path)).collect();
-        if let (Some(list), [first]) = (&self.list, &*looks) {
+    /// Reads all files. If the first one is as in `last`, the files that it lists are the same as then.
+    fn read_all(&self, last: &[FileSnapshot]) -> Vec<FileSnapshot> {
+        let mut files: Vec<_> = self
+            .paths
+            .iter()
+            .map(|path| FileSnapshot::at(path))
+            .collect();
+        if let (Some(list), [first]) = (&self.list, &*files) {
             let listed = match (last, &first.content) {
                 ([known, others @ ..], _) if known.has_content_of(first) => {
-                    others.iter().map(|look| look.path.clone()).collect()
+                    others.iter().map(|file| file.path.clone()).collect()
                 }
                 (_, Ok(content)) => list(content),
                 (_, Err(_)) => Vec::new(),
             };
-            looks.extend(listed.iter().map(|path| Look::at(path)));
+            files.extend(listed.iter().map(|path| FileSnapshot::at(path)));
         }
-        looks
+        files
     }
 }
 
 impl Seen {
-    fn is_whole_change(&self, now: &[Look]) -> bool {
-        let is_settled = |now: &Look| {
-            let of_same = |look: &&Look| look.path == now.path;
-            let used = self.used.iter().find(of_same);
-            let last = self.changing.iter().flatten().find(of_same);
+    fn is_complete_change(&self, now: &[FileSnapshot]) -> bool {
+        let is_settled = |now: &FileSnapshot| {
+            let has_path = |file: &&FileSnapshot| file.path == now.path;
+            let used = self.used.iter().find(has_path);
+            let last = self.changing.iter().flatten().find(has_path);
             used.is_some_and(|used| used.has_content_of(now) || now.was_swapped_since(used))
                 || last.is_some_and(|last| last.has_content_of(now))
         };
         !self.is_unchanged(now) && now.iter().all(is_settled)
     }
 
-    fn is_unchanged(&self, now: &[Look]) -> bool {
+    fn is_unchanged(&self, now: &[FileSnapshot]) -> bool {
         let mut pairs = self.used.iter().zip(now);
         self.used.len() == now.len()
             && pairs.all(|(used, now)| used.path == now.path && used.has_content_of(now))
     }
 
-    fn note(&mut self, now: Vec<Look>) {
+    fn update(&mut self, now: Vec<FileSnapshot>) {
         match self.is_unchanged(&now) {
             true => (self.used, self.changing) = (now, None),
             false => self.changing = Some(now),
@@ -219,16 +223,15 @@ impl Seen {
 }
 
 impl<T: Send + Sync + 'static> Reload<T> {
-    /// Refreshes every two seconds, and tells what became of each change; never returns, and is stopped
-    /// by being dropped.
-    pub async fn watch(self, tell: impl Fn(Outcome)) {
+    /// Refreshes every two seconds, and calls `report` after each change. Never returns; drop the future to stop it.
+    pub async fn watch(self, report: impl Fn(Outcome)) {
         while self.source.is_some() {
             tokio::time::sleep(INTERVAL).await;
             let this = self.clone();
-            // A read that blocks, as on a dead mount, must not block calls.
+            // A read can block, for example on a dead mount. It must not block calls.
             let refreshed = tokio::task::spawn_blocking(move || this.refresh()).await;
             if let Ok(Some(outcome)) = refreshed {
-                tell(outcome);
+                report(outcome);
             }
         }
         std::future::pending().await
@@ -245,7 +248,7 @@ impl<T> Clone for Reload<T> {
 }
 
 impl<T> fmt::Debug for Reload<T> {
-    /// Says nothing of the value: it may be a key.
+    /// Omits the value, which can be a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reload").finish_non_exhaustive()
     }
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_is_taken_over_and_a_bad_one_is_not() {
+    fn a_changed_file_is_applied_and_a_bad_one_is_not() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(&file, "1").expect("written");
         let value = Reload::files(vec![file.path().into()], number).expect("a number");
@@ -274,7 +277,7 @@ mod tests {
             [("2", TakenOver, 2), ("x", Failed, 2), ("3", TakenOver, 3)]
         {
             fs::write(&file, content).expect("written");
-            assert_eq!(value.refresh(), None, "it may not be whole");
+            assert_eq!(value.refresh(), None, "it can be incomplete");
             assert_eq!(value.refresh(), Some(outcome), "after {content}");
             assert_eq!(value.refresh(), None, "once");
             assert_eq!(*value.load(), expected, "after {content}");
@@ -285,7 +288,7 @@ mod tests {
         assert_eq!(
             outcomes,
             [None, Some(Failed), None],
-            "once, when it is gone"
+            "reported once after the file is gone"
         );
         assert_eq!(*value.load(), 3);
         fs::write(&path, "3").expect("written");
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_still_being_written_is_not_taken_over() {
+    fn a_file_that_is_still_being_written_is_not_applied() {
         let dir = tempfile::TempDir::new().expect("a directory");
         let path = dir.path().join("number");
         fs::write(&path, "1").expect("written");
@@ -306,14 +309,14 @@ mod tests {
             assert_eq!(*value.load(), 1);
         }
         fs::remove_file(&path).expect("there");
-        fs::write(&path, "2345").expect("written"); // as `install` does: another file, written in place
+        fs::write(&path, "2345").expect("written"); // like `install`: a new file, written in place
         assert_eq!(value.refresh(), None);
         assert_eq!(value.refresh(), Some(TakenOver));
         assert_eq!(*value.load(), 2345);
     }
 
     #[test]
-    fn a_change_that_is_taken_back_changes_nothing() {
+    fn a_reverted_change_is_not_applied() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(&file, "1").expect("written");
         let value = Reload::files(vec![file.path().into()], number).expect("a number");
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_file_and_a_swapped_link_are_taken_over_at_once() {
+    fn a_renamed_file_and_a_swapped_link_are_applied_at_once() {
         let dir = tempfile::TempDir::new().expect("a directory");
         let at = |name: &str| dir.path().join(name);
         fs::write(at("number"), "1").expect("written");
@@ -350,20 +353,20 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_not_shown_by_debug() {
+    fn debug_omits_the_value() {
         assert_eq!(format!("{:?}", Reload::fixed("secret")), "Reload { .. }");
     }
 
-    fn sum(first: &[u8], others: &[Look], last: Option<&u32>) -> Result<u32, String> {
+    fn sum(first: &[u8], others: &[FileSnapshot], last: Option<&u32>) -> Result<u32, String> {
         let mut sum = u32::try_from(first.len()).expect("short") * 1000;
-        for look in others {
-            sum += number(&[look.content.as_ref().map_err(|_| "gone")?.clone()])?;
+        for file in others {
+            sum += number(&[file.content.as_ref().map_err(|_| "gone")?.clone()])?;
         }
         Ok(sum + last.map_or(0, |_| 100_000))
     }
 
     #[test]
-    fn a_listed_file_is_taken_over_with_the_one_that_lists_it() {
+    fn a_listed_file_is_applied_with_the_file_that_lists_it() {
         let dir = tempfile::TempDir::new().expect("a directory");
         let at = |name: &str| dir.path().join(name);
         fs::write(at("list"), "a").expect("written");
@@ -387,7 +390,7 @@ mod tests {
             ("list", "a", TakenOver, 101_002),
         ] {
             fs::write(at(name), content).expect("written");
-            assert_eq!(value.refresh(), None, "{name} may not be whole");
+            assert_eq!(value.refresh(), None, "{name} can be incomplete");
             assert_eq!(value.refresh(), Some(outcome), "{name}: {content}");
             assert_eq!(value.refresh(), None, "{name} once");
             assert_eq!(*value.load(), expected, "{name}: {content}");

@@ -1,8 +1,7 @@
-//! Signals in, drain out.
+//! The two stages of a shutdown, and the signals that start them.
 //!
-//! Two stages, each a token that anything may wait for: `drain` asks all to come to an end, `force` no
-//! longer waits for them. The server moves from the first to the second when its time is up; a second
-//! signal does so at once.
+//! Each stage is a cancellation token. `drain` stops new calls and lets open calls finish. `force` ends open calls. The server
+//! moves from the first stage to the second after the drain timeout; a second signal does so at once.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -10,18 +9,18 @@ use tokio_util::sync::CancellationToken;
 /// The stages of a shutdown; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// No new calls; open ones go on.
+    /// Cancelled when no new calls are accepted; open ones continue.
     pub drain: CancellationToken,
-    /// Open calls end now, each with a status.
+    /// Cancelled when open calls end, each with a status.
     pub force: CancellationToken,
 }
 
 impl Shutdown {
-    /// Listens for SIGTERM and SIGINT from now on; the future turns them into the stages.
+    /// Listens for SIGTERM and SIGINT. The future starts one stage for each signal.
     ///
     /// # Errors
     ///
-    /// - [`std::io::Error`] when the system refuses to tell of signals.
+    /// - [`std::io::Error`] when the system can't register the signal handlers.
     pub fn follow_signals(self) -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -8,17 +8,7 @@
 
 use std::{cell::RefCell, future::poll_fn, sync::Arc};
 
-use alim_bridge::{
-    call::reply::ReplyHead,
-    pb::InvokeResponse,
-    service::fuzzing::{invoke, tell},
-    status::{Credentials, Failure},
-    telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace},
-    upstream::{
-        Error, fuzzing,
-        sse::{Settings, framing::Framing},
-    },
-};
+use alim_bridge::{status::{Credentials, Failure}, service::fuzzing::{invoke, status}, pb::InvokeResponse, call::reply::ReplyHead, telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace}, upstream::{Error, fuzzing, sse::{Settings, framing::Framing}}};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
@@ -134,7 +124,7 @@ fn check_status(error: Error, answer: &Answer, delivered: Option<u64>) {
         _ => Credentials::Caller,
     };
     let failure = Failure::Upstream(error);
-    let status = CALL.with(|call| tell(failure, call.record(), credentials, delivered));
+    let status = CALL.with(|call| status(failure, call.record(), credentials, delivered));
     let fields = status.clone().into_http::<()>().into_parts().0.headers;
     assert_bounds(&status, &fields);
     assert_clean(status.message());

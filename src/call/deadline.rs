@@ -1,51 +1,50 @@
-//! The instant by which a call must be answered, and whose clock set it.
+//! A call's deadline, and the timeout that it comes from.
 //!
-//! Neither bank is known here. A timeout is a duration, a deadline an instant; several clocks bound
-//! one call, and the one that runs out first names the reason. All instants are tokio's, so tests
-//! can pause them.
+//! A timeout is a duration; a deadline is an instant. Several timeouts limit one call, and the first that passes gives
+//! the reason. All instants are tokio's, so tests can pause time. Nothing here depends on a protocol.
 
 use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-/// Which clock ended a call. Each is said from when to when in the settings table.
+/// The timeout that a deadline comes from. The settings table defines the start and end of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeoutKind {
-    /// The deadline that the caller sent along (`grpc-timeout`).
+    /// The caller's own deadline (`grpc-timeout`).
     #[error("the caller's deadline")]
     Caller,
-    /// From the call's start to the whole reply of a unary call.
+    /// From a unary call's start to its complete reply.
     #[error("INVOKE_TIMEOUT")]
     Invoke,
-    /// From the call's start to the first event of a Stream.
+    /// From a Stream's start to its first event.
     #[error("STREAM_INITIAL_TIMEOUT")]
     Initial,
     /// Between bytes of a Stream, from its first event on.
     #[error("STREAM_IDLE_TIMEOUT")]
     Idle,
-    /// From the call's start to the end of a Stream.
+    /// From a Stream's start to its end.
     #[error("STREAM_LIFETIME")]
     Lifetime,
 }
 
-/// An instant by which something must have happened, and the clock that says so.
+/// An instant by which something must have happened, and the timeout that it comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    /// When it is too late.
+    /// The instant.
     pub at: Instant,
-    /// Whose patience ends then.
+    /// The timeout.
     pub kind: TimeoutKind,
 }
 
 impl Deadline {
-    /// The deadline `timeout` after `start`; one too far off for the clock is set 30 years ahead.
+    /// The deadline `timeout` after `start`, at most 30 years ahead, so that the instant does not overflow.
     pub fn after(start: Instant, timeout: Duration, kind: TimeoutKind) -> Self {
         const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
         let at = start.checked_add(timeout.min(FAR)).unwrap_or(start);
         Self { at, kind }
     }
 
-    /// The earlier of two; at the same instant, the caller's goes first.
+    /// The earlier of two deadlines. At the same instant, the caller's wins.
     pub fn or_sooner(self, other: Option<Self>) -> Self {
         match other {
             Some(other) if other.at < self.at => other,
@@ -54,11 +53,11 @@ impl Deadline {
         }
     }
 
-    /// Whether there is time left.
+    /// Checks that the deadline has not passed.
     ///
     /// # Errors
     ///
-    /// - [`TimeoutKind`] when there is none.
+    /// - [`TimeoutKind`] when it has.
     pub fn check(self) -> Result<(), TimeoutKind> {
         match Instant::now() < self.at {
             true => Ok(()),
@@ -66,13 +65,13 @@ impl Deadline {
         }
     }
 
-    /// Waits for `work`, at most until this deadline.
+    /// Waits for `work` until this deadline.
     ///
     /// # Errors
     ///
-    /// - [`TimeoutKind`] when the deadline came first; `work` is dropped then.
+    /// - [`TimeoutKind`] when the deadline passes first. Then `work` is dropped.
     pub async fn bound<T>(self, work: impl Future<Output = T>) -> Result<T, TimeoutKind> {
-        // tokio's timers lag behind a busy runtime: a deadline that has passed must not be waited for.
+        // tokio's timers lag on a busy runtime, so a deadline that has already passed is checked here.
         self.check()?;
         timeout_at(self.at, work).await.map_err(|_| self.kind)
     }
@@ -93,13 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_of_eleven_thousand_years_is_no_panic() {
+    fn a_huge_timeout_does_not_panic() {
         let far = Deadline::after(Instant::now(), Duration::MAX, TimeoutKind::Caller);
         assert!(far.at > Instant::now());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_outlasts_the_deadline_is_dropped_with_the_clock_named() {
+    async fn work_that_outlasts_the_deadline_is_dropped() {
         let deadline = Deadline::after(Instant::now(), Duration::from_secs(1), TimeoutKind::Invoke);
         let outcome = deadline.bound(std::future::pending::<()>()).await;
         assert_eq!(outcome, Err(TimeoutKind::Invoke));

@@ -1,8 +1,7 @@
-//! Which header and metadata names may cross the bridge, each way.
+//! The allowlists of headers and metadata that cross the bridge, in each direction.
 //!
-//! A list of what may pass, never of what may not: a name that is not here stays on its own bank, so
-//! a key can't leak through a header that nobody thought of. What crosses is printable ASCII of bounded
-//! length (RFC 9110, 5.5; gRPC over HTTP/2, Custom-Metadata).
+//! A name that is not listed never crosses. So a key can't leak through a header that nobody thought of. Values that cross
+//! are printable ASCII of limited length (RFC 9110, 5.5; gRPC over HTTP/2, Custom-Metadata).
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 use uuid::Uuid;
@@ -12,7 +11,7 @@ use crate::quota::Limits;
 /// Names the call in both systems' logs.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// From the caller's metadata to the upstream's request, beside the request id.
+/// The caller's metadata that crosses to the upstream, in addition to the request id.
 const TO_UPSTREAM: [HeaderName; 4] = [
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
@@ -20,28 +19,28 @@ const TO_UPSTREAM: [HeaderName; 4] = [
     http::header::ACCEPT_LANGUAGE,
 ];
 
-/// W3C Baggage asks for 8192 bytes; nothing else that crosses is near it.
+/// W3C Baggage requires 8192 bytes; nothing else that crosses is that long.
 const MAX_VALUE_BYTES: usize = 8192;
-/// Callers reject heads over 8 KiB, so what comes back is kept far below.
+/// Callers reject heads over 8 KiB, so the limits on the reply's headers are far below.
 const MAX_REPLY_VALUE_BYTES: usize = 128;
 const MAX_REPLY_NAME_BYTES: usize = 40;
 const MAX_LIMITS: usize = 6;
-/// How the names of limits begin.
+/// The prefix of the rate limit headers.
 pub const RATE_LIMIT: &str = "x-ratelimit-";
 
-/// How many requests the upstream lets the key send yet.
+/// The number of requests that the upstream still allows for the key.
 pub const RATE_LIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RATE_LIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// What of the caller's metadata goes to the upstream: the trace, the language, and a request id
-/// that is made when the caller sent none that is fit to pass.
+/// The headers for the upstream: trace, language and request id. If the caller sent no valid request id, a new one is
+/// generated.
 pub fn to_upstream(metadata: &HeaderMap) -> HeaderMap {
     let mut out = HeaderMap::new();
     out.insert(REQUEST_ID, request_id(metadata));
     for name in &TO_UPSTREAM {
         for value in metadata.get_all(name) {
-            if fit(value, MAX_VALUE_BYTES) {
+            if is_valid(value, MAX_VALUE_BYTES) {
                 out.append(name.clone(), value.clone());
             }
         }
@@ -49,10 +48,9 @@ pub fn to_upstream(metadata: &HeaderMap) -> HeaderMap {
     out
 }
 
-/// What of the upstream's head goes back to the caller: `retry-after`, and at most 6 `x-ratelimit-*`, with names of
-/// 40 bytes and values of 128.
+/// The headers for the caller: `retry-after`, and at most 6 `x-ratelimit-*`. Names have at most 40 bytes, values 128.
 pub fn to_caller(head: &HeaderMap) -> HeaderMap {
-    let is_value = |value: &&HeaderValue| fit(value, MAX_REPLY_VALUE_BYTES);
+    let is_value = |value: &&HeaderValue| is_valid(value, MAX_REPLY_VALUE_BYTES);
     let is_limit = |(name, value): &(&HeaderName, &HeaderValue)| {
         name.as_str().starts_with(RATE_LIMIT) && is_metadata_name(name) && is_value(value)
     };
@@ -67,7 +65,7 @@ pub fn to_caller(head: &HeaderMap) -> HeaderMap {
     out
 }
 
-/// Puts the bridge's own limit in the place of the upstream's.
+/// Replaces the upstream's rate limit headers with the bridge's own limits.
 pub fn set_limits(fields: &mut HeaderMap, limits: Limits) {
     let names: Vec<_> = fields.keys().cloned().collect();
     for name in names {
@@ -81,31 +79,33 @@ pub fn set_limits(fields: &mut HeaderMap, limits: Limits) {
     fields.insert(RATE_LIMIT_RESET, reset.into());
 }
 
-/// The upstream's own name for the call, where it can be logged.
+/// The upstream's request id, if it is valid.
 pub fn upstream_request_id(head: &HeaderMap) -> Option<&str> {
     let id = head.get(REQUEST_ID)?;
-    id.to_str().ok().filter(|_| fit(id, MAX_REPLY_VALUE_BYTES))
+    id.to_str()
+        .ok()
+        .filter(|_| is_valid(id, MAX_REPLY_VALUE_BYTES))
 }
 
-/// Whether all callers take it: one of other letters fails the whole call in grpcio, and so does a `-bin` whose
-/// value is no base64 in grpc-go (gRPC over HTTP/2, Custom-Metadata).
+/// Whether all callers accept the name (gRPC over HTTP/2, Custom-Metadata). Other characters fail the whole call in grpcio. A
+/// `-bin` name whose value is not base64 fails it in grpc-go.
 fn is_metadata_name(name: &HeaderName) -> bool {
     let name = name.as_str();
-    let is_letter = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-' | b'.');
-    name.len() <= MAX_REPLY_NAME_BYTES && name.bytes().all(is_letter) && !name.ends_with("-bin")
+    let is_allowed = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-' | b'.');
+    name.len() <= MAX_REPLY_NAME_BYTES && name.bytes().all(is_allowed) && !name.ends_with("-bin")
 }
 
-/// The caller's request id when it is 1 to 128 printable ASCII characters, else a new UUID.
+/// The caller's request id if it has 1 to 128 printable ASCII characters, otherwise a new UUID.
 pub fn request_id(metadata: &HeaderMap) -> HeaderValue {
     match metadata.get(REQUEST_ID) {
-        Some(id) if fit(id, 128) => id.clone(),
+        Some(id) if is_valid(id, 128) => id.clone(),
         _ => HeaderValue::from_str(&Uuid::new_v4().to_string())
             .expect("a UUID's text is visible ASCII"),
     }
 }
 
-/// gRPC's ASCII-Value: at least one character, none of them a tab.
-fn fit(value: &HeaderValue, limit: usize) -> bool {
+/// Whether the value is gRPC's ASCII-Value of at most `limit` bytes: at least one character, and no tabs.
+fn is_valid(value: &HeaderValue, limit: usize) -> bool {
     let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
     (1..=limit).contains(&value.len()) && value.as_bytes().iter().all(is_printable)
 }
@@ -141,18 +141,18 @@ mod tests {
     }
 
     #[test]
-    fn a_request_id_that_is_not_fit_to_pass_is_replaced() {
+    fn an_invalid_request_id_is_replaced() {
         let mut metadata = HeaderMap::new();
         metadata.insert(
             REQUEST_ID,
             HeaderValue::from_bytes(b"\xff").expect("obs-text is a value"),
         );
-        let made = request_id(&metadata);
-        assert!(Uuid::parse_str(made.to_str().expect("ASCII")).is_ok());
+        let replaced = request_id(&metadata);
+        assert!(Uuid::parse_str(replaced.to_str().expect("ASCII")).is_ok());
     }
 
     #[test]
-    fn of_the_upstreams_head_only_ids_and_limits_come_back() {
+    fn only_rate_limits_and_retry_after_reach_the_caller() {
         let back = to_caller(&map(&[
             ("x-ratelimit-remaining", "3"),
             ("retry-after", "2"),

@@ -1,29 +1,32 @@
-//! `google.protobuf.Struct` into JSON and back.
+//! Converts `google.protobuf.Struct` to JSON and back.
 //!
-//! Protobuf has one kind of number, a double: a whole one becomes a JSON integer, because the
-//! upstream's Python tells 5 from 5.0; integers above 2^53 lose digits on the way back. JSON has no
-//! NaN and no infinity. Nesting is bounded by what decoders accept (100 messages in most languages).
+//! A Struct has only doubles. A whole number becomes a JSON integer, because the upstream's Python distinguishes 5 from 5.0.
+//! Integers above 2^53 lose digits on the way back. JSON has no NaN and no infinity. Nesting is limited to what decoders
+//! accept (100 messages in most languages).
 
 use prost_types::{ListValue, Struct, Value as Proto, value::Kind};
 use serde_json::{Map, Number, Value};
 
-/// A number that JSON can't hold.
+/// A number that JSON can't represent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("holds a number that is not finite")]
 pub struct NotFinite;
 
-/// JSON nested deeper than callers' decoders read.
+/// JSON that is nested deeper than callers' decoders accept.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nested too deep")]
 pub struct TooDeep;
 
-/// Messages inside one another that protobuf decoders read unless told otherwise; two are the
-/// response and its `metadata`.
+/// The default nesting limit of protobuf decoders, less two for the response and its `metadata`.
 const MAX_DEPTH: usize = 100 - 2;
-/// The whole numbers that a double holds exactly.
+/// The largest whole number up to which a double is exact.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A decoded Struct is at most as deep as prost reads, so this recursion is bounded.
+/// Converts a Struct to a JSON object. prost limits the depth of a decoded Struct, so the recursion is bounded.
+///
+/// # Errors
+///
+/// - [`NotFinite`] when it has a number that JSON can't represent.
 pub fn to_json(fields: Struct) -> Result<Map<String, Value>, NotFinite> {
     let pair = |(name, value)| Ok((name, value_to_json(value)?));
     fields.fields.into_iter().map(pair).collect()
@@ -51,14 +54,16 @@ fn number_to_json(number: f64) -> Result<Number, NotFinite> {
     Number::from_f64(number).ok_or(NotFinite)
 }
 
+/// Converts a JSON object to a Struct.
+///
 /// # Errors
 ///
-/// - [`TooDeep`] when a caller's decoder would refuse the message.
+/// - [`TooDeep`] when a caller's decoder would reject the message.
 pub fn to_struct(object: Map<String, Value>) -> Result<Struct, TooDeep> {
     object_to_struct(object, MAX_DEPTH)
 }
 
-/// An object takes three messages a level: the Struct's map entry, its Value, and what is inside.
+/// Each level of objects nests three messages: the Struct's map entry, its Value, and the inner message.
 fn object_to_struct(object: Map<String, Value>, left: usize) -> Result<Struct, TooDeep> {
     let left = left.checked_sub(3).ok_or(TooDeep)?;
     let pair = |(name, value)| Ok((name, value_to_proto(value, left)?));
@@ -92,12 +97,12 @@ mod tests {
     fn object(value: Value) -> Map<String, Value> {
         match value {
             Value::Object(object) => object,
-            other => panic!("{other} is no object"),
+            other => panic!("{other} is not an object"),
         }
     }
 
     #[test]
-    fn json_survives_the_way_through_protobuf() {
+    fn json_survives_a_round_trip_through_protobuf() {
         let original = object(json!({
             "null": null, "yes": true, "text": "sarı pas", "whole": 5, "negative": -3, "part": 0.5,
             "list": [1, "iki", [null]], "inner": {"a": {"b": []}}, "exact": 9_007_199_254_740_991_i64,
@@ -107,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_the_double_that_is_nearest_to_its_text() {
+    fn a_number_becomes_the_nearest_double() {
         let metadata = serde_json::from_str(r#"{"score": 0.9073038322028689}"#).expect("JSON");
         let proto = to_struct(metadata).expect("shallow");
         let exact = Kind::NumberValue(0.907_303_832_202_868_9);
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_finite_is_refused() {
+    fn a_number_that_is_not_finite_is_rejected() {
         for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(number_to_json(number), Err(NotFinite));
         }
@@ -127,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_the_depth_check_can_be_decoded_and_one_level_more_is_refused() {
+    fn the_deepest_accepted_struct_can_be_decoded() {
         let nested = |levels: usize| {
             let wrap = |inner, _| json!({ "a": inner });
             object((0..levels).fold(json!({}), wrap))

@@ -1,8 +1,8 @@
-//! A request that is already valid: what the rest of the bridge works with.
+//! A valid request, in types that both sides share and that know no protocol.
 //!
-//! What was typed ([`Draft`]) and what is meant ([`Question`]) are two types, and only
-//! [`Question::parse`] leads from one to the other, so nothing unchecked can reach the upstream. That matters most for
-//! the [`ThreadId`]: the bridge puts it into a path, and the upstream into an inner URL, unescaped.
+//! The caller's input ([`Draft`]) and a valid question ([`Question`]) are different types. Only [`Question::parse`] converts
+//! one to the other, so nothing unchecked can reach the upstream. That matters most for the [`ThreadId`]: the bridge puts
+//! it into a path, and the upstream into an internal URL, unescaped.
 
 pub mod deadline;
 pub mod headers;
@@ -23,24 +23,24 @@ use crate::{memory::Account, quota::Slots};
 /// The fields of a request as the caller sent them.
 #[derive(Debug, Default)]
 pub struct Draft {
-    /// What the farmer says.
+    /// The farmer's question.
     pub message: String,
-    /// Who asks; empty counts as unset.
+    /// The user's id; empty counts as unset.
     pub user_id: String,
-    /// The conversation to go on with; empty counts as unset.
+    /// The thread to continue; empty counts as unset.
     pub thread_id: Option<String>,
     /// The farm that the question is about.
     pub farm_id: Option<String>,
     /// The language of the answer.
     pub language: Option<String>,
-    /// Takes the place of the assistant's system prompt.
+    /// Replaces the assistant's system prompt.
     pub system_prompt_override: Option<String>,
     /// Facts about the farmer's situation.
     pub scenario_context: Option<Map<String, Value>>,
 }
 
-/// The question in the upstream's own terms: it serializes to the JSON body, unset fields left out,
-/// because the upstream refuses `null`.
+/// The question as the upstream expects it. It serializes to the JSON body, without unset fields, because the upstream
+/// rejects `null`.
 #[derive(Debug, Serialize)]
 pub struct Question {
     message: String,
@@ -58,36 +58,36 @@ pub struct Question {
     scenario_context: Option<Map<String, Value>>,
 }
 
-/// A conversation of the upstream's.
+/// The id of a thread, which is one conversation in the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ThreadId(Uuid);
 
-/// A conversation to be made, in the upstream's own terms. Metadata that is not set is sent as an empty
-/// object: that is good for an upstream that requires the field, and for one that does not.
+/// A thread to create, as the upstream expects it. Unset metadata is sent as an empty object. That suits an upstream that
+/// requires the field, and one that does not.
 #[derive(Debug, Default, Serialize)]
 pub struct NewThread {
-    /// What the upstream keeps with it.
+    /// Metadata that the upstream stores with the thread.
     pub metadata: Map<String, Value>,
 }
 
-/// A valid request: what is asked ([`Question`], [`NewThread`] or [`ThreadId`]), the headers that cross
-/// with it, and the caller's own key if the bridge passes that on.
+/// A valid call: its request ([`Question`], [`NewThread`] or [`ThreadId`]), its headers, and the caller's upstream key if it
+/// has one.
 #[derive(Debug)]
 pub struct Call<T> {
-    /// What is asked.
+    /// The request.
     pub asked: T,
-    /// Headers for the upstream, already chosen by [`crate::call::headers`].
+    /// Headers for the upstream, already filtered by [`crate::call::headers`].
     pub headers: HeaderMap,
-    /// The caller's key, to show to the upstream in place of the bridge's own: it came with the call, or belongs to the caller.
+    /// The caller's upstream key, which replaces the bridge's own. It came with the call, or from the callers file.
     pub caller_key: Option<SecretString>,
-    /// What the call holds of the bridge's memory.
+    /// The call's part of the memory budget.
     pub memory: Arc<Account>,
-    /// The right to send it, and the further requests of the same call.
+    /// The quota slots for the upstream requests of this call.
     pub slots: Slots,
 }
 
 impl<T> Call<T> {
-    /// Another question of the same caller's, within the same call; it is sent first, in a slot of the call's.
+    /// Another request of the same call, to be sent first. It takes one of the call's slots.
     pub fn with<U>(&mut self, asked: U) -> Call<U> {
         Call {
             asked,
@@ -98,7 +98,7 @@ impl<T> Call<T> {
         }
     }
 
-    /// The call without its question, which need not be kept once it is written down.
+    /// The call without its request, which is no longer needed once it is serialized.
     pub fn written(self) -> Call<()> {
         Call {
             asked: (),
@@ -110,12 +110,12 @@ impl<T> Call<T> {
     }
 }
 
-/// One field that is not as it must be.
+/// One invalid field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The field's name in the contract.
     pub field: String,
-    /// What is wrong with it, and what would be right.
+    /// What is required of the field.
     pub description: String,
 }
 
@@ -131,32 +131,31 @@ impl Violation {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} invalid field(s)", violations.len())]
 pub struct Invalid {
-    /// Every field at fault, not only the first.
+    /// All invalid fields, not only the first.
     pub violations: Vec<Violation>,
 }
 
 impl Question {
-    /// Whether it goes on in a thread that the upstream may not know.
+    /// Whether the question continues a thread, which the upstream may not know.
     pub fn names_thread(&self) -> bool {
         self.thread_id.is_some()
     }
 
-    /// The conversation to go on with.
+    /// The thread to continue.
     pub fn thread_id(&self) -> Option<ThreadId> {
         self.thread_id
     }
 
     /// Asks in this conversation.
-    pub fn ask_in(&mut self, thread: ThreadId) {
+    pub fn set_thread(&mut self, thread: ThreadId) {
         self.thread_id = Some(thread);
     }
 
-    /// Checks all fields at once.
+    /// Checks all fields, and reports all errors together.
     ///
     /// # Errors
     ///
-    /// - [`Invalid`] when `message` is empty or `thread_id` is no UUID in its 8-4-4-4-12 form
-    ///   (RFC 9562, 4); it names every field at fault.
+    /// - [`Invalid`] when `message` is empty, or when `thread_id` is not a UUID in its 8-4-4-4-12 form (RFC 9562, 4).
     pub fn parse(draft: Draft) -> Result<Self, Invalid> {
         let mut violations = Vec::new();
         if draft.message.is_empty() {
@@ -189,17 +188,17 @@ impl Question {
 }
 
 impl ThreadId {
-    /// What [`ThreadId::parse`] takes, for a [`Violation`].
+    /// The rule of [`ThreadId::parse`], for a [`Violation`].
     pub const RULE: &str = "must be a UUID such as 6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
 
-    /// The hyphenated form alone (RFC 9562, 4): the uuid crate also reads URNs, braces and bare hex.
+    /// Accepts only the hyphenated form (RFC 9562, 4). The uuid crate also accepts URNs, braces and bare hex.
     pub fn parse(text: &str) -> Option<Self> {
         let id = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
         id.map(Self)
     }
 }
 
-/// The hyphenated form in lower case: hex digits and hyphens, fit for a path as they are.
+/// The hyphenated form in lower case, which needs no escaping in a path.
 impl fmt::Display for ThreadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(f)
@@ -223,13 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn unset_fields_and_an_empty_user_id_are_left_out_of_the_json() {
+    fn unset_fields_and_an_empty_user_id_are_not_in_the_json() {
         assert_eq!(json(draft("Salam", None)), r#"{"message":"Salam"}"#);
         assert_eq!(json(draft("Salam", Some(""))), r#"{"message":"Salam"}"#);
     }
 
     #[test]
-    fn every_field_that_is_set_is_sent_even_when_empty() {
+    fn every_set_field_is_in_the_json_even_when_empty() {
         let full = Draft {
             user_id: "u".into(),
             farm_id: Some(String::new()),
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn all_violations_are_told_at_once() {
+    fn all_violations_are_reported_together() {
         let invalid = Question::parse(draft("", Some("../runs/stream?a="))).expect_err("invalid");
         let fields: Vec<_> = invalid
             .violations
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_hyphenated_form_of_a_uuid_passes() {
+    fn only_the_hyphenated_form_of_a_uuid_is_accepted() {
         for text in [
             "6f1c2d3e4b5a49788a6b0c1d2e3f4a5b",
             "{6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b}",

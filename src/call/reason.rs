@@ -1,95 +1,95 @@
-//! Reasons: the stable words for why a call failed, which callers, logs, metrics and traces share.
+//! Reasons: stable names for why a call failed, which callers, logs, metrics and traces share.
 //!
-//! A closed set, so that a reason may be a metric's label. What leads to each, and with which code, is
-//! the table of `status::mapping`; whose fault it is and what to do, `docs/runbook.md` says.
+//! The set is closed, so a reason can be a metric label. `status::mapping` maps each failure to a reason and a code.
+//! `docs/runbook.md` says who is responsible for each reason, and what to do.
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// No connection to the upstream; nothing was sent.
+    /// The bridge can't connect to the upstream; nothing was sent.
     UpstreamUnreachable,
-    /// The upstream, or a proxy before it, has no room: 408, 425, 502, 503.
+    /// The upstream, or a proxy in front of it, is not available: 408, 425, 502, 503.
     UpstreamUnavailable,
-    /// A proxy before the upstream stopped waiting: 504.
+    /// A proxy in front of the upstream timed out: 504.
     UpstreamTimeout,
-    /// 500 or another 5xx.
+    /// The upstream returned 500 or another 5xx.
     UpstreamFailed,
     /// The connection broke after the call was sent.
     UpstreamInterrupted,
-    /// An `error` event.
+    /// The upstream sent an `error` event.
     UpstreamStreamFailed,
-    /// A stream without `done`.
+    /// The stream ended without `done`.
     UpstreamStreamTruncated,
-    /// An answer that can't be read.
+    /// The reply can't be parsed.
     UpstreamMalformedReply,
-    /// An answer or an event above its limit.
+    /// A reply or an event is larger than its limit.
     UpstreamReplyTooLarge,
-    /// No event within `STREAM_INITIAL_TIMEOUT`.
+    /// No event came within `STREAM_INITIAL_TIMEOUT`.
     InitialTimeout,
-    /// Silence for `STREAM_IDLE_TIMEOUT`.
+    /// The stream was silent for `STREAM_IDLE_TIMEOUT`.
     IdleTimeout,
-    /// A stream that outlasted `STREAM_LIFETIME`.
+    /// The stream lasted longer than `STREAM_LIFETIME`.
     LifetimeExceeded,
-    /// No whole reply within `INVOKE_TIMEOUT`.
+    /// No complete reply came within `INVOKE_TIMEOUT`.
     InvokeTimeout,
-    /// The upstream refuses the bridge's key.
+    /// The upstream rejects the bridge's key.
     UpstreamCredentialsRejected,
-    /// A redirect, which is never followed.
+    /// The upstream redirected, which the bridge never follows.
     UpstreamRedirected,
     /// The upstream has no such route.
     UpstreamRouteMissing,
-    /// The key's share of the upstream is used up.
+    /// The upstream's rate limit for the key is used up.
     UpstreamRateLimited,
-    /// `UPSTREAM_QUOTA` has no room; nothing was sent.
+    /// `UPSTREAM_QUOTA` is used up; nothing was sent.
     QuotaExhausted,
-    /// `MAX_CALLS` are open.
+    /// The bridge's limit on calls or memory is reached.
     BridgeSaturated,
-    /// The bridge shuts down.
+    /// The bridge is shutting down.
     BridgeDraining,
     /// A field is invalid.
     InvalidRequest,
-    /// The bytes are no message.
+    /// The request is not gRPC, or its bytes can't be decoded.
     MalformedRequest,
-    /// A message or metadata above its limit.
+    /// The message or the metadata is larger than its limit.
     RequestTooLarge,
-    /// A request whose message was not whole within `MESSAGE_TIMEOUT`.
+    /// The request message was not complete within `MESSAGE_TIMEOUT`.
     MessageTimeout,
-    /// No such method.
+    /// The method does not exist.
     MethodUnknown,
-    /// A compression other than gzip.
+    /// The compression is not gzip.
     EncodingUnsupported,
-    /// The caller showed no key.
+    /// The caller sent no credentials.
     CallerCredentialsMissing,
-    /// The caller's key is not known.
+    /// The caller's credentials are not known.
     CallerCredentialsRejected,
-    /// The caller has as many calls open as it may.
+    /// The caller's limit on open calls is reached.
     CallerSaturated,
-    /// The caller has used up its rate.
+    /// The caller has used up its rate limit.
     CallerRateLimited,
-    /// The caller set a field that it may not.
+    /// The caller set a field that it is not allowed to set.
     FieldNotAllowed,
-    /// A page of an origin that may not call.
+    /// The page's origin is not allowed to call.
     OriginRejected,
     /// The caller's own deadline passed.
     CallerDeadline,
     /// The caller neither sent nor read anything while the bridge was short of memory.
     CallerStalled,
-    /// The upstream refuses the request: 400, 422 or another 4xx.
+    /// The upstream rejects the request: 400, 422 or another 4xx.
     UpstreamRejectedRequest,
-    /// The upstream does not know what was asked for.
+    /// The upstream does not have the requested resource: 404 or 410.
     UpstreamNotFound,
-    /// 409.
+    /// The upstream found a conflict: 409.
     UpstreamConflict,
-    /// 412.
+    /// A precondition of the upstream does not hold: 412.
     UpstreamPrecondition,
-    /// 413.
+    /// The request is too large for the upstream: 413.
     UpstreamRequestTooLarge,
-    /// A panic of the bridge.
+    /// The bridge panicked.
     BridgeFailed,
 }
 
 impl Reason {
-    /// Each once, at the index that it has as a number.
+    /// All reasons, each at the index of its discriminant.
     pub const ALL: [Self; 40] = [
         Self::UpstreamUnreachable,
         Self::UpstreamUnavailable,
@@ -133,7 +133,7 @@ impl Reason {
         Self::BridgeFailed,
     ];
 
-    /// Its word: `ErrorInfo.reason`, a log field, a metric's label, a span's `error.type`.
+    /// The name in `ErrorInfo.reason`, in logs, in metric labels and in a span's `error.type`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::UpstreamUnreachable => "UPSTREAM_UNREACHABLE",
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_stands_at_its_own_number() {
+    fn each_reason_is_at_its_own_index() {
         for (number, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{}", reason.name());
         }

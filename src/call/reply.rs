@@ -1,4 +1,4 @@
-//! What the upstream says, in words that neither bank owns.
+//! The upstream's replies and events, in types that both sides share.
 
 use std::sync::Once;
 
@@ -6,29 +6,29 @@ use http::HeaderMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// What the head of an answer says beside its status.
+/// The parts of the upstream's response head that the bridge uses, apart from the status.
 #[derive(Debug, Default)]
 pub struct ReplyHead {
     /// The headers that cross to the caller.
     pub headers: HeaderMap,
-    /// The upstream's own name for the call: for the log, never for the caller, who knows the bridge's.
+    /// The upstream's own request id. It goes to the log, never to the caller, who has the bridge's.
     pub request_id: Option<String>,
-    /// How many requests the upstream said its key may still send, in `x-ratelimit-remaining`.
+    /// The number of requests that the key has left (`x-ratelimit-remaining`).
     pub remaining: Option<u32>,
 }
 
-/// The unary answer. `response` and `thread_id` are required. Fields that the contract does not know are ignored,
-/// because the upstream may add some, and so are optional ones of another type: the answer has been paid for.
+/// The reply to Invoke. `response` and `thread_id` are required. Unknown fields are ignored, because the upstream can add some.
+/// Optional fields of another type are ignored too, because the reply is already paid for.
 #[derive(Debug, Deserialize, PartialEq)]
 pub struct Reply {
-    /// What the assistant says.
+    /// The assistant's answer.
     pub response: String,
-    /// The conversation that it belongs to.
+    /// The thread of the answer.
     pub thread_id: String,
-    /// The language model that made it.
+    /// The language model that wrote the answer.
     #[serde(default, deserialize_with = "model")]
     pub model: Option<String>,
-    /// What else the upstream tells, such as `nodes_visited`.
+    /// Further information from the upstream, such as `nodes_visited`.
     #[serde(default, deserialize_with = "metadata")]
     pub metadata: Option<Map<String, Value>>,
 }
@@ -36,21 +36,21 @@ pub struct Reply {
 /// A thread. Its id is required; metadata may be absent.
 #[derive(Debug, Deserialize, PartialEq)]
 pub struct Thread {
-    /// Which one it is.
+    /// The thread's id.
     pub thread_id: String,
-    /// What was kept with it when it was made.
+    /// Metadata that was stored when the thread was created.
     #[serde(default, deserialize_with = "metadata")]
     pub metadata: Option<Map<String, Value>>,
 }
 
-/// What the upstream says of a thread that was to be deleted.
+/// The reply to DeleteThread.
 #[derive(Debug, Deserialize, PartialEq)]
 pub struct Deleted {
-    /// Whether it is gone.
+    /// Whether the thread was deleted.
     pub deleted: bool,
 }
 
-/// One event of a stream. An `error` event is no `Event`: it is how a stream fails.
+/// One event of a stream. An `error` event is not an `Event`; it makes the stream fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A piece of the answer's text.
@@ -61,7 +61,7 @@ pub enum Event {
     Done,
     /// An event that the contract does not know.
     Other {
-        /// Its SSE type, "message" when it bore no name.
+        /// Its SSE type; "message" if it has none.
         kind: String,
         /// Its data.
         data: String,
@@ -74,7 +74,7 @@ fn model<'de, D: Deserializer<'de>>(field: D) -> Result<Option<String>, D::Error
         Value::String(text) => Some(text),
         Value::Null => None,
         _ => {
-            report_left_out("model", "no string", &REPORTED);
+            report_left_out("model", "not a string", &REPORTED);
             None
         }
     })
@@ -86,13 +86,13 @@ fn metadata<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Map<String, Va
         Value::Object(fields) => Some(fields),
         Value::Null => None,
         _ => {
-            report_left_out("metadata", "no object", &REPORTED);
+            report_left_out("metadata", "not an object", &REPORTED);
             None
         }
     })
 }
 
-/// Warns that a field of the upstream's replies can't be passed on, once for the life of the process.
+/// Warns once per process that a field of the upstream's replies can't be passed on.
 pub fn report_left_out(field: &'static str, why: &'static str, reported: &Once) {
     reported.call_once(|| {
         tracing::warn!(field, why, "a field of the upstream's replies is left out");

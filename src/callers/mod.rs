@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     admission::Rejected,
-    reload::{self, Look, Reload},
+    reload::{self, FileSnapshot, Reload},
     upstream::parse_key,
 };
 
@@ -100,7 +100,7 @@ impl Callers {
             let base = base.clone();
             move |content: &[u8]| key_files(&String::from_utf8_lossy(content), &base)
         };
-        let parse = move |content: &[u8], files: &[Look], last: Option<&Self>| {
+        let parse = move |content: &[u8], files: &[FileSnapshot], last: Option<&Self>| {
             let text = String::from_utf8_lossy(content);
             let made = Self::parse(&text, &base, own_keys, files, last);
             made.map_err(|faults| faults.to_string())
@@ -112,7 +112,7 @@ impl Callers {
         text: &str,
         base: &Path,
         own_keys: OwnKeys,
-        files: &[Look],
+        files: &[FileSnapshot],
         last: Option<&Self>,
     ) -> Result<Self, Faults> {
         let (entries, mut faults) = file::parse(text);
@@ -270,7 +270,7 @@ fn own_key(
     entry: &Entry,
     base: &Path,
     own_keys: OwnKeys,
-    files: &[Look],
+    files: &[FileSnapshot],
     faults: &mut Faults,
 ) -> Option<OwnKey> {
     const FIELD: &str = "caller.upstream_key_file";

@@ -1,4 +1,4 @@
-//! What one call holds of the budget.
+//! One call's part of the budget.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -7,62 +7,63 @@ use std::sync::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Budget, FIRST_STEP, FREE_BYTES, Full, Level, STEP, Share, add};
+use super::{ADMISSION_BYTES, Budget, Full, INCLUDED_BYTES, Level, STEP_BYTES, Share, add};
 
-/// What one call holds; dropping it gives all of it back. Its owner calls it from one task at a time.
+/// The memory that one call holds; dropping it releases all of it. Only one task at a time calls it.
 #[derive(Debug)]
 pub struct Account {
     share: Arc<Share>,
     is_admitted: AtomicBool,
     held: AtomicUsize,
-    passes: Mutex<Passes>,
+    permits: Mutex<Permits>,
 }
 
-/// The rights to go beyond a limit that a call has while it needs them.
+/// The permits to exceed a limit. The call keeps each of them only while it needs it.
 #[derive(Debug, Default)]
-struct Passes {
-    share: Option<OwnedSemaphorePermit>,
-    budget: Option<OwnedSemaphorePermit>,
+struct Permits {
+    exceed_share: Option<OwnedSemaphorePermit>,
+    use_reserve: Option<OwnedSemaphorePermit>,
 }
 
 impl Account {
-    /// An account of a budget that is never used up.
+    /// An account without a limit.
     pub fn unlimited() -> Arc<Self> {
         Budget::unlimited().new_share().open()
     }
 
-    /// An account of `share` that holds nothing yet.
+    /// An empty account of `share`.
     pub(super) fn new(share: Arc<Share>) -> Self {
         Self {
             share,
             is_admitted: AtomicBool::new(false),
             held: AtomicUsize::new(0),
-            passes: Mutex::default(),
+            permits: Mutex::default(),
         }
     }
 
-    /// Takes the first step.
+    /// Takes the fixed amount of an admitted call.
     ///
     /// # Errors
     ///
-    /// - [`Full::Process`] or [`Full::Budget`] when there is no room.
+    /// - [`Full::Process`] or [`Full::Budget`] when there is no space.
     pub fn admit(&self) -> Result<(), Full> {
         let budget = self.budget();
         if budget.is_at_least(Level::Full) {
             return Err(Full::Process);
         }
-        if !add(&budget.0.used, FIRST_STEP, budget.admission_limit()) {
+        if !add(&budget.0.used, ADMISSION_BYTES, budget.admission_limit()) {
             return Err(budget.full());
         }
         self.is_admitted.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Holds `bytes` from now on, if there is room for as many as it does not hold yet.
+    /// Grows to hold at least `bytes`, if there is space. Never waits.
     ///
     /// # Errors
     ///
-    /// - [`Full::Connection`] or [`Full::Budget`]; it holds what it held then.
+    /// - [`Full::Connection`] or [`Full::Budget`] when there is no space; the account does not change.
+    /// - [`Full::Process`] when the call is not admitted and the process is near its limit.
     pub fn try_hold(&self, bytes: usize) -> Result<(), Full> {
         let (wanted, held) = (steps(bytes), self.held.load(Ordering::Relaxed));
         match wanted > held {
@@ -71,22 +72,25 @@ impl Account {
         }
     }
 
-    /// Holds `bytes` from now on; waits until there is room.
+    /// Grows to hold at least `bytes`. Waits until there is space.
     pub async fn hold(&self, bytes: usize) {
         while self.hold_or_reject(bytes).await.is_err() {
             let budget = &self.budget().0;
             tokio::select! {
-                () = budget.freed.wait(|| self.try_hold(bytes).is_ok()) => {}
-                pass = Arc::clone(&budget.pass).acquire_owned() => self.passes().budget = pass.ok(),
+                () = budget.waiters.wait(|| self.try_hold(bytes).is_ok()) => {}
+                permit = Arc::clone(&budget.reserve_permit).acquire_owned() => {
+                    self.permits().use_reserve = permit.ok();
+                }
             }
         }
     }
 
-    /// Holds `bytes` from now on; waits for the other calls of its connection, but not for those of others.
+    /// Grows to hold at least `bytes`. Waits for other calls of its connection, but not for other connections.
     ///
     /// # Errors
     ///
-    /// - [`Full::Budget`] when all calls together leave no room.
+    /// - [`Full::Budget`] when all calls together leave no space.
+    /// - [`Full::Process`] when the call is not admitted and the process is near its limit.
     pub async fn hold_or_reject(&self, bytes: usize) -> Result<(), Full> {
         loop {
             match self.try_hold(bytes) {
@@ -95,30 +99,32 @@ impl Account {
             }
             let fits = || !matches!(self.try_hold(bytes), Err(Full::Connection { .. }));
             tokio::select! {
-                () = self.share.freed.wait(fits) => {}
-                pass = Arc::clone(&self.share.pass).acquire_owned() => self.passes().share = pass.ok(),
+                () = self.share.waiters.wait(fits) => {}
+                permit = Arc::clone(&self.share.excess_permit).acquire_owned() => {
+                    self.permits().exceed_share = permit.ok();
+                }
             }
         }
     }
 
-    /// Gives back what it holds beyond `bytes`.
+    /// Releases what the account holds beyond `bytes`.
     pub fn release_to(&self, bytes: usize) {
         let (wanted, held) = (steps(bytes), self.held.load(Ordering::Relaxed));
         if wanted < held {
             self.held.store(wanted, Ordering::Relaxed);
-            self.give_back(held - wanted);
+            self.release(held - wanted);
         }
     }
 
-    /// Whether memory is short, whoever holds it.
+    /// Whether the process is short of memory.
     pub fn is_memory_short(&self) -> bool {
         self.budget().is_at_least(Level::Short)
     }
 
-    /// Bytes that it holds.
+    /// The bytes that the account holds.
     pub fn held(&self) -> usize {
         let first = match self.is_admitted.load(Ordering::Relaxed) {
-            true => FIRST_STEP,
+            true => ADMISSION_BYTES,
             false => 0,
         };
         first + self.held.load(Ordering::Relaxed)
@@ -129,8 +135,8 @@ impl Account {
         if budget.is_at_least(Level::Full) && !self.is_admitted.load(Ordering::Relaxed) {
             return Err(Full::Process);
         }
-        let passes = self.passes();
-        let share_limit = match passes.share.is_some() || passes.budget.is_some() {
+        let permits = self.permits();
+        let share_limit = match permits.exceed_share.is_some() || permits.use_reserve.is_some() {
             true => usize::MAX,
             false => budget.0.share,
         };
@@ -139,7 +145,7 @@ impl Account {
                 share: budget.0.share,
             });
         }
-        let limit = match passes.budget.is_some() {
+        let limit = match permits.use_reserve.is_some() {
             true => budget.0.limit,
             false => budget.growth_limit(),
         };
@@ -151,24 +157,28 @@ impl Account {
         Ok(())
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         let (share, budget) = (&self.share, self.budget());
         let share_used = share.used.fetch_sub(bytes, Ordering::SeqCst) - bytes;
         let used = budget.0.used.fetch_sub(bytes, Ordering::SeqCst) - bytes;
-        let mut passes = self.passes();
-        passes.share.take_if(|_| share_used <= budget.0.share);
-        passes.budget.take_if(|_| used <= budget.growth_limit());
-        drop(passes);
-        share.freed.wake();
-        budget.0.freed.wake();
+        let mut permits = self.permits();
+        permits
+            .exceed_share
+            .take_if(|_| share_used <= budget.0.share);
+        permits
+            .use_reserve
+            .take_if(|_| used <= budget.growth_limit());
+        drop(permits);
+        share.waiters.wake_one();
+        budget.0.waiters.wake_one();
     }
 
     fn budget(&self) -> &Budget {
         &self.share.budget
     }
 
-    fn passes(&self) -> MutexGuard<'_, Passes> {
-        self.passes.lock().unwrap_or_else(|held| held.into_inner())
+    fn permits(&self) -> MutexGuard<'_, Permits> {
+        self.permits.lock().unwrap_or_else(|held| held.into_inner())
     }
 }
 
@@ -177,18 +187,18 @@ impl Drop for Account {
         self.release_to(0);
         if *self.is_admitted.get_mut() {
             let budget = &self.budget().0;
-            budget.used.fetch_sub(FIRST_STEP, Ordering::SeqCst);
-            budget.freed.wake();
+            budget.used.fetch_sub(ADMISSION_BYTES, Ordering::SeqCst);
+            budget.waiters.wake_one();
         }
     }
 }
 
-/// What an account holds for so many bytes, beyond its first step.
+/// The size of the steps that cover `bytes`, in addition to [`ADMISSION_BYTES`].
 fn steps(bytes: usize) -> usize {
     bytes
-        .saturating_sub(FREE_BYTES)
-        .div_ceil(STEP)
-        .saturating_mul(STEP)
+        .saturating_sub(INCLUDED_BYTES)
+        .div_ceil(STEP_BYTES)
+        .saturating_mul(STEP_BYTES)
 }
 
 #[cfg(test)]
@@ -200,53 +210,56 @@ mod tests {
     use super::*;
     use crate::memory::tests::{LARGEST, MIB, admitted, budget};
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_call_grows_in_steps_and_gives_all_back() {
+    fn an_account_grows_in_steps_and_releases_all() {
         let budget = budget();
         let account = budget.new_share().open();
         assert_eq!(budget.used(), 0);
-        account.admit().expect("room");
-        account.try_hold(FREE_BYTES).expect("covered");
-        assert_eq!((budget.used(), account.held()), (FIRST_STEP, FIRST_STEP));
-        account.try_hold(FREE_BYTES + 1).expect("room");
-        assert_eq!(budget.used(), FIRST_STEP + STEP);
-        account.try_hold(MIB).expect("room");
-        account.release_to(FREE_BYTES + STEP);
-        assert_eq!(account.held(), FIRST_STEP + STEP);
+        account.admit().expect("space");
+        account.try_hold(INCLUDED_BYTES).expect("covered");
+        assert_eq!(
+            (budget.used(), account.held()),
+            (ADMISSION_BYTES, ADMISSION_BYTES)
+        );
+        account.try_hold(INCLUDED_BYTES + 1).expect("space");
+        assert_eq!(budget.used(), ADMISSION_BYTES + STEP_BYTES);
+        account.try_hold(MIB).expect("space");
+        account.release_to(INCLUDED_BYTES + STEP_BYTES);
+        assert_eq!(account.held(), ADMISSION_BYTES + STEP_BYTES);
         account.release_to(MIB);
         assert_eq!(
             budget.used(),
-            FIRST_STEP + STEP,
-            "it holds no more than before"
+            ADMISSION_BYTES + STEP_BYTES,
+            "releasing to more than it holds changes nothing"
         );
         drop(account);
         assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_for_its_connection_goes_on_when_another_call_of_it_ends() {
+    async fn a_call_that_waits_for_the_share_continues_when_another_call_ends() {
         let share = budget().new_share();
         let (first, second, third) = (admitted(&share), admitted(&share), admitted(&share));
-        first.try_hold(MIB).expect("room");
+        first.try_hold(MIB).expect("space");
         second
             .hold_or_reject(MIB)
             .await
-            .expect("one may go beyond the share");
+            .expect("one call can exceed the share");
         let waiting = tokio::spawn({
             let third = Arc::clone(&third);
             async move { third.hold_or_reject(MIB).await }
         });
-        tokio::time::sleep(PATIENCE).await;
+        tokio::time::sleep(TIMEOUT).await;
         assert!(!waiting.is_finished());
         drop(second);
-        let held = timeout(PATIENCE, waiting).await.expect("woken");
-        held.expect("no panic").expect("room");
+        let held = timeout(TIMEOUT, waiting).await.expect("woken");
+        held.expect("no panic").expect("space");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_can_not_grow_beside_the_calls_of_others_is_rejected_where_it_may_be() {
+    async fn a_request_is_rejected_when_other_connections_hold_the_budget() {
         let budget = budget();
         let others: Vec<_> = (0..12).map(|_| admitted(&budget.new_share())).collect();
         let held = others.iter().filter(|it| it.try_hold(MIB).is_ok()).count();
@@ -258,17 +271,17 @@ mod tests {
         assert_eq!(account.hold_or_reject(2 * MIB).await, Err(full));
     }
 
-    /// Each call needs as much as one may, comes to it by small steps, and holds it for a while: without the reserve, all
-    /// would wait for each other.
+    /// Each call grows to the maximum in small steps and holds it for a while. Without the reserve, all would wait for each
+    /// other.
     #[tokio::test(start_paused = true)]
-    async fn waiting_always_ends() {
+    async fn calls_that_wait_for_memory_never_deadlock() {
         let budget = budget();
         let shares: Vec<_> = (0..10).map(|_| budget.new_share()).collect();
         let mut calls = JoinSet::new();
         for call in 0..200 {
             let (account, budget) = (admitted(&shares[call % shares.len()]), budget.clone());
             calls.spawn(async move {
-                for bytes in (0..=LARGEST).step_by(STEP) {
+                for bytes in (0..=LARGEST).step_by(STEP_BYTES) {
                     account.hold(bytes).await;
                     assert!(budget.used() <= budget.limit(), "{}", budget.used());
                     tokio::task::yield_now().await;
@@ -276,7 +289,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             });
         }
-        let all = timeout(PATIENCE, async {
+        let all = timeout(TIMEOUT, async {
             while let Some(call) = calls.join_next().await {
                 call.expect("no panic");
             }
@@ -286,19 +299,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_leaves_while_it_waits_leaves_nothing_behind() {
+    async fn a_wait_that_is_dropped_releases_everything() {
         let budget = budget();
         let share = budget.new_share();
         let (first, second) = (admitted(&share), admitted(&share));
-        first.try_hold(MIB).expect("room");
+        first.try_hold(MIB).expect("space");
         second.hold(MIB).await;
         let third = admitted(&share);
-        let waited = timeout(PATIENCE, third.hold(MIB)).await;
-        assert!(waited.is_err(), "there was room for three");
+        let waited = timeout(TIMEOUT, third.hold(MIB)).await;
+        assert!(waited.is_err(), "there was space for three");
         drop((first, second));
-        timeout(PATIENCE, third.hold(MIB))
+        timeout(TIMEOUT, third.hold(MIB))
             .await
-            .expect("room again");
+            .expect("space again");
         drop(third);
         assert_eq!(budget.used(), 0);
     }

@@ -1,38 +1,38 @@
-//! Those who wait for bytes, woken one at a time as bytes are given back.
+//! A queue of tasks that wait for memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Wakes those who wait for bytes, one at a time.
+/// Wakes the tasks that wait for memory, one at a time.
 #[derive(Debug, Default)]
-pub(super) struct Freed {
+pub(super) struct Waiters {
     notify: Notify,
-    waiting: AtomicUsize,
+    count: AtomicUsize,
 }
 
-impl Freed {
-    /// Waits until `fits`, which is asked each time that something was freed.
+impl Waiters {
+    /// Waits until `fits` returns true. It is called again each time memory was released.
     pub(super) async fn wait(&self, fits: impl Fn() -> bool) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let _waiting = Waiting(&self.waiting);
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let _guard = CountGuard(&self.count);
         while !fits() {
             self.notify.notified().await;
         }
-        self.notify.notify_one(); // there may be room for the next one too
+        self.notify.notify_one(); // there can be enough for the next one too
     }
 
-    /// Wakes the one that has waited longest.
-    pub(super) fn wake(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+    /// Wakes the task that has waited longest.
+    pub(super) fn wake_one(&self) {
+        if self.count.load(Ordering::SeqCst) > 0 {
             self.notify.notify_one();
         }
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+struct CountGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for CountGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

@@ -1,12 +1,12 @@
-//! One budget of bytes for all that calls hold: request messages, replies, events, and their copies.
+//! One memory budget for everything that calls hold: request messages, replies, events, and their copies.
 //!
-//! A call has an [`Account`]. It takes a first step when it is admitted, and grows in steps as bytes come. A request
-//! that does not fit is rejected. A reply or an event that does not fit is not read until it does, because it has been paid
-//! for. A connection's calls together have a share of the budget, so that one connection can't take all of it.
+//! Each call has an [`Account`]. It starts with a fixed amount at admission, and grows in steps as bytes arrive. If a request does
+//! not fit, it is rejected. If a reply or an event does not fit, it is read later, because it is already paid for. The calls of a
+//! connection have a share of the budget, so one connection can't take all of it.
 //!
-//! So that waiting always ends, one call of each connection may go beyond the share, and one call of all may use the reserve,
-//! which is as large as the largest call. Buffers inside libraries can't be asked: a first step includes what they hold
-//! for an idle call, and readers count a chunk several times.
+//! Waiting must always end. So one call per connection can exceed the share, and one call of all can use the reserve, which is
+//! as large as the largest call. The buffers inside libraries can't be measured. The fixed amount includes those of an idle
+//! call, and readers count a chunk several times.
 
 mod account;
 mod freed;
@@ -19,17 +19,17 @@ use std::sync::{
 use tokio::sync::Semaphore;
 
 pub use self::account::Account;
-use self::freed::Freed;
+use self::freed::Waiters;
 
-/// What a call holds from its admission on: 22 KiB that the libraries set aside for an idle stream, and its first bytes.
-pub const FIRST_STEP: usize = 32 * 1024;
-/// Bytes of a call's messages that the first step covers.
-pub const FREE_BYTES: usize = 8 * 1024;
-/// What an account grows by.
-const STEP: usize = 16 * 1024;
-/// The process without calls: code, runtime, TLS, metrics.
-pub const BASE: usize = 16 * 1024 * 1024;
-/// The part of the budget that one connection's calls may hold.
+/// The fixed amount of an admitted call: 22 KiB that libraries allocate for an idle stream, and [`INCLUDED_BYTES`].
+pub const ADMISSION_BYTES: usize = 32 * 1024;
+/// The bytes of a call's messages that [`ADMISSION_BYTES`] covers.
+pub const INCLUDED_BYTES: usize = 8 * 1024;
+/// The amount by which an account grows.
+const STEP_BYTES: usize = 16 * 1024;
+/// The memory of the process without calls: code, runtime, TLS, metrics.
+pub const PROCESS_BYTES: usize = 16 * 1024 * 1024;
+/// One connection's calls can hold the budget divided by this.
 const SHARES: usize = 8;
 
 /// The budget of one process; clones share it.
@@ -43,31 +43,33 @@ struct Pool {
     share: usize,
     used: AtomicUsize,
     level: AtomicU8,
-    freed: Freed,
-    pass: Arc<Semaphore>,
+    waiters: Waiters,
+    /// Its one permit allows a call to use the reserve.
+    reserve_permit: Arc<Semaphore>,
 }
 
-/// The part of the budget that the calls of one connection have together.
+/// The part of the budget for the calls of one connection.
 #[derive(Debug)]
 pub struct Share {
     budget: Budget,
     used: AtomicUsize,
-    freed: Freed,
-    pass: Arc<Semaphore>,
+    waiters: Waiters,
+    /// Its one permit allows a call to exceed the share.
+    excess_permit: Arc<Semaphore>,
 }
 
-/// How near the process is to its memory limit.
+/// How close the process is to its memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// There is room.
+    /// There is enough memory.
     Normal,
-    /// Memory is short: nothing may be kept for callers who do not read it.
+    /// Memory is short. Nothing is kept for callers who do not read it.
     Short,
     /// No call is admitted.
     Full,
 }
 
-/// What does not let an account grow.
+/// The limit that stops an account from growing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// The calls of this connection hold their share.
@@ -75,33 +77,33 @@ pub enum Full {
         "the calls of this connection hold {share} bytes, which is their share of the bridge's memory"
     )]
     Connection {
-        /// Bytes of one connection's share.
+        /// The size of one connection's share.
         share: usize,
     },
     /// All calls together hold the budget.
     #[error("all calls hold {limit} bytes, which is what MEMORY_LIMIT leaves for them")]
     Budget {
-        /// Bytes of the budget.
+        /// The size of the budget.
         limit: usize,
     },
-    /// The process is near its limit, whatever it is that holds the memory.
+    /// The process is near its memory limit, for whatever reason.
     #[error("the bridge's process is near its MEMORY_LIMIT")]
     Process,
 }
 
 impl Budget {
-    /// The budget of a process that may use `memory_limit` bytes, where one call needs at most `largest_call`. A quarter is left to
-    /// what the allocator can't use.
+    /// The budget of a process with `memory_limit` bytes, where one call needs at most `largest_call`. A quarter is left for
+    /// memory that the allocator can't use.
     pub fn within(memory_limit: usize, largest_call: usize) -> Self {
-        let limit = memory_limit.saturating_sub(BASE) / 4 * 3;
+        let limit = memory_limit.saturating_sub(PROCESS_BYTES) / 4 * 3;
         Self(Arc::new(Pool {
             limit,
             reserve: largest_call,
             share: (limit / SHARES).max(largest_call),
             used: AtomicUsize::new(0),
             level: AtomicU8::new(Level::Normal as u8),
-            freed: Freed::default(),
-            pass: Arc::new(Semaphore::new(1)),
+            waiters: Waiters::default(),
+            reserve_permit: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -110,45 +112,45 @@ impl Budget {
         Self::within(usize::MAX, 0)
     }
 
-    /// The least `memory_limit` for which calls can go on beside the largest one.
+    /// The smallest `memory_limit` with which other calls can continue next to the largest one.
     pub fn least_limit(largest_call: usize) -> usize {
         let budget = largest_call
             .saturating_mul(3)
-            .saturating_add(32 * FIRST_STEP);
-        BASE.saturating_add(budget / 3 * 4)
+            .saturating_add(32 * ADMISSION_BYTES);
+        PROCESS_BYTES.saturating_add(budget / 3 * 4)
     }
 
-    /// The share of a new connection.
+    /// A share for a new connection.
     pub fn new_share(&self) -> Arc<Share> {
         Arc::new(Share {
             budget: self.clone(),
             used: AtomicUsize::new(0),
-            freed: Freed::default(),
-            pass: Arc::new(Semaphore::new(1)),
+            waiters: Waiters::default(),
+            excess_permit: Arc::new(Semaphore::new(1)),
         })
     }
 
-    /// Bytes that calls may hold together.
+    /// The bytes that all calls together can hold.
     pub fn limit(&self) -> usize {
         self.0.limit
     }
 
-    /// Bytes that they hold.
+    /// The bytes that all calls together hold now.
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Calls that can be open at a time while each holds its first step alone.
+    /// The number of calls that can be open if none of them grows.
     pub fn idle_calls(&self) -> usize {
-        (self.0.limit - self.0.reserve.min(self.0.limit)) / FIRST_STEP
+        (self.0.limit - self.0.reserve.min(self.0.limit)) / ADMISSION_BYTES
     }
 
-    /// Says how near the process is to its limit.
+    /// Sets how close the process is to its memory limit.
     pub fn set_level(&self, level: Level) {
         self.0.level.store(level as u8, Ordering::Relaxed);
     }
 
-    /// The part that is in use of what calls may grow to, 1 when there is no room.
+    /// The used fraction of the growth limit; 1 when calls can't grow any more.
     pub fn pressure(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
         let ratio = self.used() as f64 / self.growth_limit().max(1) as f64;
@@ -159,12 +161,12 @@ impl Budget {
         self.0.level.load(Ordering::Relaxed) >= level as u8
     }
 
-    /// What calls that are admitted may hold together, so that the reserve stays.
+    /// Calls are admitted below this, so that the reserve stays free.
     fn admission_limit(&self) -> usize {
         self.0.limit.saturating_sub(self.0.reserve)
     }
 
-    /// What calls may grow to together, so that there is room for first steps.
+    /// Calls can grow up to this, so that there is space to admit others.
     fn growth_limit(&self) -> usize {
         self.admission_limit() / SHARES * (SHARES - 1)
     }
@@ -177,13 +179,13 @@ impl Budget {
 }
 
 impl Share {
-    /// The account of a new call, which holds nothing yet.
+    /// A new, empty account for one call.
     pub fn open(self: &Arc<Self>) -> Arc<Account> {
         Arc::new(Account::new(Arc::clone(self)))
     }
 }
 
-/// Adds to `used` unless that would exceed `limit`.
+/// Adds `more` to `used` unless the sum exceeds `limit`.
 fn add(used: &AtomicUsize, more: usize, limit: usize) -> bool {
     let sum = used.fetch_add(more, Ordering::SeqCst).saturating_add(more);
     if sum > limit {
@@ -201,17 +203,17 @@ mod tests {
 
     /// A budget of 15 MiB, with a reserve of 1 MiB: calls grow to 12.25 MiB, those of one connection to 1.875 MiB.
     pub(super) fn budget() -> Budget {
-        Budget::within(BASE + 20 * MIB, LARGEST)
+        Budget::within(PROCESS_BYTES + 20 * MIB, LARGEST)
     }
 
     pub(super) fn admitted(share: &Arc<Share>) -> Arc<Account> {
         let account = share.open();
-        account.admit().expect("room");
+        account.admit().expect("space");
         account
     }
 
     #[test]
-    fn one_connection_can_not_take_what_others_need() {
+    fn one_connection_can_not_take_the_whole_budget() {
         let budget = budget();
         let (hog, other) = (budget.new_share(), budget.new_share());
         let held: Vec<_> = (0..4).map(|_| admitted(&hog)).collect();
@@ -220,13 +222,13 @@ mod tests {
         let share = budget.limit() / SHARES;
         assert_eq!(held[1].try_hold(MIB), Err(Full::Connection { share }));
         held[1]
-            .try_hold(FREE_BYTES)
-            .expect("its first step is its own");
-        admitted(&other).try_hold(MIB).expect("room");
+            .try_hold(INCLUDED_BYTES)
+            .expect("included at admission");
+        admitted(&other).try_hold(MIB).expect("space");
     }
 
     #[test]
-    fn calls_that_have_grown_leave_room_for_first_steps_and_those_for_the_reserve() {
+    fn growth_leaves_space_for_admission_and_admission_leaves_the_reserve() {
         let budget = budget();
         let large: Vec<_> = (0..20).map(|_| admitted(&budget.new_share())).collect();
         let full = Full::Budget {
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn near_the_process_limit_no_call_is_admitted_and_those_admitted_go_on() {
+    fn near_the_process_limit_no_call_is_admitted_and_open_ones_continue() {
         let budget = budget();
         let share = budget.new_share();
         let open = admitted(&share);
@@ -260,10 +262,10 @@ mod tests {
         assert_eq!(
             share.open().try_hold(MIB),
             Err(Full::Process),
-            "a head that waits"
+            "an account that is not admitted"
         );
-        open.try_hold(MIB).expect("room");
+        open.try_hold(MIB).expect("space");
         budget.set_level(Level::Short);
-        share.open().admit().expect("room");
+        share.open().admit().expect("space");
     }
 }

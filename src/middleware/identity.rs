@@ -1,7 +1,7 @@
-//! Who calls, by a call's head and its connection alone: before anything is admitted or read.
+//! Identifies the caller from the request head and the connection, before the call is admitted or its message is read.
 //!
-//! In this order: the bearer key, the certificate of the connection, what a trusted proxy says. The first that is there
-//! decides: one that is wrong never falls through to the next.
+//! The order is: bearer key, the connection's client certificate, a trusted proxy's header. The first that is present
+//! decides. A wrong one never falls through to the next.
 
 use std::sync::Arc;
 
@@ -18,24 +18,24 @@ use crate::{
 
 const API_KEY: &str = "x-api-key";
 
-/// Who may call.
+/// The rules that identify a caller.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Those who may; `None` when everyone may.
+    /// The known callers; `None` admits everyone.
     pub callers: Option<Reload<Callers>>,
-    /// The proxies who may say which of them calls.
+    /// The proxies that can name a caller in a header.
     pub trusted_proxies: TrustedProxies,
-    /// Whose key the upstream is shown.
+    /// Whose key the bridge sends to the upstream.
     pub credentials: Credentials,
 }
 
 impl Identity {
-    /// Finds the caller, and names it in the record. Health is exempt, because probes have no keys; reflection is not.
+    /// Finds the caller and records its name. Health is exempt because probes have no keys; reflection is not exempt.
     ///
     /// # Errors
     ///
-    /// - [`Failure::CredentialsMissing`] when a caller must be known and showed nothing, or no key for the upstream.
-    /// - [`Failure::CredentialsRejected`] when what it showed is nobody's.
+    /// - [`Failure::CredentialsMissing`] when credentials are required and absent, or the caller's upstream key is absent.
+    /// - [`Failure::CredentialsRejected`] when the credentials match no caller.
     pub(crate) fn identify(
         &self,
         method: Method,
@@ -52,8 +52,8 @@ impl Identity {
         if let Some(caller) = &caller {
             record.caller(caller.name());
         }
-        let brings_key = self.credentials == Credentials::Caller && method.is_ours();
-        match brings_key && caller_key(metadata).is_none() {
+        let needs_upstream_key = self.credentials == Credentials::Caller && method.is_ours();
+        match needs_upstream_key && caller_key(metadata).is_none() {
             true => Err(Failure::CredentialsMissing),
             false => Ok(caller),
         }
@@ -70,7 +70,7 @@ impl Identity {
             return known(callers.with_key(key)).ok_or(Failure::CredentialsRejected);
         }
         if !callers.know_certificates() {
-            return Err(Failure::CredentialsMissing); // a certificate identifies nobody then
+            return Err(Failure::CredentialsMissing); // no caller is identified by a certificate
         }
         if let Some(names) = connection.certificate_names() {
             return known(callers.with_certificate(names)).ok_or(Failure::CredentialsRejected);
@@ -81,21 +81,21 @@ impl Identity {
         let mut found = named.iter().map(|names| callers.with_certificate(names));
         let first = found.next().ok_or(Failure::CredentialsMissing)?;
         let first = first.ok_or(Failure::CredentialsRejected)?;
-        let agrees = |other: Option<&Arc<Caller>>| other.is_some_and(|it| Arc::ptr_eq(it, first));
-        match found.all(agrees) {
+        let is_same = |other: Option<&Arc<Caller>>| other.is_some_and(|it| Arc::ptr_eq(it, first));
+        match found.all(is_same) {
             true => Ok(Arc::clone(first)),
             false => Err(Failure::CredentialsRejected),
         }
     }
 }
 
-/// RFC 6750, 2.1; `None` where there are no credentials at all.
+/// Reads the bearer token (RFC 6750, 2.1); `None` if there is no `authorization` at all.
 fn bearer_key(metadata: &HeaderMap) -> Result<Option<&str>, Failure> {
-    let mut shown = metadata.get_all(AUTHORIZATION).iter();
-    let Some(first) = shown.next() else {
+    let mut values = metadata.get_all(AUTHORIZATION).iter();
+    let Some(first) = values.next() else {
         return Ok(None);
     };
-    let first = first.to_str().ok().filter(|_| shown.next().is_none());
+    let first = first.to_str().ok().filter(|_| values.next().is_none());
     let (scheme, key) = first
         .and_then(|text| text.split_once(' '))
         .ok_or(Failure::CredentialsRejected)?;
@@ -105,7 +105,7 @@ fn bearer_key(metadata: &HeaderMap) -> Result<Option<&str>, Failure> {
     }
 }
 
-/// The caller's own key for the upstream.
+/// The caller's own upstream key, from `x-api-key`.
 pub(crate) fn caller_key(metadata: &HeaderMap) -> Option<SecretString> {
     let key = metadata.get(API_KEY)?.to_str().ok()?;
     (!key.is_empty()).then(|| SecretString::from(key))

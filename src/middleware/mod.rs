@@ -1,9 +1,10 @@
-//! The layer round every call, whoever answers it: health, reflection and unknown methods too.
+//! The layer that wraps every call, including health, reflection and unknown methods.
 //!
-//! It begins the record, and holds it with the call's permit to the end of the answer's body; checks the
-//! caller's key; admits the call before a byte of its message is read; waits for the head until it is deadlines;
-//! gives the answer its request id; and gives a reason to the statuses that tonic
-//! itself makes. It forwards `is_end_stream`, without which trailers-only answers would get a body.
+//! It starts the call's record, identifies the caller, and admits the call before it reads a byte of the message.
+//! It enforces the deadline for the response head. It adds the request id to the response, and a reason to each
+//! status that tonic itself makes. The record and the permit live until the response body ends.
+//!
+//! It forwards `is_end_stream`. Without that, a trailers-only response would get a body.
 
 pub mod context;
 mod frames;
@@ -39,7 +40,7 @@ use self::{
     open_calls::{CallGuard, OpenCalls},
     origins::Origins,
     protocol::{field_bytes, is_grpc, reject, with_reason},
-    request_body::{Bounds, Kind, RequestBody},
+    request_body::{MessageLimits, RequestBody, RequestKind},
     response_body::{EndConditions, ResponseBody},
     timeouts::{Timeouts, caller_deadline},
 };
@@ -48,7 +49,7 @@ use crate::{
     call::headers::{REQUEST_ID, request_id},
     callers::Caller,
     inbound::{Connection, MAX_WATCHES},
-    memory::{Account, FREE_BYTES},
+    memory::{Account, INCLUDED_BYTES},
     status::{Failure, Protocol},
     telemetry::{
         Method, Ongoing, Record,
@@ -58,32 +59,32 @@ use crate::{
     },
 };
 
-/// Bytes of a call's metadata, by HTTP/2's count of 32 bytes a field, pseudo-headers apart; exactly as many pass. The server lets
-/// more come in, because the transport's own refusal is an HTTP 431 without a gRPC status.
+/// The maximum size of a call's metadata, inclusive. HTTP/2 adds 32 bytes to each field; pseudo-headers do not count. The server
+/// accepts more, because the transport rejects with HTTP 431 and no gRPC status.
 pub const MAX_METADATA_BYTES: usize = 16 * 1024;
 
-/// What the layer needs to know.
+/// The configuration and shared state of the layer.
 #[derive(Clone, Debug)]
 pub struct CallLayer {
-    /// Where calls are counted.
+    /// Counts the calls.
     pub metrics: Arc<Metrics>,
-    /// Where spans go; `None` is nowhere.
+    /// Receives the spans; `None` disables tracing.
     pub traces: Option<Traces>,
-    /// Who may call.
+    /// Identifies callers.
     pub identity: Identity,
-    /// Whose pages may call; `None` where none can.
+    /// The web origins that can call; `None` disables gRPC-Web.
     pub origins: Option<Origins>,
-    /// How long calls may take.
+    /// How long calls can take.
     pub timeouts: Timeouts,
-    /// Who may begin a call to ALİM.
+    /// Limits the open calls to ALİM.
     pub admission: Admission,
-    /// The calls that are open.
+    /// All open calls.
     pub open_calls: OpenCalls,
-    /// What bounds request messages, and ends what has not left for ALİM.
-    pub bounds: Bounds,
+    /// The limits on request messages. A drain ends calls that have not reached ALİM yet.
+    pub message_limits: MessageLimits,
 }
 
-/// A service with the layer round it, for the calls of one connection.
+/// A service wrapped in the layer, for the calls of one connection.
 #[derive(Clone, Debug)]
 pub struct CallService<S> {
     layer: Arc<CallLayer>,
@@ -92,7 +93,7 @@ pub struct CallService<S> {
 }
 
 impl<S> CallService<S> {
-    /// Puts `layer` round `inner`, for the calls of `connection`.
+    /// Wraps `inner` in `layer`, for the calls of `connection`.
     pub fn new(layer: Arc<CallLayer>, connection: Arc<Connection>, inner: S) -> Self {
         Self {
             layer,
@@ -119,7 +120,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let method = Method::of(request.uri().path());
         let id = request_id(request.headers());
-        let ongoing = self.layer.begin(method, &id, request.headers());
+        let ongoing = self.layer.start_record(method, &id, request.headers());
         let record = ongoing.record().clone();
         record.peer(self.connection.peer());
         let deadlines = self
@@ -129,15 +130,15 @@ where
         if let Some(deadline) = caller_deadline(request.headers(), record.started()) {
             record.caller_deadline(deadline.at);
         }
-        let judged = self
+        let checked = self
             .layer
-            .judge(method, &request, &self.connection, &record);
-        if judged.is_ok() {
+            .check_head(method, &request, &self.connection, &record);
+        if checked.is_ok() {
             record.identified();
         }
         let mut guard = self.layer.open_calls.open(
             record.clone(),
-            judged.as_ref().ok().cloned().flatten(),
+            checked.as_ref().ok().cloned().flatten(),
             deadlines.end,
             &self.connection,
             method.is_ours(),
@@ -152,45 +153,45 @@ where
         let (layer, inner) = (Arc::clone(&self.layer), self.inner.clone());
         let connection = Arc::clone(&self.connection);
         Box::pin(async move {
-            let mut ends = EndConditions {
+            let mut ending = EndConditions {
                 is_unary: !matches!(method, Method::Stream),
-                goaway: (!method.is_ours()).then(|| layer.bounds.draining.clone()),
-                answered: None,
+                draining: (!method.is_ours()).then(|| layer.message_limits.draining.clone()),
+                on_drop: None,
             };
-            let answer = match judged {
+            let response = match checked {
                 Ok(_) => {
                     let work =
-                        layer.answer(method, request, inner, &connection, &mut guard, &mut ends);
+                        layer.serve(method, request, inner, &connection, &mut guard, &mut ending);
                     tokio::select! {
                         biased;
                         () = call.forced() => Err(Failure::DrainTimeout),
-                        done = deadlines.head.bound(work) => done.unwrap_or_else(|clock| Err(clock.into())),
+                        served = deadlines.head.bound(work) => served.unwrap_or_else(|kind| Err(kind.into())),
                     }
                 }
                 Err(failure) => Err(failure),
             };
-            let answer = answer.unwrap_or_else(|failure| reject(failure, &record));
-            Ok(finish(answer, id, ends, ongoing, guard))
+            let response = response.unwrap_or_else(|failure| reject(failure, &record));
+            Ok(finish(response, id, ending, ongoing, guard))
         })
     }
 }
 
 impl CallLayer {
-    fn begin(&self, method: Method, id: &HeaderValue, metadata: &HeaderMap) -> Ongoing {
-        let id = id.to_str().expect("a fit request id").to_owned();
+    fn start_record(&self, method: Method, id: &HeaderValue, metadata: &HeaderMap) -> Ongoing {
+        let id = id.to_str().expect("a valid request id").to_owned();
         let trace = Trace::begin(self.traces.as_ref(), method, metadata);
         Ongoing::begin(Arc::clone(&self.metrics), method, id, trace)
     }
 
-    /// Admits the call, and hands it to the service.
-    async fn answer<S>(
+    /// Admits the call and passes it to the service.
+    async fn serve<S>(
         &self,
         method: Method,
         request: Request<Body>,
         mut inner: S,
         connection: &Connection,
         guard: &mut CallGuard,
-        ends: &mut EndConditions,
+        ending: &mut EndConditions,
     ) -> Result<Response<Body>, Failure>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -199,28 +200,29 @@ impl CallLayer {
         let head_bytes = field_bytes(request.headers());
         let kind = match method {
             Method::Unknown => None,
-            Method::HealthCheck => Some(Kind::Health(Frames::default())),
+            Method::HealthCheck => Some(RequestKind::Health(Frames::default())),
             Method::HealthWatch => {
-                guard.holds_watch(open_watch(connection)?);
-                Some(Kind::Health(Frames::default()))
+                guard.attach_watch(open_watch(connection)?);
+                Some(RequestKind::Health(Frames::default()))
             }
             Method::Reflection => {
-                guard.holds_watch(open_watch(connection)?);
-                let answered = CancellationToken::new();
-                ends.answered = Some(answered.clone().drop_guard());
-                let answered = Box::pin(answered.cancelled_owned());
-                Some(Kind::Reflection(Frames::default(), answered))
+                guard.attach_watch(open_watch(connection)?);
+                let response_over = CancellationToken::new();
+                ending.on_drop = Some(response_over.clone().drop_guard());
+                let response_over = Box::pin(response_over.cancelled_owned());
+                Some(RequestKind::Reflection(Frames::default(), response_over))
             }
             _ => {
                 let memory = &guard.call().memory;
-                let message = self.wait_for_turn(connection, memory, head_bytes, started);
-                let message = message.await?;
+                let message_slot =
+                    self.acquire_message_slot(connection, memory, head_bytes, started);
+                let message_slot = message_slot.await?;
                 let permit = self.admission.admit()?;
-                self.reserve(&guard.call().memory)?;
+                self.admit_to_memory(&guard.call().memory)?;
                 let caller = guard.call().caller.as_ref();
                 let slot = caller.map(|caller| caller.admit()).transpose()?;
-                guard.holds(permit, slot);
-                Some(Kind::Call(message, Frames::default()))
+                guard.attach_permit(permit, slot);
+                Some(RequestKind::Call(message_slot, Frames::default()))
             }
         };
         let call = Arc::clone(guard.call());
@@ -231,30 +233,30 @@ impl CallLayer {
                     body,
                     kind,
                     call,
-                    self.bounds.clone(),
+                    self.message_limits.clone(),
                     started,
                 ))
             }),
         };
-        // What a panic leaves behind is dropped with the call: nothing of it is seen again.
-        let answer = AssertUnwindSafe(async move { inner.call(request).await });
-        let Ok(answer) = answer.catch_unwind().await else {
+        // Unwind safe: after a panic, the future and its state are dropped and never used again.
+        let response = AssertUnwindSafe(async move { inner.call(request).await });
+        let Ok(response) = response.catch_unwind().await else {
             return Err(Failure::Panicked);
         };
-        let Ok(answer) = answer;
-        Ok(with_reason(answer, &guard.call().record))
+        let Ok(response) = response;
+        Ok(with_reason(response, &guard.call().record))
     }
 
-    /// Takes the memory that a call needs at least.
-    fn reserve(&self, memory: &Account) -> Result<(), Rejected> {
+    /// Takes the minimum of memory that a call needs.
+    fn admit_to_memory(&self, memory: &Account) -> Result<(), Rejected> {
         memory.admit().map_err(|full| {
             self.metrics.state.overloaded(OverloadAction::ShedCall);
             Rejected::Memory(full)
         })
     }
 
-    /// Waits until fewer calls of the connection wait for their message; nothing of this one is read before.
-    async fn wait_for_turn(
+    /// Waits for one of the connection's slots for incomplete request messages. Until then, nothing of the message is read.
+    async fn acquire_message_slot(
         &self,
         connection: &Connection,
         memory: &Account,
@@ -262,22 +264,22 @@ impl CallLayer {
         started: Instant,
     ) -> Result<OwnedSemaphorePermit, Failure> {
         let partial_messages = connection.partial_messages();
-        if let Ok(message) = Arc::clone(&partial_messages).try_acquire_owned() {
-            return Ok(message);
+        if let Ok(slot) = Arc::clone(&partial_messages).try_acquire_owned() {
+            return Ok(slot);
         }
         memory
-            .try_hold(FREE_BYTES + head_bytes)
+            .try_hold(INCLUDED_BYTES + head_bytes)
             .map_err(Rejected::Memory)?;
-        let timeout = self.bounds.timeout;
+        let timeout = self.message_limits.timeout;
         tokio::select! {
-            message = partial_messages.acquire_owned() => Ok(message.expect("nobody closes it")),
-            () = self.bounds.draining.cancelled() => Err(Rejected::Draining.into()),
+            slot = partial_messages.acquire_owned() => Ok(slot.expect("the semaphore is never closed")),
+            () = self.message_limits.draining.cancelled() => Err(Rejected::Draining.into()),
             () = tokio::time::sleep_until(started + timeout) => Err(Failure::MessageTimeout(timeout)),
         }
     }
 
-    /// Whether a call may go on, by its head alone, and who makes it.
-    fn judge<B>(
+    /// Checks the request's head and identifies the caller, before anything else of the request is read.
+    fn check_head<B>(
         &self,
         method: Method,
         request: &Request<B>,
@@ -286,7 +288,7 @@ impl CallLayer {
     ) -> Result<Option<Arc<Caller>>, Failure> {
         let metadata = request.headers();
         let origins = self.origins.as_ref();
-        if origins.is_some_and(|origins| !origins.admit(metadata)) {
+        if origins.is_some_and(|origins| !origins.allow(metadata)) {
             let text = "pages of this origin may not call: GRPC_WEB does not list it";
             return Err(Failure::Protocol(Protocol::Origin, text.into()));
         }
@@ -316,15 +318,15 @@ fn open_watch(connection: &Connection) -> Result<OwnedSemaphorePermit, Rejected>
 }
 
 fn finish(
-    mut answer: Response<Body>,
+    mut response: Response<Body>,
     id: HeaderValue,
-    ends: EndConditions,
+    ending: EndConditions,
     ongoing: Ongoing,
     guard: CallGuard,
 ) -> Response<ResponseBody> {
-    answer.headers_mut().entry(REQUEST_ID).or_insert(id);
-    response_body::note_status(ongoing.record(), answer.headers());
-    answer.map(|inner| ResponseBody::new(inner, ends, ongoing, guard))
+    response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    response_body::record_status(ongoing.record(), response.headers());
+    response.map(|inner| ResponseBody::new(inner, ending, ongoing, guard))
 }
 
 #[cfg(test)]
@@ -351,12 +353,12 @@ mod tests {
         }
 
         fn call(&mut self, _: Request<Body>) -> Self::Future {
-            panic!("as a defect would")
+            panic!("a bug in a service")
         }
     }
 
     #[tokio::test]
-    async fn a_panic_becomes_a_status_and_not_a_reset() {
+    async fn a_panic_becomes_a_status_instead_of_a_reset() {
         let second = Duration::from_secs(1);
         let layer = CallLayer {
             metrics: Arc::new(Metrics::new().expect("metrics")),
@@ -375,15 +377,15 @@ mod tests {
             },
             admission: Admission::new(1),
             open_calls: OpenCalls::default(),
-            bounds: Bounds::new(second, 1, CancellationToken::new()),
+            message_limits: MessageLimits::new(second, 1, CancellationToken::new()),
         };
         let connection = Connection::new(([127, 0, 0, 1], 1).into(), &Budget::unlimited());
         let request = Request::post("/alim.v1.GraphService/Invoke")
             .header(CONTENT_TYPE, "application/grpc")
             .body(Body::empty());
         let mut service = CallService::new(Arc::new(layer), connection, Panics);
-        let answer = service.call(request.expect("a request")).await;
-        let status = Status::from_header_map(answer.expect("an answer").headers());
+        let response = service.call(request.expect("a request")).await;
+        let status = Status::from_header_map(response.expect("a response").headers());
         let status = status.expect("a status");
         let details = status.get_error_details();
         let reason = details.error_info().map(|info| info.reason.as_str());

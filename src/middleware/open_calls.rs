@@ -1,8 +1,8 @@
-//! The calls that are open, so that each can be ended from outside.
+//! The registry of open calls, and the watchdog that aborts them.
 //!
-//! hyper does not poll an answer whose caller has stopped reading, so nothing inside the answer can end such a call. The
-//! watchdog looks at all of them: one that should have ended is aborted, which resets its HTTP/2 stream and drops all
-//! that it holds. Its permit is free only then.
+//! If a caller stops reading, hyper stops polling the response body, so the body cannot end the call itself. The
+//! watchdog checks all open calls and aborts those that are overdue. An abort resets the HTTP/2 stream and drops everything
+//! that the call holds. The call's permit is released only then.
 
 use std::{
     cmp::Reverse,
@@ -32,14 +32,14 @@ use crate::{
     telemetry::Record,
 };
 
-/// What a caller who reads has for its status, before its call is aborted; a drain that cuts waits longer than this.
+/// The time that a caller who still reads has to receive its status before the abort. A forced drain waits longer than this.
 const GRACE: Duration = Duration::from_millis(200);
-/// Between two looks at all calls.
-const LOOK: Duration = Duration::from_millis(100);
-/// How long a caller may do nothing while the bridge is short of memory.
-const STALL: Duration = Duration::from_secs(5);
-/// What h2 keeps of an answer that is not read, beside what the call's account holds.
-const SEND_BUFFER: usize = 64 * 1024;
+/// How often the watchdog checks all calls.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// While memory is short, a caller is stalled after this time without progress.
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The unread part of a response that h2 buffers, in addition to what the call's account holds.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// All open calls of one server; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -52,13 +52,13 @@ struct Calls {
     ended: Notify,
 }
 
-/// One call, from its head to the end of its answer's body.
+/// One call, from the request head to the end of the response body.
 #[derive(Debug)]
 pub(crate) struct OpenCall {
     pub(crate) record: Record,
-    /// What the call holds of the bridge's memory.
+    /// The call's part of the memory budget.
     pub(crate) memory: Arc<Account>,
-    /// Who calls, where the callers file says it.
+    /// The caller, if the callers file identifies it.
     pub(crate) caller: Option<Arc<Caller>>,
     end: Deadline,
     abort: Abort,
@@ -66,19 +66,19 @@ pub(crate) struct OpenCall {
     forced: OnceLock<Instant>,
     waker: AtomicWaker,
     waits_for_caller: AtomicBool,
-    moved: AtomicUsize,
+    transferred_bytes: AtomicUsize,
     progress: Mutex<Option<Progress>>,
 }
 
-/// What was last seen to have moved, and since when.
+/// The last observed byte count, and since when it has not changed.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
-    moved: usize,
+    transferred_bytes: usize,
     since: Instant,
 }
 
 impl OpenCalls {
-    /// Adds a call of `caller` that must have ended at `end`.
+    /// Adds a call of `caller` with the deadline `end`.
     pub(crate) fn open(
         &self,
         record: Record,
@@ -97,7 +97,7 @@ impl OpenCalls {
             forced: OnceLock::new(),
             waker: AtomicWaker::new(),
             waits_for_caller: AtomicBool::new(true),
-            moved: AtomicUsize::new(0),
+            transferred_bytes: AtomicUsize::new(0),
             progress: Mutex::new(None),
         });
         CallGuard {
@@ -110,7 +110,7 @@ impl OpenCalls {
         }
     }
 
-    /// EndConditions all open calls, each with a status; those whose callers do not read it are aborted.
+    /// Ends all open calls, each with a status. If a caller does not read the status, the watchdog aborts its call.
     pub fn force_end(&self) {
         for (_, call) in &*self.lock() {
             let _ = call.forced.set(Instant::now());
@@ -118,7 +118,7 @@ impl OpenCalls {
         }
     }
 
-    /// Waits until no call is open: each has its record then.
+    /// Waits until no call is open. By then, each call's record is written.
     pub async fn ended(&self) {
         loop {
             let ended = self.0.ended.notified();
@@ -129,11 +129,11 @@ impl OpenCalls {
         }
     }
 
-    /// Aborts each call that should have ended, until it is dropped.
-    pub async fn watch(self) {
-        let mut looks = interval(LOOK);
+    /// Aborts overdue calls. Never returns; drop the future to stop it.
+    pub async fn run_watchdog(self) {
+        let mut checks = interval(CHECK_INTERVAL);
         loop {
-            let now = looks.tick().await;
+            let now = checks.tick().await;
             let overdue: Vec<_> = {
                 let calls = self.lock();
                 let overdue = calls.iter().filter(|(_, call)| call.overdue(now).is_some());
@@ -145,7 +145,7 @@ impl OpenCalls {
         }
     }
 
-    /// Aborts those that hold most among the calls whose caller does nothing, until `bytes` are given back; says how many.
+    /// Aborts stalled calls until `bytes` are released, the largest first. Returns the number of aborted calls.
     pub fn abort_stalled(&self, bytes: usize) -> usize {
         let now = Instant::now();
         let mut stalled: Vec<_> = {
@@ -154,17 +154,17 @@ impl OpenCalls {
             stalled.map(|(_, call)| Arc::clone(call)).collect()
         };
         stalled.sort_by_key(|call| Reverse(call.memory.held()));
-        let mut given_back = 0;
-        let enough = stalled.iter().take_while(|call| {
-            let is_short = given_back < bytes;
-            given_back += call.memory.held() + SEND_BUFFER;
-            is_short
+        let mut released = 0;
+        let victims = stalled.iter().take_while(|call| {
+            let is_needed = released < bytes;
+            released += call.memory.held() + SEND_BUFFER_BYTES;
+            is_needed
         });
-        let enough: Vec<_> = enough.collect();
-        for call in &enough {
+        let victims: Vec<_> = victims.collect();
+        for call in &victims {
             call.abort_for(&Failure::CallerStalled);
         }
-        enough.len()
+        victims.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<OpenCall>>> {
@@ -174,12 +174,12 @@ impl OpenCalls {
 }
 
 impl OpenCall {
-    /// Whether the drain's time is up.
+    /// Whether the drain timeout has passed.
     pub(crate) fn is_forced(&self) -> bool {
         self.forced.get().is_some()
     }
 
-    /// Wakes the task of `cx` when the drain's time is up. One task at a time may wait.
+    /// Wakes the task of `cx` when the drain timeout passes. Only one task at a time can wait.
     pub(crate) fn poll_forced(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         match self.is_forced() {
@@ -188,45 +188,48 @@ impl OpenCall {
         }
     }
 
-    /// Waits until the drain's time is up.
+    /// Waits until the drain timeout passes.
     pub(crate) async fn forced(&self) {
         poll_fn(|cx| self.poll_forced(cx)).await;
     }
 
-    /// Notes that the request's message is whole.
-    pub(crate) fn message_is_whole(&self) {
-        self.waits_for_caller(false);
-        self.request.message_is_whole();
+    /// Records that the request message is complete.
+    pub(crate) fn message_completed(&self) {
+        self.set_waits_for_caller(false);
+        self.request.message_completed();
     }
 
-    /// Notes whether it is for the caller to send or to read more.
-    pub(crate) fn waits_for_caller(&self, waits: bool) {
+    /// Records whether the call waits for the caller, to send more or to read more.
+    pub(crate) fn set_waits_for_caller(&self, waits: bool) {
         self.waits_for_caller.store(waits, Ordering::Relaxed);
     }
 
-    /// Notes that so many bytes have come from the caller, or gone to it. One task at a time calls this.
-    pub(crate) fn moved(&self, bytes: usize) {
-        let moved = self.moved.load(Ordering::Relaxed);
-        self.moved
-            .store(moved.wrapping_add(bytes), Ordering::Relaxed);
+    /// Adds bytes that were received from the caller or sent to it. Only one task at a time calls this.
+    pub(crate) fn add_transferred(&self, bytes: usize) {
+        let transferred = self.transferred_bytes.load(Ordering::Relaxed);
+        self.transferred_bytes
+            .store(transferred.wrapping_add(bytes), Ordering::Relaxed);
     }
 
-    /// Whether the caller has neither sent nor read anything for [`STALL`], by what was seen at the looks before.
+    /// Whether the caller has neither sent nor read anything for [`STALL_TIMEOUT`], judging by the previous checks.
     fn is_stalled(&self, now: Instant) -> bool {
         let progress = self.progress.lock();
         let mut progress = progress.unwrap_or_else(|held| held.into_inner());
-        let moved = self.moved.load(Ordering::Relaxed);
+        let transferred_bytes = self.transferred_bytes.load(Ordering::Relaxed);
         if !self.waits_for_caller.load(Ordering::Relaxed) {
             *progress = None;
             return false;
         }
-        let last = progress.filter(|last| last.moved == moved);
+        let last = progress.filter(|last| last.transferred_bytes == transferred_bytes);
         let since = last.map_or(now, |last| last.since);
-        *progress = Some(Progress { moved, since });
-        since + STALL <= now
+        *progress = Some(Progress {
+            transferred_bytes,
+            since,
+        });
+        since + STALL_TIMEOUT <= now
     }
 
-    /// Why the call should not be open any more.
+    /// Why the call is overdue; `None` if it is not.
     fn overdue(&self, now: Instant) -> Option<Failure> {
         let is_over = |at: Instant| at + GRACE <= now;
         match self.forced.get() {
@@ -236,7 +239,7 @@ impl OpenCall {
         }
     }
 
-    /// Aborts the call. The caller may never learn why, but the record says it.
+    /// Aborts the call. The caller can miss the status, but the record has it.
     fn abort(&self, now: Instant) {
         match self.overdue(now) {
             Some(failure) => self.abort_for(&failure),
@@ -251,7 +254,7 @@ impl OpenCall {
     }
 }
 
-/// Keeps a call among the open ones, with what it is admitted by; held to the end of its answer's body.
+/// Keeps a call registered and holds its permits. It lives until the response body ends.
 #[derive(Debug)]
 pub(crate) struct CallGuard {
     calls: OpenCalls,
@@ -268,13 +271,13 @@ impl CallGuard {
         &self.call
     }
 
-    /// Holds the bridge's permit, and the caller's slot, as long as the call is open.
-    pub(crate) fn holds(&mut self, permit: Permit, slot: Option<Slot>) {
+    /// Holds the bridge's permit and the caller's slot while the call is open.
+    pub(crate) fn attach_permit(&mut self, permit: Permit, slot: Option<Slot>) {
         (self.permit, self.slot) = (Some(permit), slot);
     }
 
-    /// Holds one of the connection's watches as long as the call is open.
-    pub(crate) fn holds_watch(&mut self, watch: OwnedSemaphorePermit) {
+    /// Holds one of the connection's watch permits while the call is open.
+    pub(crate) fn attach_watch(&mut self, watch: OwnedSemaphorePermit) {
         self.watch = Some(watch);
     }
 }

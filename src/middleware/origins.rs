@@ -1,53 +1,51 @@
-//! Whose pages may call: origins as browsers send them (RFC 6454, 6.2), and the `origin` that a request
-//! shows.
+//! The web origins that can call, compared with a request's `origin` header (RFC 6454, 6.2).
 //!
-//! A page can't forge its `origin`, and what is no page has none: whoever is not a browser is judged by its
-//! key, not here.
+//! A page cannot forge its `origin`. A client that is not a browser sends no `origin`, so its key decides, not this list.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header::ORIGIN};
 use url::Url;
 
-/// The origins whose pages may call.
+/// The origins whose pages can call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
-    /// Every page of every site.
+    /// Every origin.
     Any,
-    /// The pages of these.
+    /// Only these origins.
     Listed(Arc<[HeaderValue]>),
 }
 
 impl Origins {
-    /// Reads `*`, or origins separated by commas.
+    /// Parses `*`, or origins separated by commas.
     ///
     /// # Errors
     ///
-    /// - The places of those that are none as browsers send them, counted from 1.
+    /// - The positions, counted from 1, of items that are not origins in the form that browsers send.
     pub fn parse(text: &str) -> Result<Self, Vec<usize>> {
         if text == "*" {
             return Ok(Self::Any);
         }
         let parsed: Vec<_> = text.split(',').map(|item| parse_one(item.trim())).collect();
-        let places = parsed.iter().zip(1..);
-        let wrong = places.filter_map(|(origin, place)| origin.is_none().then_some(place));
-        let wrong: Vec<_> = wrong.collect();
-        match wrong.is_empty() {
+        let numbered = parsed.iter().zip(1..);
+        let invalid = numbered.filter_map(|(origin, number)| origin.is_none().then_some(number));
+        let invalid: Vec<_> = invalid.collect();
+        match invalid.is_empty() {
             true => Ok(Self::Listed(parsed.into_iter().flatten().collect())),
-            false => Err(wrong),
+            false => Err(invalid),
         }
     }
 
-    /// Whether the request that bears these headers may go on.
-    pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
-        !headers.contains_key(ORIGIN) || self.shared_with(headers).is_some()
+    /// Whether a request with these headers is allowed.
+    pub(crate) fn allow(&self, headers: &HeaderMap) -> bool {
+        !headers.contains_key(ORIGIN) || self.allow_origin(headers).is_some()
     }
 
-    /// What `access-control-allow-origin` tells the page that sent these headers; `None` where there is no
-    /// page, or where its origin may not call.
-    pub(crate) fn shared_with(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let mut shown = headers.get_all(ORIGIN).iter();
-        let (Some(origin), None) = (shown.next(), shown.next()) else {
+    /// The value of `access-control-allow-origin` for a request with these headers. `None` if there is no `origin`, or if it
+    /// is not allowed.
+    pub(crate) fn allow_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let mut values = headers.get_all(ORIGIN).iter();
+        let (Some(origin), None) = (values.next(), values.next()) else {
             return None;
         };
         match self {
@@ -57,14 +55,14 @@ impl Origins {
     }
 }
 
-/// Exactly what a browser would send, or the page would be refused for a letter that nobody sees.
+/// Accepts only the exact text that a browser sends. Otherwise an invisible difference would reject every page of the origin.
 fn parse_one(text: &str) -> Option<HeaderValue> {
     let url = Url::parse(text).ok()?;
     let is_page = matches!(url.scheme(), "http" | "https");
     let is_as_sent = url.origin().ascii_serialization() == text;
-    let is_one = !text.contains('*'); // a URL's host may hold it, and it would match nothing
+    let has_wildcard = text.contains('*'); // valid in a URL's host, but it would match nothing
     let origin = HeaderValue::from_str(text).ok();
-    origin.filter(|_| is_page && is_as_sent && is_one)
+    origin.filter(|_| is_page && is_as_sent && !has_wildcard)
 }
 
 #[cfg(test)]
@@ -82,9 +80,9 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_judged_by_every_letter_and_only_one_may_be_shown() {
+    fn an_origin_must_match_exactly_and_come_once() {
         let origins = Origins::parse("https://a.example,http://localhost:3000").expect("valid");
-        for (shown, admitted) in [
+        for (sent, allowed) in [
             (&[][..], true),
             (&["https://a.example"], true),
             (&["http://localhost:3000"], true),
@@ -96,16 +94,16 @@ mod tests {
             (&[""], false),
             (&["https://a.example", "https://a.example"], false),
         ] {
-            assert_eq!(origins.admit(&headers(shown)), admitted, "{shown:?}");
+            assert_eq!(origins.allow(&headers(sent)), allowed, "{sent:?}");
         }
     }
 
     #[test]
-    fn any_admits_every_page_and_names_none() {
-        let shown = headers(&["null"]);
-        assert!(Origins::Any.admit(&shown));
-        let told = Origins::Any.shared_with(&shown).expect("shared");
-        assert_eq!(told, "*");
-        assert_eq!(Origins::Any.shared_with(&headers(&[])), None);
+    fn any_allows_every_origin_and_returns_a_star() {
+        let sent = headers(&["null"]);
+        assert!(Origins::Any.allow(&sent));
+        let allow_origin = Origins::Any.allow_origin(&sent).expect("allowed");
+        assert_eq!(allow_origin, "*");
+        assert_eq!(Origins::Any.allow_origin(&headers(&[])), None);
     }
 }

@@ -1,4 +1,4 @@
-//! gRPC's own rules: what is a call, how a rejected one is answered, and a reason for the statuses that tonic itself makes.
+//! gRPC's protocol rules: which requests are gRPC, the response to a rejected one, and reasons for statuses that tonic makes.
 
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
@@ -14,17 +14,17 @@ use crate::{
 
 const GRPC_DETAILS: &str = "grpc-status-details-bin";
 
-/// Anything else SHOULD be told with HTTP's 415 (gRPC over HTTP/2, Content-Type); a browser could
-/// send it across origins without asking.
+/// Other content types SHOULD get HTTP 415 (gRPC over HTTP/2, Content-Type). A browser could send them across
+/// origins without a preflight.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers
+    let content_type = headers
         .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
-    let suffix = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+        .and_then(|value| value.to_str().ok());
+    let suffix = content_type.and_then(|text| text.strip_prefix("application/grpc"));
     suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
 }
 
-/// RFC 9113, 6.5.2, `SETTINGS_MAX_HEADER_LIST_SIZE`.
+/// The size of the fields as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it (RFC 9113, 6.5.2).
 pub(crate) fn field_bytes(fields: &HeaderMap) -> usize {
     let sizes = fields
         .iter()
@@ -32,19 +32,19 @@ pub(crate) fn field_bytes(fields: &HeaderMap) -> usize {
     sizes.sum()
 }
 
-/// Puts the table's row in place of a status that tonic made of the request itself.
-pub(crate) fn with_reason(answer: Response<Body>, record: &Record) -> Response<Body> {
-    let headers = answer.headers();
+/// Replaces a status that tonic itself made for the request with the one from the mapping table.
+pub(crate) fn with_reason(response: Response<Body>, record: &Record) -> Response<Body> {
+    let headers = response.headers();
     if !headers.contains_key(GRPC_STATUS) || headers.contains_key(GRPC_DETAILS) {
-        return answer;
+        return response;
     }
-    let Some(found) = Status::from_header_map(headers) else {
-        return answer;
+    let Some(status) = Status::from_header_map(headers) else {
+        return response;
     };
-    let Some(broken) = broken_rule(&found) else {
-        return answer;
+    let Some(broken) = broken_rule(&status) else {
+        return response;
     };
-    let failure = Failure::Protocol(broken, protocol_text(broken, &found));
+    let failure = Failure::Protocol(broken, protocol_text(broken, &status));
     let mut replaced = reject(failure, record);
     if let Some(accepted) = headers.get("grpc-accept-encoding") {
         replaced
@@ -54,32 +54,33 @@ pub(crate) fn with_reason(answer: Response<Body>, record: &Record) -> Response<B
     replaced
 }
 
-/// tonic tells these apart by code and text alone; `tests/it/protocol.rs` holds it to that.
-fn broken_rule(found: &Status) -> Option<Protocol> {
-    match found.code() {
+/// tonic distinguishes these only by code and text; `tests/it/protocol.rs` checks that it still does.
+fn broken_rule(status: &Status) -> Option<Protocol> {
+    match status.code() {
         Code::OutOfRange => Some(Protocol::TooLarge),
         Code::ResourceExhausted => Some(Protocol::TooLarge),
-        Code::Unimplemented if found.message().is_empty() => Some(Protocol::MethodUnknown),
+        Code::Unimplemented if status.message().is_empty() => Some(Protocol::MethodUnknown),
         Code::Unimplemented => Some(Protocol::Encoding),
         Code::Internal => Some(Protocol::Malformed),
         _ => None,
     }
 }
 
-fn protocol_text(broken: Protocol, found: &Status) -> String {
+fn protocol_text(broken: Protocol, status: &Status) -> String {
     match broken {
         Protocol::MethodUnknown => {
             "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService"
                 .into()
         }
-        Protocol::TooLarge => format!("the request is too large: {}", found.message()),
-        Protocol::Malformed => format!("the request can't be decoded: {}", found.message()),
+        Protocol::TooLarge => format!("the request is too large: {}", status.message()),
+        Protocol::Malformed => format!("the request can't be decoded: {}", status.message()),
         Protocol::Encoding | Protocol::ContentType | Protocol::HttpMethod | Protocol::Origin => {
-            found.message().to_owned()
+            status.message().to_owned()
         }
     }
 }
 
+/// The response to a rejected request.
 pub(crate) fn reject(failure: Failure, record: &Record) -> Response<Body> {
     let status = match failure {
         Failure::Protocol(Protocol::ContentType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

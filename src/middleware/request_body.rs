@@ -1,9 +1,9 @@
-//! The body of a request, until its message is whole.
+//! A request body with a timeout, a drain and memory limits for its message.
 //!
-//! gRPC's handlers wait for a message without end. Here it must be whole within `MESSAGE_TIMEOUT`, and before a drain: what is
-//! not whole by then has reached nobody. For a method with one request message, that is the end of the body; on a
-//! bidirectional stream, each message by itself. Messages to health and reflection need no permit, so only so many
-//! may be held in part.
+//! tonic waits for a request message without limit. Here the message must be complete within `MESSAGE_TIMEOUT` and before a
+//! drain. If it is not, nothing of it has reached the upstream. For a method with one request message, "complete" means the
+//! end of the body. On a bidirectional stream, each message counts separately. Health and reflection requests take no permit,
+//! so the number of their incomplete messages has a limit of its own.
 
 use std::{
     error::Error,
@@ -31,24 +31,24 @@ use crate::{
     status::{Credentials, Failure},
 };
 
-/// Messages to health and reflection that may be held in part at a time, on all connections together. A probe's message
-/// comes in one piece, so it needs none of them.
+/// The maximum number of incomplete health and reflection messages, on all connections together. A probe's message
+/// arrives in one piece, so it does not count.
 const MAX_PARTIAL_PROBES: usize = 64;
 
-/// What bounds all messages; clones share it.
+/// The limits on request messages; clones share them.
 #[derive(Clone, Debug)]
-pub struct Bounds {
-    /// From a call's head to its whole message.
+pub struct MessageLimits {
+    /// From the request head to the complete message.
     pub(crate) timeout: Duration,
-    /// Bytes of a message.
+    /// The maximum size of a message.
     max_bytes: usize,
-    /// Cancelled when what has not left for ALİM must end.
+    /// Cancelled when a drain ends the calls that have not reached ALİM yet.
     pub(crate) draining: CancellationToken,
     partial_probes: Arc<Semaphore>,
 }
 
-impl Bounds {
-    /// Messages have at most `max_bytes`, and must be whole after `timeout`, and when `draining` is cancelled.
+impl MessageLimits {
+    /// A message has at most `max_bytes`. It must be complete within `timeout`, and before `draining` is cancelled.
     pub fn new(timeout: Duration, max_bytes: usize, draining: CancellationToken) -> Self {
         Self {
             timeout,
@@ -59,45 +59,45 @@ impl Bounds {
     }
 }
 
-/// Which message the body holds.
-pub(crate) enum Kind {
-    /// A call to ALİM, which holds one of its connection's partial messages.
+/// What the request body is for.
+pub(crate) enum RequestKind {
+    /// A call to ALİM, with one of its connection's slots for incomplete messages.
     Call(
         #[expect(dead_code, reason = "held to be dropped")] OwnedSemaphorePermit,
         Frames,
     ),
     /// Health: one message.
     Health(Frames),
-    /// Reflection: any number, until its answer ends.
+    /// Reflection: any number of messages, until the response is over.
     Reflection(Frames, Pin<Box<WaitForCancellationFutureOwned>>),
 }
 
-type Room = Pin<Box<dyn Future<Output = Result<(), Full>> + Send>>;
+type Reservation = Pin<Box<dyn Future<Output = Result<(), Full>> + Send>>;
 
-/// Bytes that came before there was room for their message.
+/// A frame that waits for memory.
 struct Waiting {
     frame: Frame<Bytes>,
-    room: Room,
+    reservation: Reservation,
 }
 
 pin_project! {
-    /// A request's body that ends in time.
+    /// A request body that enforces the limits on its messages.
     pub(crate) struct RequestBody {
         #[pin]
         inner: Body,
         call: Arc<OpenCall>,
-        bounds: Bounds,
-        kind: Option<Kind>,
+        limits: MessageLimits,
+        kind: Option<RequestKind>,
         partial: Option<OwnedSemaphorePermit>,
         waiting: Option<Waiting>,
-        due: Option<Instant>,
-        limits: Option<Pin<Box<Limits>>>,
+        deadline: Option<Instant>,
+        wait: Option<Pin<Box<Wait>>>,
     }
 }
 
 pin_project! {
-    /// What ends the wait for more of a message; made when there is a wait.
-    struct Limits {
+    /// The timers of a wait for more of a message; created when the wait begins.
+    struct Wait {
         #[pin]
         timeout: Sleep,
         #[pin]
@@ -106,27 +106,27 @@ pin_project! {
 }
 
 impl RequestBody {
-    /// The body of a request whose head came at `started`.
+    /// The body of a request whose head arrived at `started`.
     pub(crate) fn new(
         inner: Body,
-        kind: Kind,
+        kind: RequestKind,
         call: Arc<OpenCall>,
-        bounds: Bounds,
+        limits: MessageLimits,
         started: Instant,
     ) -> Self {
-        let due = match kind {
-            Kind::Call(..) | Kind::Health(_) => Some(started + bounds.timeout),
-            Kind::Reflection(..) => None, // until its first byte
+        let deadline = match kind {
+            RequestKind::Call(..) | RequestKind::Health(_) => Some(started + limits.timeout),
+            RequestKind::Reflection(..) => None, // set at a message's first byte
         };
         Self {
             inner,
             call,
-            bounds,
+            limits,
             kind: Some(kind),
             partial: None,
             waiting: None,
-            due,
-            limits: None,
+            deadline,
+            wait: None,
         }
     }
 }
@@ -142,16 +142,16 @@ impl HttpBody for RequestBody {
         let mut this = self.as_mut().project();
         let polled = match this.waiting.as_mut() {
             None => this.inner.as_mut().poll_frame(cx),
-            Some(waiting) => waiting.room.as_mut().poll(cx).map(|held| {
+            Some(waiting) => waiting.reservation.as_mut().poll(cx).map(|reserved| {
                 let frame = this.waiting.take().map(|waiting| waiting.frame);
-                frame.map(|frame| match held {
+                frame.map(|frame| match reserved {
                     Ok(()) => Ok(frame),
                     Err(full) => Err(fail(Rejected::Memory(full).into(), this.call)),
                 })
             }),
         };
-        // Bytes that come without a pause must not outrun the timeout either.
-        if (polled.is_pending() || this.limits.is_some())
+        // The timeout also applies while bytes arrive without a pause.
+        if (polled.is_pending() || this.wait.is_some())
             && let Poll::Ready(ended) = self.poll_ended(cx)
         {
             return Poll::Ready(ended.map(Err));
@@ -162,7 +162,7 @@ impl HttpBody for RequestBody {
         if let Some(Err(error)) = &frame
             && error.source().is_some()
         {
-            self.call.record.caller_left(); // the transport's error, not one of the bytes that came
+            self.call.record.caller_left(); // a transport error, not a fault in the received bytes
         }
         let frame = match frame {
             Some(Ok(frame)) => Some(ready!(self.receive(frame, cx))),
@@ -184,7 +184,7 @@ impl HttpBody for RequestBody {
 }
 
 impl RequestBody {
-    /// Passes a frame on: of a call's message once there is room for all of it, since tonic makes room at its prefix.
+    /// Passes a frame on. A call's message waits until there is memory for all of it, because tonic allocates all at the prefix.
     fn receive(
         self: &mut Pin<&mut Self>,
         frame: Frame<Bytes>,
@@ -194,84 +194,85 @@ impl RequestBody {
         let Some(data) = frame.data_ref() else {
             return Poll::Ready(Ok(frame));
         };
-        let Some(Kind::Call(_, frames)) = this.kind.as_mut() else {
+        let Some(RequestKind::Call(_, frames)) = this.kind.as_mut() else {
             return Poll::Ready(self.receive_probe(frame));
         };
-        this.call.moved(data.len());
-        let is_within = |bytes: &usize| *bytes <= this.bounds.max_bytes; // else tonic rejects it
-        frames.read(data);
+        this.call.add_transferred(data.len());
+        let is_within = |bytes: &usize| *bytes <= this.limits.max_bytes; // else tonic rejects it
+        frames.advance(data);
         let bytes = Some(frames.announced()).filter(is_within).unwrap_or(0);
         match this.call.memory.try_hold(bytes) {
             Ok(()) => Poll::Ready(Ok(frame)),
             Err(Full::Connection { .. }) => {
-                let room = wait_for_room(this.call, bytes);
-                *this.waiting = Some(Waiting { frame, room });
-                cx.waker().wake_by_ref(); // polls it for the first time
+                let reservation = reserve(this.call, bytes);
+                *this.waiting = Some(Waiting { frame, reservation });
+                cx.waker().wake_by_ref(); // so that the reservation is polled for the first time
                 Poll::Pending
             }
             Err(full) => Poll::Ready(Err(fail(Rejected::Memory(full).into(), this.call))),
         }
     }
 
-    /// Passes a frame on; part of a message to health or reflection is held only where one more may be.
+    /// Passes on a health or reflection frame. If it leaves a message incomplete, it takes one of the slots for that.
     fn receive_probe(
         self: &mut Pin<&mut Self>,
         frame: Frame<Bytes>,
     ) -> Result<Frame<Bytes>, Status> {
         let this = self.as_mut().project();
-        let (Some(data), Some(Kind::Health(frames) | Kind::Reflection(frames, _))) =
+        let (Some(data), Some(RequestKind::Health(frames) | RequestKind::Reflection(frames, _))) =
             (frame.data_ref(), this.kind.as_mut())
         else {
             return Ok(frame);
         };
-        if !frames.read(data) {
+        if !frames.advance(data) {
             *this.partial = None;
-            if matches!(this.kind, Some(Kind::Reflection(..))) {
-                (*this.due, *this.limits) = (None, None);
+            if matches!(this.kind, Some(RequestKind::Reflection(..))) {
+                (*this.deadline, *this.wait) = (None, None);
             }
         } else if this.partial.is_none() {
-            let probes = Arc::clone(&this.bounds.partial_probes);
+            let probes = Arc::clone(&this.limits.partial_probes);
             let Ok(probe) = probes.try_acquire_owned() else {
                 let limit = MAX_PARTIAL_PROBES;
                 return Err(fail(Rejected::Probes { limit }.into(), this.call));
             };
             *this.partial = Some(probe);
-            let timeout = this.bounds.timeout;
-            this.due.get_or_insert_with(|| Instant::now() + timeout);
+            let timeout = this.limits.timeout;
+            this.deadline
+                .get_or_insert_with(|| Instant::now() + timeout);
         }
         Ok(frame)
     }
 
-    /// All of the request is there.
+    /// The request is complete.
     fn end_message(self: &mut Pin<&mut Self>) {
         let this = self.as_mut().project();
-        this.call.message_is_whole();
+        this.call.message_completed();
         (*this.kind, *this.partial) = (None, None);
-        (*this.due, *this.limits) = (None, None);
+        (*this.deadline, *this.wait) = (None, None);
     }
 
-    /// Ready when no more is waited for: with an error that says why, or with the end of the answer.
+    /// Ready when the wait for more bytes ends early: with an error, or with `None` if the response is over.
     fn poll_ended(self: &mut Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Status>> {
         let this = self.as_mut().project();
-        if let Some(Kind::Reflection(_, answered)) = this.kind
-            && answered.as_mut().poll(cx).is_ready()
+        if let Some(RequestKind::Reflection(_, response_over)) = this.kind
+            && response_over.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(None);
         }
-        let Some(due) = *this.due else {
+        let Some(deadline) = *this.deadline else {
             return Poll::Pending;
         };
-        let limits = this.limits.get_or_insert_with(|| {
-            Box::pin(Limits {
-                timeout: sleep_until(due),
-                draining: this.bounds.draining.clone().cancelled_owned(),
+        let wait = this.wait.get_or_insert_with(|| {
+            Box::pin(Wait {
+                timeout: sleep_until(deadline),
+                draining: this.limits.draining.clone().cancelled_owned(),
             })
         });
-        let limits = limits.as_mut().project();
-        let failure = if limits.draining.poll(cx).is_ready() {
+        let wait = wait.as_mut().project();
+        let failure = if wait.draining.poll(cx).is_ready() {
             Failure::Rejected(Rejected::Draining)
-        } else if limits.timeout.poll(cx).is_ready() {
-            Failure::MessageTimeout(this.bounds.timeout)
+        } else if wait.timeout.poll(cx).is_ready() {
+            Failure::MessageTimeout(this.limits.timeout)
         } else {
             return Poll::Pending;
         };
@@ -279,8 +280,8 @@ impl RequestBody {
     }
 }
 
-/// Waits until the other calls of the connection leave room.
-fn wait_for_room(call: &OpenCall, bytes: usize) -> Room {
+/// Waits until the connection's other calls release enough memory.
+fn reserve(call: &OpenCall, bytes: usize) -> Reservation {
     let memory = Arc::clone(&call.memory);
     Box::pin(async move { memory.hold_or_reject(bytes).await })
 }

@@ -1,8 +1,9 @@
-//! An answer's body, with what must last as long as it does: the call's record, and its permit.
+//! A response body that keeps the call's record and permit until it ends.
 //!
-//! However it ends, it ends with trailers: a panic in what makes it becomes a status too, for a bare
-//! reset would say nothing to the caller. Large messages are passed on in pieces, because h2 keeps what it is given
-//! until the caller's window has room: so most of an unread answer stays here, where its permit is.
+//! It always ends with trailers. If the inner body panics, the caller gets a status instead of a bare reset.
+//!
+//! It passes on large messages in pieces, because h2 buffers all data that it gets until the caller's window has space. So most
+//! of an unread response stays here, where the call still has its permit.
 
 use std::{
     future::Future,
@@ -28,57 +29,59 @@ use crate::{
 
 pub(crate) const GRPC_STATUS: &str = "grpc-status";
 
-/// What is passed on at once: what fits one DATA frame, by the frame size that callers begin with.
+/// The maximum size of a piece: one DATA frame of HTTP/2's initial maximum frame size.
 const PIECE_BYTES: usize = 16 * 1024;
-/// Messages above this are copied into their pieces, or the last unread piece would keep the whole of them.
+/// Pieces of a larger message are copies. Otherwise one unread piece would keep the whole message in memory.
 const MAX_SHARED_BYTES: usize = 64 * 1024;
-/// Of a longer unary answer, and of any while memory is short, the last byte leaves by itself: hyper waits until the caller's window
-/// has room for all before it.
+/// If a unary response is longer, or if memory is short, its last byte is a piece of its own. hyper asks for it only when the
+/// caller's window has space for everything before it.
 const MAX_UNREAD_BYTES: usize = 4 * 1024;
 
 pin_project! {
-    /// The body of every answer. The fields are dropped in this order: what makes the answer can
-    /// still note what it did, and the permit is free last.
+    /// The body of every response. The order of the fields is their drop order: the inner body can still write to the record,
+    /// and the permit is released last.
     pub struct ResponseBody {
         #[pin]
         inner: Body,
         rest: Bytes,
         is_copied: bool,
         is_unary: bool,
-        goaway: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-        answered: Option<DropGuard>,
+        draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+        on_drop: Option<DropGuard>,
         is_over: bool,
         ongoing: Ongoing,
         guard: CallGuard,
     }
 }
 
-/// How an answer's body ends.
+/// What ends a response body, and what its end triggers.
 pub(crate) struct EndConditions {
-    /// There is one message.
+    /// The response has one message.
     pub(crate) is_unary: bool,
-    /// EndConditions the body when it comes: a health watch would else keep a drain waiting.
-    pub(crate) goaway: Option<CancellationToken>,
+    /// Ends the body when cancelled. Without it, a health watch would delay a drain.
+    pub(crate) draining: Option<CancellationToken>,
     /// Dropped with the body.
-    pub(crate) answered: Option<DropGuard>,
+    pub(crate) on_drop: Option<DropGuard>,
 }
 
 impl ResponseBody {
-    /// A body that ends by itself, or as `ends` says.
+    /// Wraps `inner`, which ends by itself or by `end_conditions`.
     pub(crate) fn new(
         inner: Body,
-        ends: EndConditions,
+        end_conditions: EndConditions,
         ongoing: Ongoing,
         guard: CallGuard,
     ) -> Self {
-        guard.call().waits_for_caller(true); // hyper asks for the body once the caller's window has room
+        guard.call().set_waits_for_caller(true); // hyper polls the body once the caller's window has space
         Self {
             inner,
             rest: Bytes::new(),
             is_copied: false,
-            is_unary: ends.is_unary,
-            goaway: ends.goaway.map(|token| Box::pin(token.cancelled_owned())),
-            answered: ends.answered,
+            is_unary: end_conditions.is_unary,
+            draining: end_conditions
+                .draining
+                .map(|token| Box::pin(token.cancelled_owned())),
+            on_drop: end_conditions.on_drop,
             is_over: false,
             ongoing,
             guard,
@@ -86,15 +89,15 @@ impl ResponseBody {
     }
 }
 
-/// Takes the next piece off a message that is longer than one.
+/// Splits the next piece off a message.
 fn next_piece(rest: &mut Bytes, is_unary: bool, is_copied: bool, memory: &Account) -> Bytes {
-    let may_stay = match memory.is_memory_short() {
+    let max_unread = match memory.is_memory_short() {
         true => 1,
         false => MAX_UNREAD_BYTES,
     };
     let length = match rest.len() {
         long if long > PIECE_BYTES => PIECE_BYTES,
-        long if is_unary && long > may_stay => long - 1,
+        long if is_unary && long > max_unread => long - 1,
         short => short,
     };
     let piece = rest.split_to(length);
@@ -117,7 +120,7 @@ impl HttpBody for ResponseBody {
         if !this.rest.is_empty() {
             let piece = next_piece(this.rest, *this.is_unary, *this.is_copied, &call.memory);
             this.ongoing.record().bytes_sent(piece.len());
-            call.moved(piece.len());
+            call.add_transferred(piece.len());
             if *this.is_unary {
                 call.memory.release_to(this.rest.len());
             }
@@ -126,19 +129,19 @@ impl HttpBody for ResponseBody {
         if *this.is_over {
             return Poll::Ready(None);
         }
-        // What a panic leaves behind is never polled again.
+        // Unwind safe: after a panic, the inner body is never polled again.
         let polled = catch_unwind(AssertUnwindSafe(|| this.inner.poll_frame(cx)));
         let outcome = match polled {
             Ok(Poll::Ready(frame)) => {
-                call.waits_for_caller(true);
+                call.set_waits_for_caller(true);
                 Ok(frame)
             }
             Ok(Poll::Pending) => {
-                call.waits_for_caller(false);
-                let Some(goaway) = this.goaway else {
+                call.set_waits_for_caller(false);
+                let Some(draining) = this.draining else {
                     return Poll::Pending;
                 };
-                ready!(goaway.as_mut().poll(cx));
+                ready!(draining.as_mut().poll(cx));
                 Err(Failure::Rejected(Rejected::Draining))
             }
             Err(_panic) => Err(Failure::Panicked),
@@ -153,7 +156,7 @@ impl HttpBody for ResponseBody {
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            note_status(this.ongoing.record(), trailers);
+            record_status(this.ongoing.record(), trailers);
         }
         Poll::Ready(frame.map(|frame| {
             frame.map(|frame| match frame.into_data() {
@@ -163,7 +166,7 @@ impl HttpBody for ResponseBody {
                     let piece =
                         next_piece(this.rest, *this.is_unary, *this.is_copied, &call.memory);
                     this.ongoing.record().bytes_sent(piece.len());
-                    call.moved(piece.len());
+                    call.add_transferred(piece.len());
                     Frame::data(piece)
                 }
                 Err(trailers) => trailers,
@@ -180,8 +183,8 @@ impl HttpBody for ResponseBody {
     }
 }
 
-/// Notes the code that goes to the caller, where these are the fields that bear it.
-pub(crate) fn note_status(record: &Record, fields: &HeaderMap) {
+/// Records the caller's status code, if these fields have it.
+pub(crate) fn record_status(record: &Record, fields: &HeaderMap) {
     let code = fields.get(GRPC_STATUS);
     if let Some(code) = code.and_then(|code| code.to_str().ok()?.parse().ok()) {
         record.status(code);
@@ -225,18 +228,18 @@ mod tests {
         let connection = Connection::new(([127, 0, 0, 1], 1).into(), budget);
         let record = ongoing.record().clone();
         let guard = OpenCalls::default().open(record, None, end, &connection, true);
-        let ends = EndConditions {
+        let end_conditions = EndConditions {
             is_unary,
-            goaway: None,
-            answered: None,
+            draining: None,
+            on_drop: None,
         };
-        ResponseBody::new(inner, ends, ongoing, guard)
+        ResponseBody::new(inner, end_conditions, ongoing, guard)
     }
 
     #[tokio::test]
-    async fn a_panic_after_the_head_ends_the_body_with_a_status_and_is_not_met_again() {
-        let frames = iter([true, false]).map(|is_whole| {
-            assert!(is_whole, "the fault that is tried");
+    async fn a_panic_after_the_head_ends_the_body_with_a_status() {
+        let frames = iter([true, false]).map(|is_sound| {
+            assert!(is_sound, "a deliberate panic");
             Ok::<_, Status>(Frame::data(Bytes::from_static(b"event")))
         });
         let mut body = response_body(Body::new(StreamBody::new(frames)), false);
@@ -250,7 +253,7 @@ mod tests {
         assert!(body.is_end_stream() && body.frame().await.is_none());
     }
 
-    /// The sizes of the pieces that a message of this size leaves in.
+    /// The sizes of the pieces of a message of `size` bytes.
     async fn pieces(size: usize, is_unary: bool) -> Vec<usize> {
         pieces_within(&Budget::unlimited(), size, is_unary).await
     }
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_message_leaves_in_pieces_and_the_last_byte_of_an_answer_alone() {
+    async fn a_large_message_is_sent_in_pieces_and_a_unary_responses_last_byte_alone() {
         assert_eq!(pieces(4096, true).await, [4096]);
         assert_eq!(pieces(4097, true).await, [4096, 1]);
         assert_eq!(
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_memory_is_short_no_answer_stays_where_nobody_can_end_it() {
+    async fn while_memory_is_short_h2_never_buffers_a_whole_unary_response() {
         let budget = Budget::unlimited();
         budget.set_level(Level::Short);
         assert_eq!(pieces_within(&budget, 60, true).await, [59, 1]);

@@ -1,7 +1,7 @@
-//! By when a call's head and its end are due.
+//! The deadlines of a call: one for the response head, one for the end.
 //!
-//! The edge waits for the head: a caller who never sends the message that it announced is bounded too.
-//! The relay goes on to the end.
+//! The middleware enforces the head's deadline, so it also applies to a caller who never completes its message. The event
+//! stream enforces the end's deadline.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{
 
 const TIMEOUT: &str = "grpc-timeout";
 
-/// How long calls may take.
+/// How long calls can take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// From a unary call's start to its whole reply.
+    /// From a unary call's start to its complete reply.
     pub invoke: Duration,
     /// From a Stream's start to its first event.
     pub initial: Duration,
@@ -31,15 +31,14 @@ pub struct Timeouts {
 /// The deadlines of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadlines {
-    /// When the head must be there, and with it the first event of a stream.
+    /// For the response head, which waits for a stream's first event.
     pub(crate) head: Deadline,
-    /// When all must be there.
+    /// For the end of the response.
     pub(crate) end: Deadline,
 }
 
 impl Timeouts {
-    /// The deadlines of a call that started at `started`; health and reflection have only those that
-    /// their callers sent.
+    /// The deadlines of a call that started at `started`. Health and reflection have only the caller's own deadline.
     pub(crate) fn deadlines(
         &self,
         method: Method,
@@ -47,11 +46,11 @@ impl Timeouts {
         started: Instant,
     ) -> Deadlines {
         let caller = caller_deadline(metadata, started);
-        let sooner = |timeout, clock| Deadline::after(started, timeout, clock).or_sooner(caller);
+        let sooner = |timeout, kind| Deadline::after(started, timeout, kind).or_sooner(caller);
         let (head, end) = match method {
             Method::Invoke | Method::CreateThread | Method::GetThread | Method::DeleteThread => {
-                let whole = sooner(self.invoke, TimeoutKind::Invoke);
-                (whole, whole)
+                let end = sooner(self.invoke, TimeoutKind::Invoke);
+                (end, end)
             }
             Method::Stream => {
                 let end = sooner(self.lifetime, TimeoutKind::Lifetime);
@@ -61,15 +60,15 @@ impl Timeouts {
                 )
             }
             Method::HealthCheck | Method::HealthWatch | Method::Reflection | Method::Unknown => {
-                let never = sooner(Duration::MAX, TimeoutKind::Caller);
-                (never, never)
+                let end = sooner(Duration::MAX, TimeoutKind::Caller);
+                (end, end)
             }
         };
         Deadlines { head, end }
     }
 }
 
-/// When the caller gives up, less the margin; none without a deadline of its own.
+/// The caller's own deadline; `None` if it sent none.
 pub(crate) fn caller_deadline(metadata: &HeaderMap, started: Instant) -> Option<Deadline> {
     let timeout = parse_timeout(metadata.get(TIMEOUT)?.to_str().ok()?)?;
     Some(Deadline::after(started, timeout, TimeoutKind::Caller))
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grpc_timeouts_are_read_as_the_protocol_says() {
+    fn grpc_timeout_is_parsed_as_the_protocol_defines() {
         assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(
             parse_timeout("99999999H"),

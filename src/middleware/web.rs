@@ -1,9 +1,10 @@
-//! gRPC-Web and CORS, for pages in browsers: the outermost layer, so that the edge sees every call as gRPC.
+//! gRPC-Web and CORS for pages in browsers.
 //!
-//! tonic-web turns requests into gRPC and trailers into the answer's last frame; here stands what browsers ask
-//! before and after (Fetch, 3.2). A preflight is answered without a call. An origin that is not listed
-//! gets no header that would let its page read anything, and the [middleware](super) rejects its call. Without
-//! origins this layer passes everything on as it is.
+//! This is the outermost layer, so the [middleware](super) sees every call as gRPC. tonic-web turns requests into gRPC, and
+//! trailers into the response's last frame. This module answers preflights and adds the CORS headers (Fetch, 3.2).
+//!
+//! An origin that is not listed gets no CORS header, so its page can read nothing, and the middleware rejects its call.
+//! Without origins, this layer changes nothing.
 
 use std::{
     convert::Infallible,
@@ -27,28 +28,28 @@ use tower::{Layer as _, Service};
 
 use super::{origins::Origins, response_body::ResponseBody};
 
-/// What a page may send: gRPC-Web's own, credentials, and what crosses to the upstream.
+/// The headers that a page can send: those of gRPC-Web, credentials, and those that cross to the upstream.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "content-type, x-grpc-web, x-user-agent, grpc-timeout, authorization, x-api-key, \
      x-request-id, traceparent, tracestate, baggage, accept-language",
 );
-/// What a page may read of a head, beside the rate limits that are there.
-const ANSWER_HEADERS: &str = "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, \
-                              x-thread-id, retry-after, grpc-retry-pushback-ms";
-/// Seconds for which a browser need not ask again; Chromium takes no more.
+/// The response headers that a page can read, in addition to the rate limits.
+const RESPONSE_HEADERS: &str = "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, \
+                                x-thread-id, retry-after, grpc-retry-pushback-ms";
+/// Seconds for which a browser can cache a preflight; Chromium's maximum.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// A service that pages may call, or may not.
+/// A service with or without gRPC-Web.
 #[derive(Clone, Debug)]
 pub enum WebService<S> {
-    /// As it is.
+    /// Without gRPC-Web.
     Off(S),
-    /// For the pages of these origins.
+    /// With gRPC-Web, for the pages of these origins.
     On(Origins, GrpcWebService<S>),
 }
 
 impl<S> WebService<S> {
-    /// Puts gRPC-Web round `inner`, for the pages of `origins`.
+    /// Wraps `inner` in gRPC-Web for the pages of `origins`, if there are any.
     pub fn new(origins: Option<&Origins>, inner: S) -> Self {
         match origins {
             None => Self::Off(inner),
@@ -76,28 +77,28 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self {
             Self::Off(inner) => {
-                let answer = inner.call(request);
-                Box::pin(async { Ok(answer.await?.map(Either::Left)) })
+                let response = inner.call(request);
+                Box::pin(async { Ok(response.await?.map(Either::Left)) })
             }
             Self::On(origins, _) if is_preflight(&request) => {
-                let answer = preflight(origins, request.headers());
-                Box::pin(ready(Ok(answer.map(Either::Right))))
+                let response = answer_preflight(origins, request.headers());
+                Box::pin(ready(Ok(response.map(Either::Right))))
             }
             Self::On(origins, inner) => {
-                let shared_with = origins.shared_with(request.headers());
-                let answer = inner.call(request);
+                let allow_origin = origins.allow_origin(request.headers());
+                let response = inner.call(request);
                 Box::pin(async {
-                    let mut answer = answer.await?;
-                    share(answer.headers_mut(), shared_with);
-                    Ok(answer.map(Either::Right))
+                    let mut response = response.await?;
+                    add_cors_headers(response.headers_mut(), allow_origin);
+                    Ok(response.map(Either::Right))
                 })
             }
         }
     }
 }
 
-/// What a browser asks before a page's call (Fetch, 3.2.2); every gRPC-Web call is asked about, for no form
-/// can send its content type.
+/// Whether this is a CORS preflight (Fetch, 3.2.2). Browsers send one before every gRPC-Web call, because a plain form
+/// cannot send its content type.
 fn is_preflight(request: &Request<Body>) -> bool {
     let headers = request.headers();
     request.method() == Method::OPTIONS
@@ -105,29 +106,29 @@ fn is_preflight(request: &Request<Body>) -> bool {
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-fn preflight(origins: &Origins, asked: &HeaderMap) -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = StatusCode::FORBIDDEN;
-    let headers = answer.headers_mut();
+fn answer_preflight(origins: &Origins, request: &HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    let headers = response.headers_mut();
     headers.insert(VARY, ORIGIN.into());
-    if let Some(origin) = origins.shared_with(asked) {
+    if let Some(origin) = origins.allow_origin(request) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         let method = HeaderValue::from_static("POST");
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS);
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-        *answer.status_mut() = StatusCode::NO_CONTENT;
+        *response.status_mut() = StatusCode::NO_CONTENT;
     }
-    answer
+    response
 }
 
-/// Lets the page read the answer, where it may.
-fn share(headers: &mut HeaderMap, shared_with: Option<HeaderValue>) {
-    let Some(origin) = shared_with else { return };
+/// If the origin is allowed, lets its page read the response.
+fn add_cors_headers(headers: &mut HeaderMap, allow_origin: Option<HeaderValue>) {
+    let Some(origin) = allow_origin else { return };
     let limits = headers.keys().map(HeaderName::as_str);
     let limits = limits.filter(|name| name.starts_with("x-ratelimit-"));
-    let exposed = limits.fold(ANSWER_HEADERS.to_owned(), |all, name| all + ", " + name);
-    let exposed = HeaderValue::from_str(&exposed).expect("names of headers are visible ASCII");
+    let exposed = limits.fold(RESPONSE_HEADERS.to_owned(), |all, name| all + ", " + name);
+    let exposed = HeaderValue::from_str(&exposed).expect("header names are visible ASCII");
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     headers.insert(VARY, ORIGIN.into());
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

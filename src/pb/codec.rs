@@ -1,7 +1,7 @@
-//! How messages are put into bytes: prost's way, with buffers that suit a token.
+//! prost's codec with small buffers, sized for a token.
 //!
-//! tonic sets a buffer aside for each call before there is anything to put in, 8 KiB by default: a third of
-//! what an idle stream costs, and more than malloc keeps at hand. What is larger makes it grow.
+//! tonic allocates a buffer for each call before there is a message, 8 KiB by default. That is a third of the memory of an
+//! idle stream, and more than malloc caches. The buffer grows for larger messages.
 
 use std::marker::PhantomData;
 
@@ -9,12 +9,12 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// Bytes that a call sets aside, each way.
+/// The initial buffer of a call, in each direction.
 const BUFFER_BYTES: usize = 512;
-/// What messages that are ready together fill, at most, before they leave as one DATA frame.
+/// The maximum size of messages that tonic collects before it sends them as one DATA frame.
 pub(crate) const FRAME_BYTES: usize = 32 * 1024;
 
-/// tonic's codec for prost with smaller buffers.
+/// tonic's prost codec with smaller buffers.
 #[derive(Clone, Debug)]
 pub struct SmallCodec<T, U>(PhantomData<(T, U)>);
 

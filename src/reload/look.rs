@@ -1,6 +1,6 @@
-//! One look at one file: what it held, and where its bytes lay.
+//! A snapshot of one file: its content, and the location of its bytes.
 //!
-//! The place tells a file that was swapped, which is whole, from one that is being written.
+//! The location distinguishes a swapped file, which is complete, from one that is being written.
 
 use std::{
     fs, io,
@@ -8,33 +8,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// One look at one file, which need not be readable.
-pub struct Look {
-    /// The path that was asked for.
+/// A snapshot of one file, or of the error that reading it gave.
+pub struct FileSnapshot {
+    /// The path as configured.
     pub path: PathBuf,
-    /// What the file held.
+    /// The file's content.
     pub content: Result<Vec<u8>, io::Error>,
-    place: Option<Place>,
+    location: Option<Location>,
 }
 
-/// Where the bytes of a path lie.
-struct Place {
+/// The location of a path's bytes.
+struct Location {
     /// The path with all links followed.
     path: PathBuf,
-    file: (u64, u64),
-    /// A rename changes the time of the inode and leaves the time of the content.
+    device_and_inode: (u64, u64),
+    /// A rename changes the inode's time, but not the content's.
     was_renamed: bool,
 }
 
-impl Look {
+impl FileSnapshot {
     pub(super) fn at(path: &Path) -> Self {
-        let place = Place::of(path).ok(); // before the content, which may be newer then and never older
+        let location = Location::of(path).ok(); // read first, so that the content is never older than it
         let content = fs::read(path);
         let path = path.to_owned();
         Self {
             path,
             content,
-            place,
+            location,
         }
     }
 
@@ -57,18 +57,19 @@ impl Look {
         }
     }
 
-    /// Whether another, whole file stands in the place of the earlier one.
+    /// Whether another, complete file has replaced the earlier one.
     pub(super) fn was_swapped_since(&self, earlier: &Self) -> bool {
-        match (&self.place, &earlier.place) {
+        match (&self.location, &earlier.location) {
             (Some(now), Some(then)) => {
-                now.path != then.path || (now.file != then.file && now.was_renamed)
+                let is_same_file = now.device_and_inode == then.device_and_inode;
+                now.path != then.path || (!is_same_file && now.was_renamed)
             }
             _ => false,
         }
     }
 }
 
-impl Place {
+impl Location {
     fn of(path: &Path) -> io::Result<Self> {
         let path = fs::canonicalize(path)?;
         let meta = fs::metadata(&path)?;
@@ -77,7 +78,7 @@ impl Place {
             (meta.mtime(), meta.mtime_nsec()),
         );
         Ok(Self {
-            file: (meta.dev(), meta.ino()),
+            device_and_inode: (meta.dev(), meta.ino()),
             was_renamed: changed > written,
             path,
         })

@@ -49,7 +49,7 @@ pub(super) fn watch(
             note_callers();
         }));
     }
-    if let Some(key) = upstream.key.clone().filter(Reload::is_of_files) {
+    if let Some(key) = upstream.key.clone().filter(Reload::is_from_files) {
         let count = watched(Files::UpstreamKey);
         background.spawn(key.watch(move |outcome| {
             count(outcome);

@@ -43,7 +43,7 @@ use crate::{
     memory::Budget,
     middleware::{
         self, CallLayer, CallService, identity::Identity, open_calls::OpenCalls, origins::Origins,
-        request_body::Bounds, timeouts::Timeouts, web::WebService,
+        request_body::MessageLimits, timeouts::Timeouts, web::WebService,
     },
     reload::Reload,
     service::Bridge,
@@ -236,7 +236,7 @@ async fn start(
         draining: goaway.clone(),
     };
     let services = Services::new(bridge, settings.max_request_bytes, health);
-    background.spawn(open_calls.clone().watch());
+    background.spawn(open_calls.clone().run_watchdog());
     let overload = Overload {
         memory_limit: settings.memory_limit,
         budget,
@@ -256,7 +256,7 @@ async fn start(
         timeouts: settings.timeouts,
         admission: admission.clone(),
         open_calls: open_calls.clone(),
-        bounds: Bounds::new(
+        message_limits: MessageLimits::new(
             settings.message_timeout,
             settings.max_request_bytes,
             goaway.clone(),

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    memory::{BASE, Budget, Level},
+    memory::{Budget, Level, PROCESS_BYTES},
     middleware::open_calls::OpenCalls,
     telemetry::{metrics::Metrics, state::OverloadAction},
 };
@@ -76,7 +76,7 @@ impl Overload {
 
     /// What the process should take, by what calls hold.
     fn expected(&self) -> usize {
-        BASE + self.budget.used() / 3 * 4
+        PROCESS_BYTES + self.budget.used() / 3 * 4
     }
 
     #[expect(clippy::cast_precision_loss, reason = "ratios")]

@@ -1,11 +1,11 @@
-//! Messages that come together leave together.
+//! Coalesces messages that arrive close together, so that they share a DATA frame.
 //!
-//! hyper's client hands over one chunk a poll, so without this each token of a burst would leave in a
-//! DATA frame of its own; h2 0.4.16 and later, so every default tonic caller, closes a connection that
-//! holds about 10,000 unread DATA frames under 256 bytes. tonic's encoder puts into one frame what is
-//! ready at once, so all that is done here is to be ready with several: a message leaves at once, but
-//! one within [`WINDOW`] of the last may wait up to that long for company, or until 32 KiB are ready. tokio's timers
-//! count in milliseconds and round up, so a wait can end one later.
+//! hyper's client yields one chunk per poll, so each token of a burst would get its own DATA frame. h2 0.4.16 and later closes a
+//! connection with about 10,000 unread DATA frames under 256 bytes, and every default tonic caller uses it.
+//!
+//! tonic's encoder puts all messages that are ready at once into one frame, so this stream only has to batch them. A message
+//! is sent at once if [`WINDOW`] has passed since the last one. Otherwise it waits until the window ends, or until 32 KiB
+//! are ready. tokio's timers round up to milliseconds, so a wait can take one more.
 
 use std::{
     collections::VecDeque,
@@ -22,49 +22,48 @@ use crate::{pb::codec::FRAME_BYTES, timer::Timer};
 
 const WINDOW: Duration = Duration::from_millis(1);
 
-/// A stream whose messages come in groups.
+/// A stream that yields its messages in batches.
 pub(super) struct Coalesced<S: Stream> {
     inner: S,
-    group: VecDeque<S::Item>,
-    bytes: usize,
-    is_leaving: bool,
+    batch: VecDeque<S::Item>,
+    batch_bytes: usize,
+    is_batch_ready: bool,
     is_over: bool,
-    last_left: Option<Instant>,
+    last_sent: Option<Instant>,
     window: Option<Timer>,
 }
 
 impl<S: Stream> Coalesced<S> {
-    /// `first`, which leaves at once, and the messages of `rest` in groups.
+    /// Yields `first` at once, and then the messages of `rest` in batches.
     pub(super) fn new(first: S::Item, rest: S) -> Self {
         Self {
             inner: rest,
-            group: VecDeque::from([first]),
-            bytes: 0,
-            is_leaving: true,
+            batch: VecDeque::from([first]),
+            batch_bytes: 0,
+            is_batch_ready: true,
             is_over: false,
-            last_left: None,
+            last_sent: None,
             window: None,
         }
     }
 
-    /// The next message of a group that is to leave. What the group took is given back with its last one, so
-    /// that idle streams stay small.
-    fn leaving(&mut self) -> Option<S::Item> {
-        if !self.is_leaving {
+    /// The next message of a ready batch. The batch's buffer is freed with its last message, so that idle streams stay small.
+    fn pop_ready(&mut self) -> Option<S::Item> {
+        if !self.is_batch_ready {
             return None;
         }
-        let message = self.group.pop_front()?;
-        if self.group.is_empty() {
-            (self.group, self.is_leaving, self.bytes) = (VecDeque::new(), false, 0);
-            self.last_left = Some(Instant::now());
+        let message = self.batch.pop_front()?;
+        if self.batch.is_empty() {
+            (self.batch, self.is_batch_ready, self.batch_bytes) = (VecDeque::new(), false, 0);
+            self.last_sent = Some(Instant::now());
         }
         Some(message)
     }
 
-    /// Whether a message that is alone must wait for company; sets the timer if so.
-    fn must_wait(&mut self) -> bool {
+    /// If the last message was sent within [`WINDOW`], sets the timer and returns true.
+    fn start_window(&mut self) -> bool {
         let now = Instant::now();
-        let end = self.last_left.map(|last| last + WINDOW);
+        let end = self.last_sent.map(|last| last + WINDOW);
         let Some(end) = end.filter(|end| *end > now) else {
             return false;
         };
@@ -75,7 +74,7 @@ impl<S: Stream> Coalesced<S> {
         true
     }
 
-    fn window_is_over(&mut self, cx: &mut Context<'_>) -> bool {
+    fn is_window_over(&mut self, cx: &mut Context<'_>) -> bool {
         let window = self.window.as_mut();
         window.is_none_or(|window| window.poll(cx).is_ready())
     }
@@ -91,7 +90,7 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         loop {
-            if let Some(message) = self.leaving() {
+            if let Some(message) = self.pop_ready() {
                 return Poll::Ready(Some(message));
             }
             if self.is_over {
@@ -99,18 +98,18 @@ where
             }
             match Pin::new(&mut self.inner).poll_next(cx) {
                 Poll::Ready(Some(message)) => {
-                    if self.group.is_empty() && !self.must_wait() {
-                        self.last_left = Some(Instant::now());
+                    if self.batch.is_empty() && !self.start_window() {
+                        self.last_sent = Some(Instant::now());
                         return Poll::Ready(Some(message));
                     }
-                    self.bytes += message.as_ref().map_or(FRAME_BYTES, Message::encoded_len);
-                    self.group.push_back(message);
-                    self.is_leaving = self.bytes >= FRAME_BYTES;
+                    self.batch_bytes += message.as_ref().map_or(FRAME_BYTES, Message::encoded_len);
+                    self.batch.push_back(message);
+                    self.is_batch_ready = self.batch_bytes >= FRAME_BYTES;
                 }
-                Poll::Ready(None) => (self.is_over, self.is_leaving) = (true, true),
-                Poll::Pending if self.group.is_empty() => return Poll::Pending,
-                Poll::Pending => match self.window_is_over(cx) {
-                    true => self.is_leaving = true,
+                Poll::Ready(None) => (self.is_over, self.is_batch_ready) = (true, true),
+                Poll::Pending if self.batch.is_empty() => return Poll::Pending,
+                Poll::Pending => match self.is_window_over(cx) {
+                    true => self.is_batch_ready = true,
                     false => return Poll::Pending,
                 },
             }
@@ -130,28 +129,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_comes_alone_leaves_at_once() {
+    async fn a_lone_message_is_sent_at_once() {
         let (send, receive) = unbounded_channel();
-        let mut packed = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
+        let mut messages = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
         for is_first in [true, false, false] {
             if !is_first {
                 send.send(token("a")).expect("open");
             }
             let start = Instant::now();
-            assert_eq!(packed.next().await, Some(token("a")));
+            assert_eq!(messages.next().await, Some(token("a")));
             assert_eq!(start.elapsed(), Duration::ZERO);
             tokio::time::sleep(WINDOW).await;
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_close_behind_another_waits_for_company_at_most_a_window() {
+    async fn a_message_soon_after_another_waits_at_most_one_window() {
         let (send, receive) = unbounded_channel();
-        let mut packed = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
-        packed.next().await;
+        let mut messages = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
+        messages.next().await;
         let start = Instant::now();
         send.send(token("b")).expect("open");
-        let next = packed.next().await;
+        let next = messages.next().await;
         assert_eq!(next, Some(token("b")));
         let waited = start.elapsed();
         assert!(
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_and_the_end_leave_without_waiting() {
+    async fn an_error_and_the_end_are_sent_without_waiting() {
         for rest in [vec![token("b"), Err(())], vec![token("b")]] {
             let (send, receive) = unbounded_channel();
             for message in rest.clone() {
@@ -169,8 +168,8 @@ mod tests {
             }
             drop(send);
             let start = Instant::now();
-            let packed = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
-            let all: Vec<_> = packed.collect().await;
+            let messages = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
+            let all: Vec<_> = messages.collect().await;
             assert_eq!(all, [vec![token("a")], rest].concat());
             assert_eq!(start.elapsed(), Duration::ZERO);
         }

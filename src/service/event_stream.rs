@@ -1,12 +1,11 @@
-//! Events into the messages of one stream: timers, counts, exactly one ending.
+//! Turns the upstream's events into the messages of one stream, with its timeouts and exactly one ending.
 //!
-//! Pulled, not pumped: a [`EventStream`] asks the upstream for as much as the caller takes. hyper does not
-//! poll a stream whose caller has stopped reading: such a call is aborted by the watchdog of
-//! [`open_calls`](super::open_calls) when the deadline, the lifetime or the drain is over. Initial and idle need no
-//! watchdog: a caller who is not polled is not waiting for the upstream.
+//! The stream ends once: with `Done`, or with one [`Failure`]. When the caller leaves, hyper drops it, and that drops the
+//! upstream call.
 //!
-//! A relay ends once: with `Done`, or with one [`Failure`]. Dropping it, as hyper does when the caller
-//! leaves, drops the upstream call.
+//! It reads from the upstream only as fast as the caller reads. If a caller stops reading, hyper stops polling the stream. Then
+//! the watchdog of [`open_calls`](crate::middleware::open_calls) enforces the deadline, the lifetime and the drain timeout. The
+//! initial and idle timeouts need no watchdog, because an unpolled stream does not wait for the upstream.
 
 use std::{
     future::poll_fn,
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::response::{self, Tally};
+use super::response::{self, Totals};
 use crate::{
     call::{
         deadline::{Deadline, TimeoutKind},
@@ -34,23 +33,23 @@ use crate::{
     upstream::{Error, sse::Events},
 };
 
-/// One stream from its first event to its one ending.
+/// One stream, from its first event to its ending.
 pub(super) struct EventStream {
-    /// None once the stream is over.
+    /// `None` once the stream is over.
     events: Option<Box<Events>>,
     call: Arc<OpenCall>,
     idle: Duration,
     end: Deadline,
     timer: Timer,
     credentials: Credentials,
-    tally: Tally,
+    totals: Totals,
     last_token: Option<Instant>,
     delivered: u64,
 }
 
 impl EventStream {
-    /// A relay whose first event is still to come: the caller of this bounds the wait for it. `idle`
-    /// is the longest silence of the upstream from then on; `credentials` say whose key it is asked with.
+    /// A stream that waits for its first event; the middleware limits that wait. From the first event on, `idle` is the
+    /// longest silence of the upstream. `credentials` say whose key the upstream gets.
     pub(super) fn new(
         events: Events,
         idle: Duration,
@@ -63,9 +62,9 @@ impl EventStream {
             idle,
             end: context.deadlines.end,
             timer: Timer::new(context.deadlines.end.at),
-            tally: Tally {
+            totals: Totals {
                 thread_id: context.record().thread_id(),
-                ..Tally::default()
+                ..Totals::default()
             },
             credentials,
             last_token: None,
@@ -73,16 +72,16 @@ impl EventStream {
         }
     }
 
-    /// Waits for the first event, which the head of the answer is held back for.
-    pub(super) async fn first(&mut self) -> Result<pb::StreamResponse, Failure> {
-        let (event, came) = poll_fn(|cx| self.poll_event(cx)).await?;
-        self.timer.set(self.end.at.min(came + self.idle));
-        Ok(self.deliver(event, came))
+    /// Waits for the first event. The response head is not sent before it.
+    pub(super) async fn first_message(&mut self) -> Result<pb::StreamResponse, Failure> {
+        let (event, received) = poll_fn(|cx| self.poll_event(cx)).await?;
+        self.timer.set(self.end.at.min(received + self.idle));
+        Ok(self.build_message(event, received))
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrived, Failure>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<TimedEvent, Failure>> {
         let events = self.events.as_mut();
-        let events = events.expect("nobody asks a stream that is over");
+        let events = events.expect("a stream that is over is never polled");
         match ready!(events.poll_event(cx)) {
             Some(Ok(event)) => Poll::Ready(Ok((event, events.last_byte()))),
             Some(Err(error)) => Poll::Ready(Err(error.into())),
@@ -90,8 +89,8 @@ impl EventStream {
         }
     }
 
-    /// An event, or what ends the wait for it.
-    fn poll_event_or_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrived, Failure>> {
+    /// The next event, or the failure that ends the wait for it.
+    fn poll_event_or_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Result<TimedEvent, Failure>> {
         if self.call.is_forced() {
             return Poll::Ready(Err(Failure::DrainTimeout));
         }
@@ -99,14 +98,14 @@ impl EventStream {
             return Poll::Ready(outcome);
         }
         while self.timer.poll(cx).is_ready() {
-            let silent = self
+            let idle_deadline = self
                 .events
                 .as_ref()
                 .map(|events| events.last_byte() + self.idle);
             let now = Instant::now();
-            match silent {
+            match idle_deadline {
                 _ if self.end.at <= now => return Poll::Ready(Err(self.end.kind.into())),
-                Some(silent) if silent > now => self.timer.set(self.end.at.min(silent)),
+                Some(idle) if idle > now => self.timer.set(self.end.at.min(idle)),
                 _ => return Poll::Ready(Err(TimeoutKind::Idle.into())),
             }
         }
@@ -115,14 +114,16 @@ impl EventStream {
             .map(|()| Err(Failure::DrainTimeout))
     }
 
-    fn deliver(&mut self, event: Event, came: Instant) -> pb::StreamResponse {
+    /// Counts the event and builds the caller's message.
+    fn build_message(&mut self, event: Event, received: Instant) -> pb::StreamResponse {
         match &event {
             Event::Token(text) => {
-                let since_start = came - self.record().started();
-                self.tally.tokens += 1;
-                self.tally.characters += text.chars().count() as u64;
-                self.tally.first_token.get_or_insert(since_start);
-                let gap = self.last_token.replace(came).map(|last| came - last);
+                let since_start = received - self.record().started();
+                self.totals.tokens += 1;
+                self.totals.characters += text.chars().count() as u64;
+                self.totals.first_token.get_or_insert(since_start);
+                let last = self.last_token.replace(received);
+                let gap = last.map(|last| received - last);
                 self.record().token(gap, since_start);
             }
             Event::Done => {
@@ -133,10 +134,10 @@ impl EventStream {
         }
         self.delivered += 1;
         self.record().message_sent();
-        response::event(event, &self.tally, self.record().started())
+        response::event(event, &self.totals, self.record().started())
     }
 
-    /// EndConditions the stream with the status for `failure`, which says how many events went before it.
+    /// Ends the stream. The status includes the number of events that were sent before.
     fn fail(&mut self, failure: Failure) -> Status {
         self.record().failed(failure.reason(Credentials::Service));
         self.end();
@@ -153,7 +154,7 @@ impl EventStream {
     }
 }
 
-/// The messages after the first; none after the one ending.
+/// Yields the messages after the first, and nothing after the ending.
 impl Stream for EventStream {
     type Item = Result<pb::StreamResponse, Status>;
 
@@ -161,13 +162,13 @@ impl Stream for EventStream {
         if self.events.is_none() {
             return Poll::Ready(None);
         }
-        let outcome = ready!(self.poll_event_or_end(cx));
+        let outcome = ready!(self.poll_event_or_timeout(cx));
         Poll::Ready(Some(match outcome {
-            Ok((event, came)) => Ok(self.deliver(event, came)),
+            Ok((event, received)) => Ok(self.build_message(event, received)),
             Err(failure) => Err(self.fail(failure)),
         }))
     }
 }
 
-/// An event, and when its last bytes came.
-type Arrived = (Event, Instant);
+/// An event, and when its last bytes were received.
+type TimedEvent = (Event, Instant);

@@ -1,5 +1,4 @@
-//! A door for `fuzz/`, which is there only with `--cfg fuzzing`: the bank's pure parts, as its own files
-//! use them.
+//! Entry points for `fuzz/` into the server side's pure functions. They exist only with `--cfg fuzzing`.
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -15,8 +14,8 @@ use crate::{
     upstream::Error,
 };
 
-/// The status that a caller gets of `failure`.
-pub fn tell(
+/// The caller's status for `failure`.
+pub fn status(
     failure: Failure,
     record: &Record,
     credentials: Credentials,
@@ -25,22 +24,22 @@ pub fn tell(
     failure.into_status(record, credentials, events_delivered)
 }
 
-/// The message that a caller gets of `reply`.
+/// The caller's message for `reply`.
 ///
 /// # Errors
 ///
-/// - [`Error`] when no caller could read it.
+/// - [`Error::TooLarge`] when the message is larger than `limit`.
 pub fn invoke(reply: Reply, limit: usize) -> Result<pb::InvokeResponse, Error> {
     response::bounded(response::invoke(reply), limit)
 }
 
-/// When the head of a call is due, and when its end.
-pub fn due(
-    clocks: &Timeouts,
+/// The deadlines for a call's head and for its end.
+pub fn deadlines(
+    timeouts: &Timeouts,
     method: Method,
     metadata: &HeaderMap,
     started: Instant,
 ) -> [Deadline; 2] {
-    let due = clocks.deadlines(method, metadata, started);
-    [due.head, due.end]
+    let deadlines = timeouts.deadlines(method, metadata, started);
+    [deadlines.head, deadlines.end]
 }

@@ -1,7 +1,7 @@
-//! The methods of GraphService, and in `threads` those of ThreadService.
+//! Implements GraphService here, and ThreadService in `threads`.
 //!
-//! A method reads as the life of a call: request, upstream, response. The [`middleware`](crate::middleware) round it
-//! enforces the deadline; [`status`](crate::status) maps each failure.
+//! Each method parses the request, asks the upstream, and builds the response. The [`middleware`](crate::middleware) enforces
+//! the deadline for the head; [`status`](crate::status) maps each failure.
 
 mod coalesce;
 mod event_stream;
@@ -32,54 +32,54 @@ use crate::{
     upstream::{Error, Upstream},
 };
 
-/// Both services: everything that a call passes on its way.
+/// The implementation of both services.
 #[derive(Clone, Debug)]
 pub struct Bridge {
-    /// Where calls go.
+    /// Sends calls to ALİM.
     pub upstream: Upstream,
-    /// How long a stream may be silent, from its first event on.
+    /// The longest silence of a stream, from its first event on.
     pub idle: Duration,
-    /// Whose key the upstream is shown.
+    /// Whose key the upstream gets.
     pub credentials: Credentials,
-    /// Bytes of an encoded unary answer; exactly as many pass.
+    /// The maximum size of an encoded unary reply, inclusive.
     pub max_reply_bytes: usize,
-    /// Cancelled when what has not left for ALİM must end.
+    /// Cancelled when a drain ends the calls that have not reached ALİM yet.
     pub draining: CancellationToken,
 }
 
-type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamResponse, Status>> + Send>>;
+type Messages = Pin<Box<dyn Stream<Item = Result<pb::StreamResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl GraphService for Bridge {
-    type StreamStream = Events;
+    type StreamStream = Messages;
 
     async fn invoke(
         &self,
         request: Request<pb::InvokeRequest>,
     ) -> Result<Response<pb::InvokeResponse>, Status> {
-        let context = received(&request);
-        let answer = async {
-            context.check_rights(request.get_ref().system_prompt_override.as_deref())?;
+        let context = context_of(&request);
+        let response = async {
+            context.check_permissions(request.get_ref().system_prompt_override.as_deref())?;
             let call = request::parse(request, request::question, self.credentials, &context)?;
             self.unary(&context, call, Upstream::invoke, response::invoke)
                 .await
         };
-        self.or_status(answer.await, &context)
+        self.or_status(response.await, &context)
     }
 
     async fn stream(
         &self,
         request: Request<pb::StreamRequest>,
-    ) -> Result<Response<Events>, Status> {
-        let context = received(&request);
-        let events = self.relay(request, &context).await;
-        self.or_status(events, &context)
+    ) -> Result<Response<Messages>, Status> {
+        let context = context_of(&request);
+        let response = self.start_stream(request, &context).await;
+        self.or_status(response, &context)
     }
 }
 
 impl Bridge {
-    /// One reply of the upstream for one call: `ask` sends it, and `into_message` puts what it gives into the contract's
-    /// words. A call that comes too late is not sent, for it costs money.
+    /// Serves a unary call: `ask` sends it, and `into_message` turns the reply into the contract's message. If the deadline has
+    /// passed, nothing is sent, because each call costs money.
     async fn unary<Q, T, M: Message>(
         &self,
         context: &CallContext,
@@ -89,12 +89,12 @@ impl Bridge {
     ) -> Result<Response<M>, Failure> {
         let record = context.record();
         context.deadlines.head.check()?;
-        self.wait_for_turn(context, &mut call, 1).await?;
+        self.acquire_quota(context, &mut call, 1).await?;
         record.upstream_asked(&mut call.headers);
         context.hold_question().await?;
         let (reply, head) = ask(&self.upstream, call, context.deadlines.head.at).await?;
         record.upstream_status(200);
-        self.note_head(context, &head);
+        self.record_head(context, &head);
         record.upstream_over();
         let message = response::bounded(into_message(reply), self.max_reply_bytes)?;
         context.call.memory.release_to(message.encoded_len());
@@ -102,42 +102,44 @@ impl Bridge {
         Ok(response::with_headers(message, head.headers))
     }
 
-    async fn relay(
+    /// Asks the upstream for a stream, and waits for its first event before it returns the response.
+    async fn start_stream(
         &self,
         request: Request<pb::StreamRequest>,
         context: &CallContext,
-    ) -> Result<Response<Events>, Failure> {
+    ) -> Result<Response<Messages>, Failure> {
         let starts_thread = request.get_ref().start_thread;
-        context.check_rights(request.get_ref().system_prompt_override.as_deref())?;
-        let mut call = request::parse(request, request::streamed, self.credentials, context)?;
+        context.check_permissions(request.get_ref().system_prompt_override.as_deref())?;
+        let mut call =
+            request::parse(request, request::stream_question, self.credentials, context)?;
         let record = context.record();
         record.thread(call.asked.thread_id());
         context.deadlines.head.check()?;
         let requests = if starts_thread { 2 } else { 1 };
-        self.wait_for_turn(context, &mut call, requests).await?;
+        self.acquire_quota(context, &mut call, requests).await?;
         record.upstream_asked(&mut call.headers);
         if starts_thread {
             self.start_thread(context, &mut call).await?;
         }
         context.hold_question().await?;
         let thread_id = call.asked.thread_id();
-        let asked = self.upstream.stream(call, context.deadlines.head.at);
-        let (events, mut head) = asked.await?;
+        let reply = self.upstream.stream(call, context.deadlines.head.at);
+        let (events, mut head) = reply.await?;
         record.upstream_status(200);
-        self.note_head(context, &head);
-        response::name_thread(&mut head.headers, thread_id);
-        let mut relay = EventStream::new(events, self.idle, context, self.credentials);
-        let first = relay.first().await?;
-        let events = Coalesced::new(Ok(first), PollOnWake::new(relay));
+        self.record_head(context, &head);
+        response::add_thread_id(&mut head.headers, thread_id);
+        let mut stream = EventStream::new(events, self.idle, context, self.credentials);
+        let first = stream.first_message().await?;
+        let messages = Coalesced::new(Ok(first), PollOnWake::new(stream));
         Ok(response::with_headers(
-            Box::pin(events) as Events,
+            Box::pin(messages) as Messages,
             head.headers,
         ))
     }
 
-    /// Waits until the upstream key may send so many requests, and gives the call its slots for them. What ends the call meanwhile
-    /// takes it out of the queue: its caller, its deadline or the drain.
-    async fn wait_for_turn<Q>(
+    /// Waits until the upstream key's quota admits `requests`, and gives the call its slots. If the caller leaves, the deadline passes
+    /// or a drain begins, the call leaves the queue.
+    async fn acquire_quota<Q>(
         &self,
         context: &CallContext,
         call: &mut Call<Q>,
@@ -155,13 +157,13 @@ impl Bridge {
             Some(_) => UpstreamKey::OfCaller(caller.name.clone()),
             None => UpstreamKey::Service,
         };
-        let due = context.deadlines.head;
+        let deadline = context.deadlines.head;
         call.slots = tokio::select! {
             biased;
-            slots = quota.acquire(&key, &caller, requests, due.at) => slots?,
+            slots = quota.acquire(&key, &caller, requests, deadline.at) => slots?,
             () = self.draining.cancelled() => return Err(Rejected::Draining.into()),
         };
-        Ok(due.check()?)
+        Ok(deadline.check()?)
     }
 
     fn or_status<T>(
@@ -179,7 +181,7 @@ impl Bridge {
                 record.upstream_status(status.as_u16());
             }
             if let Error::Rejected(rejection) = error {
-                self.note_head(context, &rejection.head);
+                self.record_head(context, &rejection.head);
             }
             tracing::debug!(
                 request_id = record.request_id(),
@@ -191,8 +193,9 @@ impl Bridge {
         failure.into_status(record, self.credentials, None)
     }
 
-    /// Callers' own keys have a limit each, so one figure would mislead.
-    fn note_head(&self, context: &CallContext, head: &ReplyHead) {
+    /// Records the upstream's request id and remaining limit. Callers' own keys have a limit each, so one figure for all of
+    /// them would mislead.
+    fn record_head(&self, context: &CallContext, head: &ReplyHead) {
         let record = context.record();
         if let Some(id) = &head.request_id {
             record.upstream_request_id(id);
@@ -206,7 +209,7 @@ impl Bridge {
     }
 }
 
-/// Who takes a turn; with no callers file, all are one.
+/// The caller for fair queueing. Without a callers file, all calls count as one caller.
 fn quota_caller(context: &CallContext) -> quota::Caller {
     match &context.call.caller {
         Some(caller) => quota::Caller {
@@ -220,15 +223,15 @@ fn quota_caller(context: &CallContext) -> quota::Caller {
     }
 }
 
-/// What the edge attached to a request whose message is here.
-fn received<M: Message>(request: &Request<M>) -> CallContext {
+/// The request's call context, updated with the size of the message.
+fn context_of<M: Message>(request: &Request<M>) -> CallContext {
     let mut context = CallContext::of(request.extensions());
     context.message_bytes = request.get_ref().encoded_len();
     context.record().message_received(context.message_bytes);
     context
 }
 
-/// An error with its causes, for the log: the causes hold addresses, so callers never see them.
+/// An error with its causes, for the log. The causes contain addresses, so callers never get them.
 struct Causes<'a>(&'a dyn std::error::Error);
 
 impl std::fmt::Display for Causes<'_> {

@@ -1,9 +1,8 @@
-//! A stream that is asked again only when it has something to tell.
+//! Skips polls of the inner stream until its waker fires.
 //!
-//! tonic's encoder asks for more until a stream is pending, hyper then asks the body once more, and h2 wakes the
-//! task for each frame that the task itself sends. So a token that comes alone had its stream asked four times, and the
-//! upstream's connection with it, for one answer. Here the stream gets a waker of its own, and is left alone while
-//! that has not rung.
+//! tonic's encoder polls a stream until it is pending. hyper then polls the body once more, and h2 wakes the task for each frame
+//! that the task itself sends. Without this, one token polls the stream, and the upstream connection, four times. So the
+//! inner stream gets a waker of its own, and is not polled before that fires.
 
 use std::{
     pin::Pin,
@@ -16,28 +15,28 @@ use std::{
 
 use tokio_stream::Stream;
 
-/// A stream that, once it is pending, is not polled again until it has poll_on_wake who asked, or until somebody else asks.
+/// A stream that polls `inner` again after `Pending` only when `inner` has called its waker, or when another task polls.
 pub(super) struct PollOnWake<S> {
     inner: S,
     flag: Option<(Arc<WakeFlag>, Waker)>,
 }
 
-/// Wakes its task, and remembers that the stream may be asked: at first, after an answer, and when it has rung.
+/// Wakes its task and records that the stream should be polled. That is also set at first, and after each item.
 struct WakeFlag {
     task: Waker,
     should_poll: AtomicBool,
 }
 
 impl<S> PollOnWake<S> {
-    /// Leaves `inner` alone while it is pending.
+    /// Wraps `inner`.
     pub(super) fn new(inner: S) -> Self {
         Self { inner, flag: None }
     }
 }
 
 impl WakeFlag {
-    /// A flag for `task`, whose stream may be asked, and what rings it.
-    fn of(task: &Waker) -> (Arc<Self>, Waker) {
+    /// A flag for `task`, and the waker that sets it.
+    fn new(task: &Waker) -> (Arc<Self>, Waker) {
         let flag = Arc::new(Self {
             task: task.clone(),
             should_poll: AtomicBool::new(true),
@@ -64,7 +63,7 @@ impl<S: Stream + Unpin> Stream for PollOnWake<S> {
         let this = &mut *self;
         this.flag
             .take_if(|(flag, _)| !flag.task.will_wake(cx.waker()));
-        let (flag, waker) = this.flag.get_or_insert_with(|| WakeFlag::of(cx.waker()));
+        let (flag, waker) = this.flag.get_or_insert_with(|| WakeFlag::new(cx.waker()));
         if !flag.should_poll.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
@@ -89,70 +88,70 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// `inner`, and how often it was asked.
+    /// Wraps `inner`, and counts its polls.
     fn counted<'a, S: Stream + Unpin + 'a>(
         mut inner: S,
-        asked: &'a Cell<u32>,
+        polls: &'a Cell<u32>,
     ) -> PollOnWake<impl Stream<Item = S::Item> + Unpin + 'a> {
         PollOnWake::new(stream::poll_fn(move |cx| {
-            asked.set(asked.get() + 1);
+            polls.set(polls.get() + 1);
             Pin::new(&mut inner).poll_next(cx)
         }))
     }
 
     #[tokio::test]
-    async fn what_is_pending_is_asked_again_once_it_has_something_to_tell() {
-        let (asked, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
-        let mut poll_on_wake = counted(UnboundedReceiverStream::new(receive), &asked);
+    async fn a_pending_stream_is_polled_again_only_after_it_wakes() {
+        let (polls, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
+        let mut poll_on_wake = counted(UnboundedReceiverStream::new(receive), &polls);
         for round in 1..4 {
             for _ in 0..3 {
                 assert_eq!(poll_on_wake.next().now_or_never(), None);
             }
-            assert_eq!(asked.get(), 3 * round - 2);
+            assert_eq!(polls.get(), 3 * round - 2);
             for (times, item) in [(3 * round - 1, 'a'), (3 * round, 'b')] {
                 send.send(item).expect("open");
-                assert_eq!(timeout(PATIENCE, poll_on_wake.next()).await, Ok(Some(item)));
-                assert_eq!(asked.get(), times);
+                assert_eq!(timeout(TIMEOUT, poll_on_wake.next()).await, Ok(Some(item)));
+                assert_eq!(polls.get(), times);
             }
         }
     }
 
     #[tokio::test]
-    async fn what_has_answered_is_asked_on_until_its_end() {
+    async fn a_ready_stream_is_polled_to_its_end() {
         let poll_on_wake = PollOnWake::new(stream::iter([1, 2, 3]));
-        let all = timeout(PATIENCE, poll_on_wake.collect::<Vec<_>>()).await;
+        let all = timeout(TIMEOUT, poll_on_wake.collect::<Vec<_>>()).await;
         assert_eq!(all, Ok(vec![1, 2, 3]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_task_that_asks_is_the_one_that_is_woken() {
-        let (asked, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
-        let mut poll_on_wake = counted(UnboundedReceiverStream::new(receive), &asked);
-        let stranger = noop_waker();
-        let pending = poll_on_wake.poll_next_unpin(&mut Context::from_waker(&stranger));
+    async fn the_task_that_polled_last_is_woken() {
+        let (polls, (send, receive)) = (Cell::new(0), mpsc::unbounded_channel());
+        let mut poll_on_wake = counted(UnboundedReceiverStream::new(receive), &polls);
+        let other_task = noop_waker();
+        let pending = poll_on_wake.poll_next_unpin(&mut Context::from_waker(&other_task));
         assert!(pending.is_pending());
         tokio::spawn(async move {
-            sleep(PATIENCE / 2).await;
+            sleep(TIMEOUT / 2).await;
             send.send(7)
         });
         let start = Instant::now();
-        assert_eq!(timeout(PATIENCE, poll_on_wake.next()).await, Ok(Some(7)));
-        assert!(start.elapsed() < PATIENCE, "seen only when time was up");
+        assert_eq!(timeout(TIMEOUT, poll_on_wake.next()).await, Ok(Some(7)));
+        assert!(start.elapsed() < TIMEOUT, "the task was not woken");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_wakes_its_task_while_it_is_asked_is_asked_again() {
-        let turns = Cell::new(0);
+    async fn a_stream_that_wakes_its_task_during_a_poll_is_polled_again() {
+        let polls = Cell::new(0);
         let mut poll_on_wake = PollOnWake::new(stream::poll_fn(|cx| {
-            turns.set(turns.get() + 1);
-            if turns.get() < 3 {
+            polls.set(polls.get() + 1);
+            if polls.get() < 3 {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Poll::Ready(Some(turns.get()))
+            Poll::Ready(Some(polls.get()))
         }));
-        assert_eq!(timeout(PATIENCE, poll_on_wake.next()).await, Ok(Some(3)));
+        assert_eq!(timeout(TIMEOUT, poll_on_wake.next()).await, Ok(Some(3)));
     }
 }

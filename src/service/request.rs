@@ -1,4 +1,4 @@
-//! A gRPC request, message and metadata, into a [`Call`].
+//! Parses a gRPC request, message and metadata, into a [`Call`].
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::{
     status::{Credentials, Failure},
 };
 
-/// Reads a request of any method; `asked` reads its message.
+/// Parses a request of any method; `parse_message` parses its message.
 ///
 /// # Errors
 ///
-/// - [`Failure::CredentialsMissing`] when callers must bring their key and this one did not.
-/// - [`Failure::Invalid`] with every field at fault.
+/// - [`Failure::CredentialsMissing`] when callers must send their own upstream key and this one did not.
+/// - [`Failure::Invalid`] with every invalid field.
 pub(super) fn parse<M, T>(
     request: Request<M>,
-    asked: impl FnOnce(M) -> Result<T, Invalid>,
+    parse_message: impl FnOnce(M) -> Result<T, Invalid>,
     credentials: Credentials,
     context: &CallContext,
 ) -> Result<Call<T>, Failure> {
@@ -32,7 +32,7 @@ pub(super) fn parse<M, T>(
         Credentials::Caller => Some(caller_key(&metadata).ok_or(Failure::CredentialsMissing)?),
     };
     Ok(Call {
-        asked: asked(message)?,
+        asked: parse_message(message)?,
         headers: headers::to_upstream(&metadata),
         caller_key,
         memory,
@@ -40,11 +40,11 @@ pub(super) fn parse<M, T>(
     })
 }
 
-/// The thread to be made; an id that the caller gave it is passed over (AIP-203, output only).
+/// The thread to create. An id from the caller is ignored (AIP-203, output only).
 ///
 /// # Errors
 ///
-/// - [`Invalid`] when the metadata holds a number that JSON can't.
+/// - [`Invalid`] when the metadata has a number that JSON can't represent.
 pub(super) fn new_thread(message: pb::CreateThreadRequest) -> Result<NewThread, Invalid> {
     let metadata = message.thread.and_then(|thread| thread.metadata);
     let metadata = metadata.map(json::to_json).transpose();
@@ -54,11 +54,11 @@ pub(super) fn new_thread(message: pb::CreateThreadRequest) -> Result<NewThread, 
     })
 }
 
-/// The thread that is asked about.
+/// Parses the id of an existing thread.
 ///
 /// # Errors
 ///
-/// - [`Invalid`] when it is none, or no UUID.
+/// - [`Invalid`] when it is empty or not a UUID.
 pub(super) fn thread_id(text: &str) -> Result<ThreadId, Invalid> {
     ThreadId::parse(text).ok_or_else(|| invalid("thread_id", ThreadId::RULE))
 }
@@ -69,28 +69,28 @@ fn invalid(field: &str, description: impl Into<String>) -> Invalid {
     }
 }
 
-/// Checks all fields at once, the number that JSON can't hold with the others.
+/// Checks all fields, and reports all errors together. That includes numbers that JSON can't represent.
 ///
 /// # Errors
 ///
-/// - [`Invalid`] with every field at fault.
+/// - [`Invalid`] with every invalid field.
 pub(super) fn question(message: pb::InvokeRequest) -> Result<Question, Invalid> {
-    checked(message, None)
+    check(message, None)
 }
 
-/// Checks all fields at once, as [`question`] does.
+/// Checks all fields, like [`question`].
 ///
 /// # Errors
 ///
-/// - [`Invalid`] with every field at fault; a thread can't be both started and gone on with.
-pub(super) fn streamed(message: pb::StreamRequest) -> Result<Question, Invalid> {
+/// - [`Invalid`] with every invalid field. A stream can't both start a thread and continue one.
+pub(super) fn stream_question(message: pb::StreamRequest) -> Result<Question, Invalid> {
     let is_named = !message.thread_id().is_empty();
     let both = (message.start_thread && is_named)
-        .then(|| Violation::new("start_thread", "must not be set beside thread_id"));
-    checked(message.into(), both)
+        .then(|| Violation::new("start_thread", "must not be set together with thread_id"));
+    check(message.into(), both)
 }
 
-fn checked(message: pb::InvokeRequest, first: Option<Violation>) -> Result<Question, Invalid> {
+fn check(message: pb::InvokeRequest, first: Option<Violation>) -> Result<Question, Invalid> {
     let context = message.scenario_context.map(json::to_json).transpose();
     let (scenario_context, not_finite) = match context {
         Ok(context) => (context, None),

@@ -1,4 +1,4 @@
-//! What the upstream said, into the messages of the contract.
+//! Converts the upstream's replies and events into the messages of the contract.
 
 use std::{sync::Once, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     upstream::{Error, error::Part},
 };
 
-/// Initial metadata of a stream whose conversation is known.
+/// Initial metadata of a stream with a known thread.
 pub(super) const THREAD_ID: HeaderName = HeaderName::from_static("x-thread-id");
 
-/// The whole answer.
+/// The reply to Invoke.
 pub(super) fn invoke(reply: Reply) -> pb::InvokeResponse {
     pb::InvokeResponse {
         response: reply.response,
@@ -39,7 +39,7 @@ pub(super) fn thread(thread: Thread) -> pb::Thread {
     }
 }
 
-/// Left out where it is nested deeper than callers' decoders read: the answer has been paid for.
+/// If the object is nested deeper than callers' decoders allow, it is left out. The reply is already paid for, so it does not fail.
 fn metadata(object: Option<Map<String, Value>>) -> Option<Struct> {
     static REPORTED: Once = Once::new();
     match object.map(json::to_struct).transpose() {
@@ -51,8 +51,8 @@ fn metadata(object: Option<Map<String, Value>>) -> Option<Struct> {
     }
 }
 
-/// The message when it is not too large; `limit` counts its bytes as it is encoded, for numbers grow on
-/// the way from JSON to protobuf. One of exactly that size passes.
+/// Checks the encoded size of the message against `limit`, inclusive. The JSON's size is not enough, because numbers grow when
+/// they become protobuf.
 ///
 /// # Errors
 ///
@@ -67,43 +67,46 @@ pub(super) fn bounded<M: Message>(message: M, limit: usize) -> Result<M, Error> 
     }
 }
 
-/// A response that bears the headers that cross.
+/// A response with `headers` as its initial metadata.
 pub(super) fn with_headers<T>(message: T, headers: HeaderMap) -> Response<T> {
     let mut response = Response::new(message);
     *response.metadata_mut() = MetadataMap::from_headers(headers);
     response
 }
 
-/// Names the conversation that a stream belongs to in its head.
-pub(super) fn name_thread(headers: &mut HeaderMap, id: Option<ThreadId>) {
+/// Adds the stream's thread id to its head.
+pub(super) fn add_thread_id(headers: &mut HeaderMap, id: Option<ThreadId>) {
     if let Some(id) = id {
         let id = HeaderValue::from_str(&id.to_string()).expect("a UUID's text is visible ASCII");
         headers.insert(THREAD_ID, id);
     }
 }
 
-/// What a stream has sent so far, for its `Done`.
+/// The totals of a stream so far, for its `Done`.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Totals {
     pub(super) tokens: u64,
     pub(super) characters: u64,
     pub(super) first_token: Option<Duration>,
     pub(super) thread_id: Option<ThreadId>,
 }
 
-/// One event; `tally` and the call's start make the `Done`.
-pub(super) fn event(event: Event, tally: &Tally, started: Instant) -> pb::StreamResponse {
+/// The message for one event. `Done` also has the totals and the time since `started`.
+pub(super) fn event(event: Event, totals: &Totals, started: Instant) -> pb::StreamResponse {
     use stream_response::Event as Out;
     let event = match event {
         Event::Token(text) => Out::Token(pb::Token { text }),
         Event::Node(name) => Out::Node(pb::Node { name }),
         Event::Other { kind, data } => Out::Other(pb::Other { r#type: kind, data }),
         Event::Done => Out::Done(pb::Done {
-            token_count: tally.tokens,
-            character_count: tally.characters,
-            time_to_first_token: tally.first_token.map(duration),
+            token_count: totals.tokens,
+            character_count: totals.characters,
+            time_to_first_token: totals.first_token.map(duration),
             duration: Some(duration(started.elapsed())),
-            thread_id: tally.thread_id.map(|id| id.to_string()).unwrap_or_default(),
+            thread_id: totals
+                .thread_id
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
         }),
     };
     pb::StreamResponse { event: Some(event) }

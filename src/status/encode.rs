@@ -1,7 +1,7 @@
-//! A failure into a status, within what callers accept.
+//! Encodes a failure as a gRPC status, within the sizes that callers accept.
 //!
-//! Rich errors follow AIP-193: every status bears an ErrorInfo whose metadata says whether the upstream
-//! may have acted (`sent`); `grpc-retry-pushback-ms` (gRPC A6) tells a retry policy what to do.
+//! Rich errors follow AIP-193. Every status has an ErrorInfo, whose metadata `sent` says whether the upstream may have run
+//! the call. `grpc-retry-pushback-ms` (gRPC A6) controls the caller's retry policy.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::{
     Credentials, Failure,
     mapping::{Mapping, Pushback},
-    text::{MAX_MESSAGE_BYTES, clean, cut_encoded, cut_utf8},
+    text::{MAX_MESSAGE_BYTES, clean, truncate_encoded, truncate_utf8},
 };
 use crate::{
     call::{
@@ -29,24 +29,24 @@ const DOMAIN: &str = "alim-bridge";
 
 const MAX_VIOLATIONS: usize = 16;
 const MAX_VIOLATION_BYTES: usize = 200;
-/// All trailers together, by HTTP/2's count of 32 bytes a field: half of what callers accept, less the request id that
-/// the edge adds.
+/// The maximum size of all trailers; HTTP/2 adds 32 bytes to each field. It is half of what callers accept, less the request id
+/// that the middleware adds.
 const MAX_TRAILER_BYTES: usize = 4096 - 172;
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Failure {
-    /// The code that the caller gets of it.
+    /// The caller's status code.
     pub(crate) fn code(&self) -> Code {
         self.mapping(Credentials::Service).code
     }
 
-    /// Why, in the one word that callers, logs and metrics share.
+    /// The reason, which callers, logs and metrics share.
     pub(crate) fn reason(&self, credentials: Credentials) -> Reason {
         self.mapping(credentials).reason
     }
 
-    /// Notes the failure in the call's record, and makes the status that the caller gets of it;
-    /// `events_delivered` is how many events went before it, for a stream whose head has left.
+    /// Records the failure, and returns the caller's status. For a stream whose head was sent, `events_delivered` is the
+    /// number of events before the failure.
     pub(crate) fn into_status(
         self,
         record: &Record,
@@ -102,12 +102,14 @@ impl Failure {
 }
 
 impl Pushback {
-    /// As the header says it; `left` is what is left of the caller's deadline. gRPC libraries wait out a pushback
-    /// beyond their deadline and then report DEADLINE_EXCEEDED without a reason, so it is -1 then. 0 is never
-    /// sent: grpcio up to 1.85 hangs or dies on it, others repeat the call at once.
-    fn millis(self, left: Option<Duration>) -> Option<i64> {
+    /// The value of the header. `left` is the rest of the caller's deadline.
+    ///
+    /// If the pushback is longer than that, the value is -1. Otherwise gRPC libraries would wait until their deadline, and then
+    /// report DEADLINE_EXCEEDED without a reason. The value is never 0: grpcio up to 1.85 hangs or dies on it, and others
+    /// retry at once.
+    fn to_millis(self, left: Option<Duration>) -> Option<i64> {
         match self {
-            Self::Unsaid => None,
+            Self::Unset => None,
             Self::After(wait) if left.is_none_or(|left| wait < left) => {
                 let millis = wait.as_micros().div_ceil(1000).max(1);
                 Some(i64::try_from(millis).unwrap_or(i64::MAX))
@@ -125,14 +127,14 @@ impl Mapping {
         violations: &[Violation],
         left: Option<Duration>,
     ) -> Status {
-        if let Some(millis) = self.pushback.millis(left) {
+        if let Some(millis) = self.pushback.to_millis(left) {
             metadata.insert(PUSHBACK, HeaderValue::from(millis));
         }
         let mut details = ErrorDetails::with_error_info(self.reason.name(), DOMAIN, info);
         if let Pushback::After(wait) = self.pushback {
             details.set_retry_info(Some(wait));
         }
-        let message = cut_encoded(&self.text, MAX_MESSAGE_BYTES);
+        let message = truncate_encoded(&self.text, MAX_MESSAGE_BYTES);
         let mut violations: Vec<_> = violations
             .iter()
             .take(MAX_VIOLATIONS)
@@ -158,12 +160,12 @@ impl Mapping {
 }
 
 fn field_violation(violation: &Violation) -> FieldViolation {
-    let field = cut_utf8(&clean(&violation.field), MAX_VIOLATION_BYTES / 2);
+    let field = truncate_utf8(&clean(&violation.field), MAX_VIOLATION_BYTES / 2);
     let left = MAX_VIOLATION_BYTES - field.len();
-    FieldViolation::new(field, cut_utf8(&clean(&violation.description), left))
+    FieldViolation::new(field, truncate_utf8(&clean(&violation.description), left))
 }
 
-/// Takes one `x-ratelimit-*` away; false if there is none.
+/// Removes one `x-ratelimit-*` field; false if there is none.
 fn drop_limit(metadata: &mut HeaderMap) -> bool {
     let mut names = metadata.keys();
     let limit = names.find(|name| name.as_str().starts_with(RATE_LIMIT));
@@ -172,8 +174,8 @@ fn drop_limit(metadata: &mut HeaderMap) -> bool {
 }
 
 fn trailer_bytes(status: &Status) -> usize {
-    let sent = status.clone().into_http::<()>();
-    let fields = sent.headers().iter();
+    let response = status.clone().into_http::<()>();
+    let fields = response.headers().iter();
     fields
         .map(|(name, value)| name.as_str().len() + value.len() + 32)
         .sum()

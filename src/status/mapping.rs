@@ -1,8 +1,8 @@
-//! The table: what each failure means to the caller.
+//! The mapping table from failures to gRPC codes, reasons, texts and pushbacks.
 //!
-//! The one place that knows codes and reasons, by exhaustive matches without a wildcard arm, so a new
-//! failure does not compile until it is placed. A row says whose fault it is and, by its pushback,
-//! whether a retry policy may try again (gRPC A6): never where the upstream may have run the call.
+//! It is the only place that assigns codes and reasons. Its matches on failures are exhaustive, without a wildcard arm, so a
+//! new failure does not compile until it has a mapping. The pushback says whether a retry policy can retry the call (gRPC A6).
+//! If the upstream may have run the call, it can't.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use crate::{
     },
 };
 
-/// What a retry policy is told.
+/// The instruction to the caller's retry policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushback {
-    /// Don't: the upstream may have run the call.
+    /// Do not retry: the upstream may have run the call.
     Never,
-    /// Not before this long from now.
+    /// Do not retry before this time has passed.
     After(Duration),
-    /// Nothing: its own policy decides.
-    Unsaid,
+    /// None: the caller's own policy decides.
+    Unset,
 }
 
-/// What the caller is told.
+/// The caller's view of a failure.
 pub(crate) struct Mapping {
     pub(crate) code: Code,
     pub(crate) reason: Reason,
@@ -38,41 +38,41 @@ pub(crate) struct Mapping {
 }
 
 impl Failure {
-    /// Its row; `credentials` decides whose fault a refused key is.
+    /// Maps the failure. `credentials` decides who is responsible for a key that the upstream rejects.
     pub(crate) fn mapping(&self, credentials: Credentials) -> Mapping {
         let (code, reason, text, pushback) = match self {
             Self::Upstream(error) => return map_upstream(error, credentials),
             Self::DeadlineExceeded(kind) => return map_timeout(*kind),
-            Self::Protocol(broken, found) => return map_protocol(*broken, found),
+            Self::Protocol(broken, text) => return map_protocol(*broken, text),
             Self::Invalid(invalid) => (
                 Code::InvalidArgument,
                 Reason::InvalidRequest,
                 invalid_text(invalid),
-                Pushback::Unsaid,
+                Pushback::Unset,
             ),
             Self::CredentialsMissing => (
                 Code::Unauthenticated,
                 Reason::CallerCredentialsMissing,
                 "no credentials: send authorization: Bearer <key>, or x-api-key where the bridge passes keys on".into(),
-                Pushback::Unsaid,
+                Pushback::Unset,
             ),
             Self::CredentialsRejected => (
                 Code::Unauthenticated,
                 Reason::CallerCredentialsRejected,
-                "the bridge does not know this caller: its key, its certificate, or what a proxy says of it".into(),
-                Pushback::Unsaid,
+                "the bridge does not know this caller, by its key, its certificate or a trusted proxy's header".into(),
+                Pushback::Unset,
             ),
             Self::FieldNotAllowed(field) => (
                 Code::PermissionDenied,
                 Reason::FieldNotAllowed,
                 format!("this caller may not set {field}; nothing was sent"),
-                Pushback::Unsaid,
+                Pushback::Unset,
             ),
             Self::Rejected(rejected @ Rejected::CallerSaturated { .. }) => (
                 Code::ResourceExhausted,
                 Reason::CallerSaturated,
                 format!("{rejected}; nothing was sent"),
-                Pushback::Unsaid,
+                Pushback::Unset,
             ),
             Self::Rejected(rejected @ Rejected::CallerRateLimited { wait }) => (
                 Code::ResourceExhausted,
@@ -84,7 +84,7 @@ impl Failure {
                 Code::Unavailable,
                 Reason::BridgeSaturated,
                 format!("the bridge has {limit} calls open, which is its limit; nothing was sent"),
-                Pushback::Unsaid,
+                Pushback::Unset,
             ),
             Self::Rejected(
                 rejected @ (Rejected::Watches { .. }
@@ -94,7 +94,7 @@ impl Failure {
                 Code::Unavailable,
                 Reason::BridgeSaturated,
                 format!("{rejected}; nothing was sent"),
-                Pushback::Unsaid,
+                Pushback::Unset,
             ),
             Self::Exhausted(exhausted) => (
                 Code::ResourceExhausted,
@@ -105,14 +105,14 @@ impl Failure {
             Self::MessageTimeout(timeout) => (
                 Code::DeadlineExceeded,
                 Reason::MessageTimeout,
-                format!("the request's message was not whole within the bridge's MESSAGE_TIMEOUT of {timeout:?}; nothing was sent"),
-                Pushback::Unsaid,
+                format!("the request's message was not complete within the bridge's MESSAGE_TIMEOUT of {timeout:?}; nothing was sent"),
+                Pushback::Unset,
             ),
             Self::Rejected(Rejected::Draining) => (
                 Code::Unavailable,
                 Reason::BridgeDraining,
                 "the bridge is shutting down; nothing was sent".into(),
-                Pushback::Unsaid,
+                Pushback::Unset,
             ),
             Self::CallerStalled => (
                 Code::ResourceExhausted,
@@ -143,11 +143,11 @@ impl Failure {
 }
 
 fn invalid_text(invalid: &Invalid) -> String {
-    let faults = invalid.violations.iter();
-    let faults: Vec<_> = faults
+    let violations = invalid.violations.iter();
+    let violations: Vec<_> = violations
         .map(|v| format!("{} {}", v.field, v.description))
         .collect();
-    format!("invalid request: {}", faults.join("; "))
+    format!("invalid request: {}", violations.join("; "))
 }
 
 fn map_timeout(kind: TimeoutKind) -> Mapping {
@@ -158,7 +158,7 @@ fn map_timeout(kind: TimeoutKind) -> Mapping {
         ),
         TimeoutKind::Invoke => (
             Reason::InvokeTimeout,
-            "no whole reply within the bridge's INVOKE_TIMEOUT",
+            "no complete reply within the bridge's INVOKE_TIMEOUT",
         ),
         TimeoutKind::Initial => (
             Reason::InitialTimeout,
@@ -166,7 +166,7 @@ fn map_timeout(kind: TimeoutKind) -> Mapping {
         ),
         TimeoutKind::Idle => (
             Reason::IdleTimeout,
-            "the upstream fell silent for longer than the bridge's STREAM_IDLE_TIMEOUT",
+            "the upstream was silent for longer than the bridge's STREAM_IDLE_TIMEOUT",
         ),
         TimeoutKind::Lifetime => (
             Reason::LifetimeExceeded,
@@ -181,7 +181,7 @@ fn map_timeout(kind: TimeoutKind) -> Mapping {
     }
 }
 
-fn map_protocol(broken: Protocol, found: &str) -> Mapping {
+fn map_protocol(broken: Protocol, text: &str) -> Mapping {
     let (code, reason) = match broken {
         Protocol::TooLarge => (Code::ResourceExhausted, Reason::RequestTooLarge),
         Protocol::MethodUnknown => (Code::Unimplemented, Reason::MethodUnknown),
@@ -194,8 +194,8 @@ fn map_protocol(broken: Protocol, found: &str) -> Mapping {
     Mapping {
         code,
         reason,
-        text: found.into(),
-        pushback: Pushback::Unsaid,
+        text: text.into(),
+        pushback: Pushback::Unset,
     }
 }
 
@@ -206,13 +206,13 @@ fn map_upstream(error: &Error, credentials: Credentials) -> Mapping {
             Code::Unavailable,
             Reason::UpstreamUnreachable,
             "the upstream can't be reached; nothing was sent".into(),
-            Pushback::Unsaid,
+            Pushback::Unset,
         ),
         Error::NoMemory(full) => (
             Code::Unavailable,
             Reason::BridgeSaturated,
             format!("{full}; nothing was sent"),
-            Pushback::Unsaid,
+            Pushback::Unset,
         ),
         Error::Interrupted(_) => (
             Code::Unavailable,
@@ -224,7 +224,7 @@ fn map_upstream(error: &Error, credentials: Credentials) -> Mapping {
             Code::Internal,
             Reason::UpstreamRedirected,
             format!("the upstream redirected the call ({}), which the bridge never follows: check UPSTREAM_URL", status.as_u16()),
-            Pushback::Unsaid,
+            Pushback::Unset,
         ),
         Error::Malformed { why } => (
             Code::Internal,
@@ -266,7 +266,7 @@ fn malformed_text(why: Malformed) -> String {
     format!("the upstream's answer can't be read: {why}")
 }
 
-/// The rows for 4xx and 5xx.
+/// The mappings of 4xx and 5xx.
 fn map_rejection(rejection: &Rejection, credentials: Credentials) -> Mapping {
     let status = rejection.status.as_u16();
     let (code, reason, text) = match status {
@@ -287,14 +287,14 @@ fn map_rejection(rejection: &Rejection, credentials: Credentials) -> Mapping {
     }
 }
 
-/// A proxy may answer 408 or 503 after it has passed the call on (Envoy: "reset before headers"), so a second try
-/// needs a Retry-After. Any other 5xx may come after the work was done, and gives none whatever it says.
+/// A proxy can return 408 or 503 after it has forwarded the call (Envoy: "reset before headers"). So those are retried only
+/// with a Retry-After. Any other 5xx can come after the upstream has done the work, so its Retry-After is ignored.
 fn pushback(status: u16, retry_after: Option<Duration>) -> Pushback {
-    let may_say_when = status < 500 || matches!(status, 501 | 503);
+    let is_retry_after_valid = status < 500 || matches!(status, 501 | 503);
     let has_not_run = status < 500 && !matches!(status, 408 | 425);
     match retry_after {
-        Some(wait) if may_say_when => Pushback::After(wait),
-        None if has_not_run => Pushback::Unsaid,
+        Some(wait) if is_retry_after_valid => Pushback::After(wait),
+        None if has_not_run => Pushback::Unset,
         _ => Pushback::Never,
     }
 }
@@ -303,7 +303,7 @@ type Mapped = (Code, Reason, &'static str);
 
 const NO_ROUTE: &str = "the upstream does not offer this: check UPSTREAM_URL";
 
-/// A refused key is the caller's fault, or that of whoever runs the bridge.
+/// A rejected key is the fault of the caller or of the bridge's operator, depending on whose key it is.
 fn map_key(status: u16, credentials: Credentials) -> Mapped {
     const CALLERS: &str = "the upstream does not accept the caller's key";
     const OURS: &str = "the upstream does not accept the bridge's own key";
@@ -322,7 +322,7 @@ fn map_key(status: u16, credentials: Credentials) -> Mapped {
     }
 }
 
-#[rustfmt::skip] // one line a row
+#[rustfmt::skip] // one line per mapping
 fn map_request(status: u16) -> Mapped {
     const REJECTED: &str = "the upstream rejected the request";
     match status {
@@ -338,7 +338,7 @@ fn map_request(status: u16) -> Mapped {
     }
 }
 
-#[rustfmt::skip] // one line a row
+#[rustfmt::skip] // one line per mapping
 fn map_failure(status: u16) -> Mapped {
     match status {
         501 => (Code::Unimplemented, Reason::UpstreamRouteMissing, NO_ROUTE),

@@ -1,7 +1,7 @@
-//! Everything that can keep a call from its answer, in one type, and the gRPC status that the caller gets of it.
+//! Every way in which a call can fail, in one type, and the gRPC status of each.
 //!
-//! `mapping` is the table of codes and reasons, `encode` writes a status within what callers accept, `text` cuts and cleans what
-//! others wrote.
+//! `mapping` is the table of codes and reasons. `encode` writes the status within the sizes that callers accept. `text` cleans
+//! and truncates the upstream's text.
 
 mod encode;
 mod mapping;
@@ -18,14 +18,14 @@ use crate::{
     upstream::Error,
 };
 
-/// Everything that can keep a call from its answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The bridge's own validation.
+    /// The bridge's own validation failed.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The caller showed no credentials to the bridge.
-    #[error("the caller showed no credentials")]
+    /// The caller sent no credentials.
+    #[error("the caller sent no credentials")]
     CredentialsMissing,
     /// The caller's credentials are not known to the bridge.
     #[error("the caller's credentials are not known")]
@@ -33,55 +33,55 @@ pub enum Failure {
     /// The caller may not set this field.
     #[error("the caller may not set {0}")]
     FieldNotAllowed(&'static str),
-    /// Admission.
+    /// Admission control rejected the call.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// The upstream key's quota has no room; nothing was sent.
+    /// The upstream key's quota is used up; nothing was sent.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
-    /// The upstream.
+    /// The upstream failed.
     #[error(transparent)]
     Upstream(#[from] Error),
-    /// The request's message was not whole in time; nothing was sent.
-    #[error("the request's message was not whole within {0:?}")]
+    /// The request's message was not complete in time; nothing was sent.
+    #[error("the request's message was not complete within {0:?}")]
     MessageTimeout(Duration),
-    /// A clock ran out.
+    /// A deadline passed.
     #[error("{0} ran out")]
     DeadlineExceeded(TimeoutKind),
-    /// The call was still open when the drain's time was up.
+    /// The call was still open after the drain timeout.
     #[error("the bridge shut down before the answer was complete")]
     DrainTimeout,
-    /// The caller did nothing while the bridge was short of memory.
+    /// The caller neither sent nor read anything while the bridge was short of memory.
     #[error("the caller neither sent nor read anything")]
     CallerStalled,
-    /// The bridge itself broke while it answered.
+    /// The bridge panicked.
     #[error("a panic of the bridge")]
     Panicked,
-    /// The request breaks gRPC's own rules, as tonic found.
+    /// The request violates gRPC's own rules. tonic or the middleware found it.
     #[error("{1}")]
     Protocol(Protocol, String),
 }
 
-/// How a request can break gRPC's own rules.
+/// How a request violates gRPC's own rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Larger than `MAX_REQUEST_BYTES`, after decompression too.
+    /// A message larger than `MAX_REQUEST_BYTES`, also after decompression, or too much metadata.
     TooLarge,
     /// No such method or service.
     MethodUnknown,
-    /// The bytes are no message of this method.
+    /// The bytes can't be decoded as a message of this method.
     Malformed,
-    /// No gRPC at all, by its content type.
+    /// The content type is not gRPC's.
     ContentType,
-    /// No gRPC at all, by its HTTP method.
+    /// The HTTP method is not POST.
     HttpMethod,
-    /// A compression that the bridge does not have.
+    /// The bridge does not support the compression.
     Encoding,
-    /// A page of an origin that may not call.
+    /// The page's origin is not allowed to call.
     Origin,
 }
 
-/// Whose key the upstream was shown: it decides whose fault a 401 is.
+/// Whose key the upstream got. It decides who is responsible for a 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credentials {
     /// The bridge's.
@@ -97,7 +97,7 @@ impl From<TimeoutKind> for Failure {
 }
 
 impl Failure {
-    /// Whether the call may have left the bridge; where that can't be known, it may have.
+    /// Whether the call may have been sent. If that is unknown, true.
     pub(crate) fn was_sent(&self) -> bool {
         match self {
             Self::Upstream(error) => error.was_sent(),
@@ -116,7 +116,7 @@ impl Failure {
         }
     }
 
-    /// The status of the upstream's head, where there was one.
+    /// The upstream's HTTP status, if it sent one.
     pub(crate) fn http_status(&self) -> Option<StatusCode> {
         match self {
             Self::Upstream(error) => error.http_status(),

@@ -1,4 +1,4 @@
-//! How many may come in: calls by their permits, connections by their places.
+//! Limits on calls (`MAX_CALLS`) and on connections (`MAX_CONNECTIONS`).
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::support::{
     upstream::{Reply, Upstream},
 };
 
-/// Long for what happens at once.
+/// A generous timeout for something that happens at once.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A bridge with room for one call.
-async fn with_room_for_one(upstream: &Upstream) -> Bridge {
+/// A bridge with a limit of one call.
+async fn with_one_permit(upstream: &Upstream) -> Bridge {
     Bridge::with(&upstream.url(), &[("MAX_CALLS", "1")]).await
 }
 
@@ -29,20 +29,20 @@ fn a_reply() -> Reply {
     Reply::json(200, reply_json())
 }
 
-/// The call is refused at once for want of room, wherever HTTP/2 would make it wait.
+/// Asserts that the call is rejected at once, instead of waiting in HTTP/2.
 async fn assert_saturated<T: Debug>(call: impl Future<Output = Result<T, Status>>) {
     let answer = timeout(SOON, call).await.expect("at once");
-    let status = answer.expect_err("no room");
-    let told = (Code::Unavailable, "BRIDGE_SATURATED".to_owned());
-    assert_eq!(status.code_and_reason(), told, "{status:?}");
+    let status = answer.expect_err("no permit");
+    let saturated = (Code::Unavailable, "BRIDGE_SATURATED".to_owned());
+    assert_eq!(status.code_and_reason(), saturated, "{status:?}");
     assert_eq!(status.info("sent").as_deref(), Some("false"));
-    assert_eq!(status.pushback(), None, "its own policy decides");
+    assert_eq!(status.pushback(), None, "the caller's own policy decides");
 }
 
 #[tokio::test]
-async fn a_call_over_the_limit_is_refused_while_a_stream_is_open_and_nothing_is_sent() {
+async fn a_call_over_the_limit_is_rejected_while_a_stream_is_open() {
     let upstream = Upstream::scripted([an_open_stream()]);
-    let bridge = with_room_for_one(&upstream).await;
+    let bridge = with_one_permit(&upstream).await;
     let _open = bridge.stream("Salam").await.expect("a token");
     assert_saturated(bridge.invoke("Salam")).await;
     assert_saturated(bridge.stream("Salam")).await;
@@ -50,9 +50,9 @@ async fn a_call_over_the_limit_is_refused_while_a_stream_is_open_and_nothing_is_
 }
 
 #[tokio::test]
-async fn a_call_over_the_limit_is_refused_while_another_waits_for_its_answer() {
+async fn a_call_over_the_limit_is_rejected_while_another_waits_for_its_reply() {
     let upstream = Upstream::scripted([Reply::nothing().then_hold()]);
-    let bridge = with_room_for_one(&upstream).await;
+    let bridge = with_one_permit(&upstream).await;
     let mut client = bridge.client.clone();
     let waiting = tokio::spawn(async move { client.invoke(ask("Salam")).await });
     upstream.wait_for_requests(1).await;
@@ -62,21 +62,21 @@ async fn a_call_over_the_limit_is_refused_while_another_waits_for_its_answer() {
 }
 
 #[tokio::test]
-async fn as_many_calls_as_the_limit_says_are_open_over_all_connections_together() {
+async fn max_calls_limits_all_connections_together() {
     let upstream = Upstream::scripted([an_open_stream(), an_open_stream(), an_open_stream()]);
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "3")]).await;
     let mut open = Vec::new();
     for _ in 0..3 {
-        let mut client = bridge.new_client();
-        open.push(client.stream(ask_stream("Salam")).await.expect("room"));
+        let mut client = bridge.another_client();
+        open.push(client.stream(ask_stream("Salam")).await.expect("a permit"));
     }
     assert_saturated(bridge.invoke("Salam")).await;
 }
 
 #[tokio::test]
-async fn health_is_told_on_a_connection_whose_calls_are_at_the_limit() {
+async fn health_is_served_when_calls_are_at_the_limit() {
     let upstream = Upstream::scripted([an_open_stream()]);
-    let bridge = with_room_for_one(&upstream).await;
+    let bridge = with_one_permit(&upstream).await;
     let _open = bridge.stream("Salam").await.expect("a token");
     let health = timeout(SOON, bridge.health("")).await;
     let health = health.expect("at once").expect("known");
@@ -84,35 +84,35 @@ async fn health_is_told_on_a_connection_whose_calls_are_at_the_limit() {
 }
 
 #[tokio::test]
-async fn a_stream_that_has_ended_makes_room() {
+async fn a_finished_stream_releases_its_permit() {
     let upstream = Upstream::scripted([Reply::sse(sse_answer(&["a"])), a_reply()]);
-    let bridge = with_room_for_one(&upstream).await;
+    let bridge = with_one_permit(&upstream).await;
     bridge.stream_all("Salam").await.1.expect("OK");
-    bridge.invoke("Salam").await.expect("room");
+    bridge.invoke("Salam").await.expect("a permit");
 }
 
 #[tokio::test]
-async fn an_invoke_that_has_ended_makes_room() {
+async fn a_finished_invoke_releases_its_permit() {
     let upstream = Upstream::scripted([a_reply(), a_reply()]);
-    let bridge = with_room_for_one(&upstream).await;
+    let bridge = with_one_permit(&upstream).await;
     bridge.invoke("Salam").await.expect("a reply");
-    bridge.invoke("Salam").await.expect("room");
+    bridge.invoke("Salam").await.expect("a permit");
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_in_the_middle_of_a_stream_makes_room() {
+async fn a_caller_who_leaves_mid_stream_releases_its_permit() {
     let upstream = Upstream::scripted([an_open_stream(), a_reply()]);
-    let bridge = with_room_for_one(&upstream).await;
+    let bridge = with_one_permit(&upstream).await;
     drop(bridge.stream("Salam").await.expect("a token"));
-    upstream.wait_for_close().await;
-    bridge.invoke("Salam").await.expect("room");
+    upstream.connection_closed().await;
+    bridge.invoke("Salam").await.expect("a permit");
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_before_there_is_an_answer_makes_room() {
+async fn a_caller_who_leaves_before_the_reply_releases_its_permit() {
     for is_stream in [false, true] {
         let upstream = Upstream::scripted([Reply::nothing().then_hold(), a_reply()]);
-        let bridge = with_room_for_one(&upstream).await;
+        let bridge = with_one_permit(&upstream).await;
         let mut client = bridge.client.clone();
         let waiting = tokio::spawn(async move {
             match is_stream {
@@ -122,13 +122,13 @@ async fn a_caller_who_leaves_before_there_is_an_answer_makes_room() {
         });
         upstream.wait_for_requests(1).await;
         waiting.abort();
-        upstream.wait_for_close().await;
-        bridge.invoke("Salam").await.expect("room");
+        upstream.connection_closed().await;
+        bridge.invoke("Salam").await.expect("a permit");
     }
 }
 
 #[tokio::test]
-async fn a_call_that_failed_makes_room_wherever_it_failed() {
+async fn a_failed_call_releases_its_permit() {
     let failures = [
         Reply::json(500, "{}"),
         Reply::nothing(),
@@ -137,25 +137,25 @@ async fn a_call_that_failed_makes_room_wherever_it_failed() {
     ];
     for failure in failures {
         let upstream = Upstream::scripted([failure, a_reply()]);
-        let bridge = with_room_for_one(&upstream).await;
+        let bridge = with_one_permit(&upstream).await;
         let (_, ending) = bridge.stream_all("Salam").await;
         ending.expect_err("a failure");
-        bridge.invoke("Salam").await.expect("room");
+        bridge.invoke("Salam").await.expect("a permit");
     }
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_valid_gives_its_permit_back() {
+async fn an_invalid_call_releases_its_permit() {
     let upstream = Upstream::scripted([a_reply()]);
-    let bridge = with_room_for_one(&upstream).await;
+    let bridge = with_one_permit(&upstream).await;
     let status = bridge.invoke("").await;
     let invalid = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
     assert_eq!(status.expect_err("empty").code_and_reason(), invalid);
-    bridge.invoke("Salam").await.expect("room");
+    bridge.invoke("Salam").await.expect("a permit");
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_closed_at_once_and_the_first_goes_on() {
+async fn a_connection_over_the_limit_is_closed_at_once() {
     let upstream = Upstream::answering(a_reply());
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "1")]).await;
     bridge.invoke("Salam").await.expect("a reply");
@@ -180,22 +180,22 @@ async fn a_connection_within_the_limit_stays_open() {
 }
 
 #[tokio::test]
-async fn a_connection_that_never_speaks_is_closed_after_ten_seconds() {
+async fn a_silent_connection_is_closed_after_ten_seconds() {
     let upstream = Upstream::answering(a_reply());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
-    advance_time(Duration::from_secs(11)).await; // its preface was due after ten
+    time_passes(Duration::from_secs(11)).await; // the preface's timeout is ten seconds
     assert_closed(&mut silent).await;
 }
 
 #[tokio::test]
-async fn a_full_listener_closes_its_oldest_connection_without_a_call_for_a_newcomer() {
+async fn a_full_listener_closes_its_oldest_unused_connection_for_a_new_one() {
     let upstream = Upstream::answering(a_reply());
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "2")]).await;
     bridge.invoke("Salam").await.expect("a reply");
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
-    let mut newcomer = bridge.new_client();
-    newcomer.invoke(ask("Salam")).await.expect("a reply");
+    let mut new = bridge.another_client();
+    new.invoke(ask("Salam")).await.expect("a reply");
     assert_closed(&mut silent).await;
     bridge.invoke("Salam").await.expect("still open");
 }

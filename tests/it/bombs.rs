@@ -1,4 +1,4 @@
-//! Requests that are small on the wire and large inside: refused, in little time and memory.
+//! Decompression bombs and other amplifying requests are rejected, in little time and memory.
 
 use std::time::{Duration, Instant};
 
@@ -19,16 +19,16 @@ use crate::support::{
     upstream::{Reply, Upstream},
 };
 
-/// What a bomb may make the bridge's memory grow by: the largest message, a few times.
+/// The maximum growth of the bridge's memory from a bomb: a few times the largest message.
 const GROWTH_KIB: u64 = 24 * 1024;
-/// What the widest request may take for a moment: 32 times its four megabytes on the wire.
+/// The maximum peak for the widest request: 32 times its four megabytes on the wire.
 const WIDE_KIB: u64 = 128 * 1024;
-/// Long for a refusal, short for a gigabyte.
+/// A long time for a rejection, but a short one for a gigabyte.
 const SOON: Duration = Duration::from_secs(5);
 /// A gzip head without a name (RFC 1952, 2.3).
 const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// A gigabyte of zeros in a megabyte, gzip's best: one block again and again.
+/// A gigabyte of zeros in a megabyte, gzip's best ratio: one block, repeated.
 fn gigabyte() -> Vec<u8> {
     let mut deflate = Compress::new(Compression::best(), false);
     let mut block = Vec::with_capacity(1 << 16);
@@ -64,14 +64,14 @@ async fn status(bridge: &Deployed, body: Bytes) -> Status {
 }
 
 #[tokio::test]
-async fn a_gigabyte_in_a_megabyte_is_refused_in_little_time_and_memory() {
+async fn a_gigabyte_in_a_megabyte_is_rejected_in_little_time_and_memory() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Deployed::with(&upstream.url(), &[]);
     let bomb = compressed(&gigabyte());
     let (before, start) = (bridge.resident_kib(), Instant::now());
-    let told = status(&bridge, bomb).await.code_and_reason();
+    let found = status(&bridge, bomb).await.code_and_reason();
     assert_eq!(
-        told,
+        found,
         (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned())
     );
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
@@ -99,11 +99,11 @@ async fn a_context_nested_too_deep_is_malformed_and_nothing_is_sent() {
     for (levels, passes) in [(30, true), (40, false), (1000, false)] {
         let mut request = ask("Salam");
         request.scenario_context = Some(nested(levels));
-        let told = client.invoke(request).await.map(drop);
-        let told = told.map_err(|status| status.code_and_reason());
+        let found = client.invoke(request).await.map(drop);
+        let found = found.map_err(|status| status.code_and_reason());
         let malformed = (Code::InvalidArgument, "MALFORMED_REQUEST".to_owned());
         assert_eq!(
-            told,
+            found,
             if passes { Ok(()) } else { Err(malformed) },
             "{levels}"
         );
@@ -111,7 +111,7 @@ async fn a_context_nested_too_deep_is_malformed_and_nothing_is_sent() {
     assert_eq!(upstream.requests().len(), 1);
 }
 
-/// A null in a list takes two bytes on the wire, and 40 and more as a value.
+/// A null in a list takes two bytes on the wire, and 40 or more as a value.
 #[tokio::test]
 async fn two_million_nulls_in_the_largest_request_take_bounded_memory() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
@@ -128,9 +128,9 @@ async fn two_million_nulls_in_the_largest_request_take_bounded_memory() {
     assert!(grown <= WIDE_KIB, "{grown} KiB");
 }
 
-/// HTTP/2 counts 32 bytes a field besides its name and its value (RFC 9113, 6.5.2).
+/// HTTP/2 adds 32 bytes to each field's name and value (RFC 9113, 6.5.2).
 #[tokio::test]
-async fn metadata_over_16_kib_is_refused_with_a_status_whatever_it_is_made_of() {
+async fn metadata_over_16_kib_is_rejected_with_a_status() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::start(&upstream.url()).await;
     for (count, length, passes) in [
@@ -148,20 +148,21 @@ async fn metadata_over_16_kib_is_refused_with_a_status_whatever_it_is_made_of() 
             .clone()
             .invoke(with_metadata(ask("Salam"), &pairs))
             .await;
-        let told = answer.map(drop).map_err(|status| status.code_and_reason());
-        let refused = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
+        let found = answer.map(drop).map_err(|status| status.code_and_reason());
+        let too_large = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
         assert_eq!(
-            told,
-            if passes { Ok(()) } else { Err(refused) },
+            found,
+            if passes { Ok(()) } else { Err(too_large) },
             "{count} of {length}"
         );
     }
     assert_eq!(upstream.requests().len(), 2);
 }
 
-/// No length, or one that is a lie: what counts is what comes, and what was announced is not waited for.
+/// The reply has no length, or announces too many bytes. The limit applies to received bytes, and the bridge does not wait for
+/// announced ones.
 #[tokio::test]
-async fn a_reply_over_its_limit_is_refused_while_it_still_comes() {
+async fn a_reply_over_its_limit_is_rejected_before_its_end() {
     let json = || Reply::head(200).header("content-type", "application/json");
     let endless = json().header("transfer-encoding", "chunked");
     let announced = json().header("content-length", "4194305");
@@ -172,22 +173,22 @@ async fn a_reply_over_its_limit_is_refused_while_it_still_comes() {
         let upstream = Upstream::answering(reply);
         let bridge = Bridge::with(&upstream.url(), &[("INVOKE_TIMEOUT", "9s")]).await;
         let status = bridge.invoke("Salam").await.expect_err("too large");
-        let told = (
+        let too_large = (
             Code::ResourceExhausted,
             "UPSTREAM_REPLY_TOO_LARGE".to_owned(),
         );
-        assert_eq!(status.code_and_reason(), told);
-        upstream.wait_for_close().await;
+        assert_eq!(status.code_and_reason(), too_large);
+        upstream.connection_closed().await;
     }
 }
 
-/// Half of the 8 KiB that callers accept, by HTTP/2's count of 32 bytes a field.
+/// The limit is half of the 8 KiB that callers accept; HTTP/2 adds 32 bytes to each field.
 #[tokio::test]
-async fn all_trailers_of_a_status_are_4_kib_at_most() {
+async fn the_trailers_of_a_status_are_at_most_4_kib() {
     let long = "ə".repeat(300);
-    let fault = json!({"loc": ["body", long], "msg": long});
-    let upstream = Upstream::answering(Reply::json(422, json!({"detail": vec![fault; 16]})));
-    let bridge = Bridge::start(&upstream.url()).await;
+    let error = json!({"loc": ["body", long], "msg": long});
+    let upstream = Upstream::answering(Reply::json(422, json!({"detail": vec![error; 16]})));
+    let bridge = Bridge::before(&upstream.url()).await;
     let status = bridge.invoke("Salam").await.expect_err("rejected");
     assert!(
         status

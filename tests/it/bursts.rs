@@ -1,4 +1,4 @@
-//! Many events at once, and callers who take their time.
+//! Bursts of events, and callers who read slowly.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn a_default_tonic_caller_that_pauses_in_a_burst_of_20000_tokens_gets_them
     let upstream = Upstream::answering(Reply::sse_chunks(chunks));
     let bridge = Bridge::start(&upstream.url()).await;
     let events = bridge.stream("Salam").await.expect("an event").into_inner();
-    tokio::time::sleep(Duration::from_millis(5000)).await; // the pause that the story is about
+    tokio::time::sleep(Duration::from_millis(5000)).await; // the pause under test
     let (events, ending) = read_all(events).await;
     ending.expect("the connection survived");
     let expected: String = (0..20_000).map(|n| format!("{n} ")).collect();
@@ -25,14 +25,14 @@ async fn a_default_tonic_caller_that_pauses_in_a_burst_of_20000_tokens_gets_them
 }
 
 #[tokio::test]
-async fn the_time_in_which_a_caller_does_not_read_is_no_silence_of_the_upstream() {
+async fn a_callers_pause_does_not_count_as_upstream_silence() {
     let large = "x".repeat(60_000);
     let mut chunks = vec![sse_tokens(&[&large]); 200];
     chunks.push(sse_answer(&[]));
     let upstream = Upstream::answering(Reply::sse_chunks(chunks));
     let bridge = Bridge::with(&upstream.url(), &[("STREAM_IDLE_TIMEOUT", "300ms")]).await;
     let events = bridge.stream("Salam").await.expect("an event").into_inner();
-    tokio::time::sleep(Duration::from_secs(2)).await; // the pause that the story is about
+    tokio::time::sleep(Duration::from_secs(2)).await; // the pause under test
     let (events, ending) = read_all(events).await;
     ending.expect("OK: the upstream was never silent");
     assert_eq!(text(&events).len(), 200 * 60_000);
@@ -54,7 +54,7 @@ async fn forty_thousand_events_in_one_chunk_arrive_in_order() {
 }
 
 #[tokio::test]
-async fn an_event_leaves_at_once_while_the_next_is_still_to_come() {
+async fn an_event_is_sent_before_the_next_one_arrives() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut events = bridge.stream("Salam").await.expect("an event").into_inner();

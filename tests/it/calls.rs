@@ -1,4 +1,4 @@
-//! What a call does when nothing goes wrong.
+//! Calls that succeed: what the upstream gets, and what the caller gets.
 
 use crate::support::{
     Bridge, SERVICE_KEY, ask, reply_json, sse_answer, text, token,
@@ -28,7 +28,7 @@ fn full_request() -> InvokeRequest {
 }
 
 #[tokio::test]
-async fn invoke_carries_every_field_and_the_service_key_to_the_upstream() {
+async fn invoke_sends_every_field_and_the_service_key() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::start(&upstream.url()).await;
     let reply = bridge
@@ -43,23 +43,23 @@ async fn invoke_carries_every_field_and_the_service_key_to_the_upstream() {
         ("Suvarın.", "m")
     );
     assert_eq!((reply.thread_id.as_str(), reply.metadata), (THREAD, None));
-    let asked = &upstream.requests()[0];
+    let request = &upstream.requests()[0];
     assert_eq!(
-        (asked.method.as_str(), asked.path.as_str()),
+        (request.method.as_str(), request.path.as_str()),
         ("POST", "/api/v1/graph/invoke")
     );
-    assert_eq!(asked.headers["x-api-key"], SERVICE_KEY);
-    assert_eq!(asked.headers["content-type"], "application/json");
-    assert_eq!(asked.headers["accept"], "application/json");
+    assert_eq!(request.headers["x-api-key"], SERVICE_KEY);
+    assert_eq!(request.headers["content-type"], "application/json");
+    assert_eq!(request.headers["accept"], "application/json");
     let expected = json!({
         "message": "Nə vaxt suvarım?", "user_id": "u-1", "thread_id": THREAD, "farm_id": "f-1",
         "language": "az", "system_prompt_override": "Qısa cavab ver.", "scenario_context": {"hectares": 5},
     });
-    assert_eq!(asked.json(), expected);
+    assert_eq!(request.json(), expected);
 }
 
 #[tokio::test]
-async fn fields_that_are_not_set_are_left_out_of_the_json() {
+async fn unset_fields_are_not_in_the_json() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::start(&upstream.url()).await;
     let request = InvokeRequest {
@@ -77,7 +77,7 @@ async fn fields_that_are_not_set_are_left_out_of_the_json() {
 }
 
 #[tokio::test]
-async fn model_and_metadata_may_be_absent_and_unknown_fields_may_come() {
+async fn absent_optional_fields_and_unknown_fields_are_accepted() {
     let body =
         json!({"response": "", "thread_id": "t", "new": [1], "metadata": {"nodes_visited": ["a"]}});
     let upstream = Upstream::answering(Reply::json(200, body));
@@ -117,7 +117,7 @@ async fn stream_turns_each_event_into_a_message_and_ends_with_one_done() {
     };
     assert_eq!((done.token_count, done.character_count), (2, 7));
     let (first, all) = (
-        done.time_to_first_token.expect("a token came"),
+        done.time_to_first_token.expect("there was a token"),
         done.duration.expect("set"),
     );
     assert!((first.seconds, first.nanos) <= (all.seconds, all.nanos));
@@ -148,7 +148,7 @@ async fn stream_asks_for_an_event_stream() {
     let bridge = Bridge::start(&upstream.url()).await;
     let (events, _) = bridge.stream_all("Salam").await;
     assert_eq!(events[0], token("a"));
-    let asked = &upstream.requests()[0];
-    assert_eq!(asked.path, "/api/v1/graph/stream");
-    assert_eq!(asked.headers["accept"], "text/event-stream");
+    let request = &upstream.requests()[0];
+    assert_eq!(request.path, "/api/v1/graph/stream");
+    assert_eq!(request.headers["accept"], "text/event-stream");
 }

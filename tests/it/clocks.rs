@@ -1,4 +1,4 @@
-//! Deadlines and clocks: each ends its call with its own name, and drops the upstream call at once.
+//! Timeouts and deadlines: each ends its call with its own reason, and drops the upstream call at once.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::support::{
     with_timeout,
 };
 
-fn assert_told(status: &Status, reason: &str) {
-    let told = (Code::DeadlineExceeded, reason.to_owned());
-    assert_eq!(status.code_and_reason(), told, "{status:?}");
+fn assert_deadline_exceeded(status: &Status, reason: &str) {
+    let expected = (Code::DeadlineExceeded, reason.to_owned());
+    assert_eq!(status.code_and_reason(), expected, "{status:?}");
     assert_eq!(status.pushback().as_deref(), Some("-1"));
 }
 
 #[tokio::test]
-async fn an_invoke_that_takes_too_long_ends_by_invoke_timeout() {
+async fn a_slow_invoke_ends_by_invoke_timeout() {
     for silence in [
         Reply::nothing().then_hold(),
         Reply::head(200)
@@ -33,8 +33,8 @@ async fn an_invoke_that_takes_too_long_ends_by_invoke_timeout() {
         let upstream = Upstream::answering(silence);
         let bridge = Bridge::with(&upstream.url(), &[("INVOKE_TIMEOUT", "200ms")]).await;
         let status = bridge.invoke("Salam").await.expect_err("too late");
-        assert_told(&status, "INVOKE_TIMEOUT");
-        upstream.wait_for_close().await;
+        assert_deadline_exceeded(&status, "INVOKE_TIMEOUT");
+        upstream.connection_closed().await;
     }
 }
 
@@ -47,19 +47,19 @@ async fn a_stream_without_a_first_event_ends_by_initial_timeout_and_comments_do_
         let upstream = Upstream::answering(silence);
         let bridge = Bridge::with(&upstream.url(), &[("STREAM_INITIAL_TIMEOUT", "200ms")]).await;
         let status = bridge.stream("Salam").await.expect_err("too late");
-        assert_told(&status, "INITIAL_TIMEOUT");
-        upstream.wait_for_close().await;
+        assert_deadline_exceeded(&status, "INITIAL_TIMEOUT");
+        upstream.connection_closed().await;
     }
 }
 
 #[tokio::test]
-async fn a_stream_that_falls_silent_ends_by_idle_timeout() {
+async fn a_silent_stream_ends_by_idle_timeout() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("STREAM_IDLE_TIMEOUT", "200ms")]).await;
     let (events, ending) = bridge.stream_all("Salam").await;
     assert_eq!(events, [token("a")]);
-    assert_told(&ending.expect_err("silent"), "IDLE_TIMEOUT");
-    upstream.wait_for_close().await;
+    assert_deadline_exceeded(&ending.expect_err("silent"), "IDLE_TIMEOUT");
+    upstream.connection_closed().await;
 }
 
 #[tokio::test]
@@ -71,30 +71,30 @@ async fn heartbeats_keep_a_stream_from_being_idle() {
     }
     let upstream = Upstream::answering(reply.wait(&gates[8]).chunk(sse_answer(&["b"])));
     let bridge = Bridge::with(&upstream.url(), &[("STREAM_IDLE_TIMEOUT", "400ms")]).await;
-    let heart = tokio::spawn(async move {
+    let heartbeat = tokio::spawn(async move {
         for gate in gates {
             tokio::time::sleep(Duration::from_millis(100)).await; // twice the idle time in all
             gate.open();
         }
     });
     let (events, ending) = bridge.stream_all("Salam").await;
-    ending.expect("OK: bytes came all the time");
+    ending.expect("OK: bytes kept coming");
     assert_eq!(text(&events), "ab");
-    heart.await.expect("no panic");
+    heartbeat.await.expect("no panic");
 }
 
 #[tokio::test]
-async fn a_stream_that_goes_on_for_too_long_ends_by_its_lifetime() {
+async fn a_long_stream_ends_by_its_lifetime() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("STREAM_LIFETIME", "300ms")]).await;
     let (events, ending) = bridge.stream_all("Salam").await;
     assert_eq!(events, [token("a")]);
-    assert_told(&ending.expect_err("too long"), "LIFETIME_EXCEEDED");
-    upstream.wait_for_close().await;
+    assert_deadline_exceeded(&ending.expect_err("too long"), "LIFETIME_EXCEEDED");
+    upstream.connection_closed().await;
 }
 
-/// grpc-timeout as metadata alone, for a client that does not enforce it too.
-fn only_told<T>(timeout: &'static str, message: T) -> tonic::Request<T> {
+/// Sets grpc-timeout as plain metadata, so that the client does not enforce it.
+fn with_grpc_timeout<T>(timeout: &'static str, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request
         .metadata_mut()
@@ -103,15 +103,17 @@ fn only_told<T>(timeout: &'static str, message: T) -> tonic::Request<T> {
 }
 
 #[tokio::test]
-async fn a_callers_deadline_is_enforced_by_the_bridges_own_clock_to_the_end_of_the_stream() {
+async fn the_bridge_enforces_the_callers_deadline_to_the_end_of_the_stream() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.bare_client().await;
-    let answer = client.stream(only_told("300m", ask_stream("Salam"))).await;
+    let answer = client
+        .stream(with_grpc_timeout("300m", ask_stream("Salam")))
+        .await;
     let (events, ending) = read_all(answer.expect("an event").into_inner()).await;
     assert_eq!(events, [token("a")]);
-    assert_told(&ending.expect_err("too late"), "CALLER_DEADLINE");
-    upstream.wait_for_close().await;
+    assert_deadline_exceeded(&ending.expect_err("too late"), "CALLER_DEADLINE");
+    upstream.connection_closed().await;
 }
 
 #[tokio::test]
@@ -120,16 +122,20 @@ async fn a_callers_deadline_before_the_head_is_deadline_exceeded_and_not_cancell
     let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.bare_client().await;
     for timeout in ["200m", "20m"] {
-        let invoked = client.invoke(only_told(timeout, ask("Salam"))).await;
-        assert_told(&invoked.expect_err("too late"), "CALLER_DEADLINE");
-        let streamed = client.stream(only_told(timeout, ask_stream("Salam"))).await;
-        assert_told(&streamed.expect_err("too late"), "CALLER_DEADLINE");
-        upstream.wait_for_close().await;
+        let invoked = client
+            .invoke(with_grpc_timeout(timeout, ask("Salam")))
+            .await;
+        assert_deadline_exceeded(&invoked.expect_err("too late"), "CALLER_DEADLINE");
+        let streamed = client
+            .stream(with_grpc_timeout(timeout, ask_stream("Salam")))
+            .await;
+        assert_deadline_exceeded(&streamed.expect_err("too late"), "CALLER_DEADLINE");
+        upstream.connection_closed().await;
     }
 }
 
 #[tokio::test]
-async fn a_caller_who_never_sends_its_message_is_not_waited_for_beyond_the_deadlines() {
+async fn a_call_without_its_message_ends_at_its_deadline() {
     let upstream = Upstream::answering(Reply::nothing());
     let bridge = Bridge::with(&upstream.url(), &[("INVOKE_TIMEOUT", "300ms")]).await;
     for (timeout, reason) in [("100m", "CALLER_DEADLINE"), ("9S", "INVOKE_TIMEOUT")] {
@@ -144,7 +150,7 @@ async fn a_caller_who_never_sends_its_message_is_not_waited_for_beyond_the_deadl
             .call(announced.expect("a request"))
             .await
             .expect("an answer");
-        assert_told(
+        assert_deadline_exceeded(
             &Status::from_header_map(answer.headers()).expect("a status"),
             reason,
         );
@@ -190,7 +196,7 @@ async fn a_caller_who_stops_reading_does_not_keep_the_upstream_call_past_its_lif
         "alim_bridge_caller_cancelled_total 0",
     ] {
         assert!(
-            metrics.lines().any(|told| told == line),
+            metrics.lines().any(|found| found == line),
             "{line}: {metrics}"
         );
     }

@@ -1,5 +1,5 @@
-//! What one connection can cost, tried by every way there is: before the head is whole, before the message is, while nobody
-//! reads, and at shutdown. Each story attacks the built command, and reads its memory.
+//! The cost of one connection: with an incomplete head or message, with unread responses, and at shutdown. Each test attacks
+//! the built command and measures its memory.
 
 mod drain;
 mod ends;
@@ -35,7 +35,7 @@ pub(crate) const INVOKE: &str = "/alim.v1.GraphService/Invoke";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-/// Those that need a permit.
+/// The methods that need a permit.
 const CALLS: [&str; 5] = [
     INVOKE,
     "/alim.v1.GraphService/Stream",
@@ -43,19 +43,19 @@ const CALLS: [&str; 5] = [
     "/alim.v1.ThreadService/GetThread",
     "/alim.v1.ThreadService/DeleteThread",
 ];
-/// Those that need none.
+/// The methods that need no permit.
 const PROBES: [&str; 4] = [
     CHECK,
     WATCH,
     REFLECTION,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
-/// Asks reflection for the names of services, and so leaves it open.
+/// A reflection request for the names of services, which leaves the stream open.
 const LIST_SERVICES: [u8; 7] = [0, 0, 0, 0, 2, 7 << 3 | 2, 0];
-/// The largest message that a bridge takes, by default.
+/// The default of `MAX_REQUEST_BYTES`.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const UNFINISHED: usize = 60;
-/// Long for what happens at once.
+/// A generous timeout for something that happens at once.
 const SOON: Duration = Duration::from_secs(10);
 const FOUR: [(&str, &str); 2] = [("MAX_CALLS", "4"), ("MESSAGE_TIMEOUT", "3s")];
 
@@ -63,7 +63,7 @@ fn upstream() -> Upstream {
     Upstream::answering(Reply::json(200, reply_json()))
 }
 
-/// A message of 4 MiB without its last hundred bytes, which never come.
+/// A message of 4 MiB whose last hundred bytes are never sent.
 pub(crate) fn unfinished(flag: u8) -> tonic::body::Body {
     let mut message = vec![0; MESSAGE_BYTES - 100];
     message[0] = flag;
@@ -85,18 +85,18 @@ pub(crate) fn request(
     request.body(body).expect("a request")
 }
 
-/// The status of an answer, in its head or after its body.
+/// The status of a response, from its head or its trailers.
 async fn status(answer: Response<Incoming>) -> Status {
     let (head, body) = answer.into_parts();
     if let Some(status) = Status::from_header_map(&head.headers) {
         return status;
     }
-    let body = body.collect().await.expect("a whole answer");
+    let body = body.collect().await.expect("a complete response");
     let trailers = body.trailers().cloned().unwrap_or_else(HeaderMap::new);
     Status::from_header_map(&trailers).expect("a status")
 }
 
-/// Sends sixty unfinished messages on one connection, and reads each answer.
+/// Sends sixty unfinished messages on one connection, and reads the responses. Returns the growth of the memory in KiB.
 async fn attack(bridge: &Deployed, path: &str, kind: &str, flag: u8) -> (u64, Vec<Status>) {
     let before = bridge.resident_kib();
     let connection = Connection::open(bridge.address).await;
@@ -113,7 +113,7 @@ async fn attack(bridge: &Deployed, path: &str, kind: &str, flag: u8) -> (u64, Ve
     let mut highest = before;
     while !answers.is_finished() {
         highest = highest.max(bridge.resident_kib());
-        tokio::time::sleep(Duration::from_millis(20)).await; // between two looks at the memory
+        tokio::time::sleep(Duration::from_millis(20)).await; // between two samples of the memory
     }
     let answers = answers.await.expect("no panic");
     (highest - before, answers.expect("an end in time"))
@@ -130,7 +130,7 @@ fn reasons(answers: &[Status]) -> (usize, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unfinished_messages_cost_no_more_than_the_calls_that_may_be_open() {
+async fn unfinished_messages_are_limited_by_max_calls() {
     let upstream = upstream();
     let bridge = Deployed::with(
         &upstream.url(),
@@ -156,11 +156,11 @@ async fn unfinished_messages_cost_no_more_than_the_calls_that_may_be_open() {
     assert!(upstream.requests().is_empty());
     bridge.wait_for_open_calls(0).await;
     let answer = bridge.client().invoke(ask("Salam")).await;
-    answer.expect("the bridge answers on");
+    answer.expect("the bridge still serves");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_who_leaves_before_its_message_is_whole_is_recorded_as_canceled() {
+async fn a_caller_who_leaves_before_its_message_is_complete_is_recorded_as_canceled() {
     let upstream = upstream();
     let bridge = Deployed::with(&upstream.url(), &[]);
     let mut caller = Raw::open(bridge.address, &[]).await;
@@ -179,9 +179,9 @@ async fn a_caller_who_leaves_before_its_message_is_whole_is_recorded_as_canceled
     assert_eq!(left, 1);
 }
 
-/// Over HTTP/1.1 a connection has one call, so there are sixty.
+/// Over HTTP/1.1, a connection has one call, so there are sixty connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unfinished_messages_of_pages_cost_no_more_than_the_calls_that_may_be_open() {
+async fn unfinished_messages_over_http1_are_limited_by_max_calls() {
     let upstream = upstream();
     let bridge = Deployed::with(
         &upstream.url(),
@@ -194,10 +194,10 @@ async fn unfinished_messages_of_pages_cost_no_more_than_the_calls_that_may_be_op
     );
     let mut message = vec![0; MESSAGE_BYTES - 100];
     message[1..5].copy_from_slice(&(MESSAGE_BYTES as u32 - 5).to_be_bytes());
-    let whole = [head.as_bytes(), &message].concat();
+    let request = [head.as_bytes(), &message].concat();
     let pages = (0..UNFINISHED).map(async |_| {
         let mut page = TcpStream::connect(bridge.address).await.expect("a port");
-        let _ = timeout(Duration::from_secs(1), page.write_all(&whole)).await; // rejected ones are closed
+        let _ = timeout(Duration::from_secs(1), page.write_all(&request)).await; // rejected ones are closed
         page
     });
     let pages = join_all(pages).await;
@@ -216,17 +216,17 @@ async fn unfinished_messages_to_health_and_reflection_are_rejected_by_their_size
     for path in PROBES {
         let (grown, answers) = attack(&bridge, path, "application/grpc", 0).await;
         assert_eq!(answers.len(), UNFINISHED);
-        let is_health = path.contains("Health"); // tonic ends reflection without a word
+        let is_health = path.contains("Health"); // tonic ends reflection without an error
         assert!(!is_health || answers.iter().all(|status| status.code() != Code::Ok));
         assert!(grown < 16 * 1024, "{path}: {grown} KiB");
     }
 }
 
-/// Small enough to be taken, and never whole.
+/// The messages are small enough to be accepted, but never complete.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_messages_to_health_only_64_are_held_in_part_and_a_probe_gets_through() {
+async fn at_most_64_health_messages_are_incomplete_and_a_probe_is_served() {
     let upstream = upstream();
-    let bridge = Deployed::with(&upstream.url(), &[("MESSAGE_TIMEOUT", "1m")]); // it rejects none of them
+    let bridge = Deployed::with(&upstream.url(), &[("MESSAGE_TIMEOUT", "1m")]); // too long to reject any
     let mut attacker = Raw::open(bridge.address, &[]).await;
     for count in 0..100 {
         let head = frame(HEADERS, END_HEADERS, 2 * count + 1, &head_of(CHECK, &[]));
@@ -248,7 +248,7 @@ async fn of_messages_to_health_only_64_are_held_in_part_and_a_probe_gets_through
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_heads_on_one_connection_keep_no_other_out_and_end_in_time() {
+async fn five_thousand_heads_on_one_connection_block_no_other_and_end_in_time() {
     let upstream = upstream();
     let bridge = Deployed::with(&upstream.url(), &[("MESSAGE_TIMEOUT", "4s")]);
     let mut attacker = Raw::open(bridge.address, &[]).await;
@@ -260,7 +260,7 @@ async fn five_thousand_heads_on_one_connection_keep_no_other_out_and_end_in_time
     bridge.wait_for_open_calls(100).await;
     for _ in 0..20 {
         let answer = bridge.client().invoke(ask("Salam")).await;
-        answer.expect("others are answered");
+        answer.expect("other connections are served");
     }
     let ended = async {
         for _ in 0..5000 {
@@ -277,7 +277,7 @@ async fn five_thousand_heads_on_one_connection_keep_no_other_out_and_end_in_time
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_thousand_health_watches_on_a_connection_sixteen_are_held() {
+async fn a_connection_can_hold_sixteen_health_watches() {
     let upstream = upstream();
     let bridge = Deployed::with(&upstream.url(), &[]);
     let before = bridge.resident_kib();

@@ -1,4 +1,4 @@
-//! Corners: a second signal, answers that are not read yet, floods.
+//! Corner cases: a second signal, unread responses, floods.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use tower::Service;
 
 const NEVER: &str = "1h";
 
-/// Long for a refusal, short for a person.
+/// A generous timeout for something that happens at once.
 const SOON: Duration = Duration::from_secs(3);
 
 #[tokio::test]
-async fn a_second_signal_that_cuts_a_call_is_told_as_a_cut() {
+async fn a_second_signal_that_aborts_a_call_is_a_forced_drain() {
     for delay in ["0s", NEVER] {
         let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
         let settings = [("DRAIN_DELAY", delay), ("DRAIN_TIMEOUT", NEVER)];
@@ -34,16 +34,16 @@ async fn a_second_signal_that_cuts_a_call_is_told_as_a_cut() {
         bridge.shutdown.drain.cancel();
         next_health(&mut watch).await; // NOT_SERVING: the first stage has begun
         bridge.shutdown.force.cancel();
-        let ((_, ending), drained) = tokio::join!(read_all(events), bridge.drain());
-        let status = ending.expect_err("cut");
+        let ((_, ending), drained) = tokio::join!(read_all(events), bridge.drained());
+        let status = ending.expect_err("aborted");
         assert_eq!(status.code_and_reason().1, "BRIDGE_DRAINING");
         assert_eq!(drained, Drained::Forced, "after a delay of {delay}");
     }
 }
 
-/// The drain waits for what the transport still holds, not only for what the upstream still sends.
+/// The drain waits for data in the transport's buffers, not only for the upstream.
 #[tokio::test]
-async fn a_drain_waits_for_an_answer_that_is_still_being_read_and_is_clean_then() {
+async fn a_drain_waits_for_a_response_that_is_still_being_read() {
     let body = json!({"response": "x".repeat(3_000_000), "thread_id": "t"});
     let upstream = Upstream::answering(Reply::json(200, body));
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "20s")]).await;
@@ -57,27 +57,27 @@ async fn a_drain_waits_for_an_answer_that_is_still_being_read_and_is_clean_then(
         .call(request.expect("a request"))
         .await
         .expect("a head");
-    let drained = tokio::spawn(bridge.drain());
-    tokio::time::sleep(Duration::from_secs(1)).await; // longer than the flush after a cut
+    let drained = tokio::spawn(bridge.drained());
+    tokio::time::sleep(Duration::from_secs(1)).await; // longer than the flush after a forced drain
     let body = answer
         .into_body()
         .collect()
         .await
-        .expect("the whole answer");
+        .expect("the complete response");
     assert_eq!(body.trailers().expect("trailers")["grpc-status"], "0");
     assert!(body.to_bytes().len() > 3_000_000);
     drop(connection);
     assert_eq!(drained.await.expect("no panic"), Drained::Clean);
 }
 
-/// Heartbeats without end must not keep a worker from the clocks.
+/// Endless heartbeats must not keep a worker thread from the timers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_heartbeats_does_not_stop_the_clocks() {
+async fn a_flood_of_heartbeats_does_not_delay_timeouts() {
     let flood = Reply::sse_chunks(vec![":\n\n".repeat(20_000); 400]).then_hold();
     let upstream = Upstream::answering(flood);
     let bridge = Bridge::with(&upstream.url(), &[("STREAM_INITIAL_TIMEOUT", "300ms")]).await;
     let answer = timeout(SOON, bridge.stream("Salam")).await;
     let status = answer.expect("an answer in time").expect_err("no event");
-    let told = (Code::DeadlineExceeded, "INITIAL_TIMEOUT".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let expected = (Code::DeadlineExceeded, "INITIAL_TIMEOUT".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
 }

@@ -1,7 +1,7 @@
-//! An upstream that is out of step: no caller gets what was said to another.
+//! An upstream that sends each reply twice: no caller gets the reply to another.
 //!
-//! It answers each request with the key that the request brought, and says it again a millisecond later, as
-//! a proxy with a defect does. Whoever uses that connection next would get the second answer.
+//! It replies to each request with the key of that request, and sends the reply again a millisecond later, like a defective
+//! proxy. The next call on that connection would get the second reply.
 
 use std::{
     net::SocketAddr,
@@ -21,18 +21,18 @@ use tokio::{
 
 use crate::support::{Bridge, ask, extra::with_metadata};
 
-/// How long a test waits for what must happen.
+/// How long a test waits for an expected event.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An upstream that answers twice.
-struct Twice {
+/// An upstream that sends each reply twice.
+struct DoubleReplies {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
-    /// A connection that had its second answer was closed by the bridge, without another request.
+    /// Notified when the bridge closes a connection after its second reply, without another request.
     closed: Arc<Notify>,
 }
 
-impl Twice {
+impl DoubleReplies {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let this = Self {
@@ -45,7 +45,7 @@ impl Twice {
             while let Ok((socket, _)) = listener.accept().await {
                 let (requests, closed) = (Arc::clone(&requests), Arc::clone(&closed));
                 tokio::spawn(async move {
-                    if answer_twice(socket, &requests).await.is_none() {
+                    if reply_twice(socket, &requests).await.is_none() {
                         closed.notify_one();
                     }
                 });
@@ -59,8 +59,8 @@ impl Twice {
     }
 }
 
-/// Answers until the peer leaves.
-async fn answer_twice(mut socket: TcpStream, requests: &AtomicUsize) -> Option<()> {
+/// Replies until the peer closes the connection.
+async fn reply_twice(mut socket: TcpStream, requests: &AtomicUsize) -> Option<()> {
     socket.set_nodelay(true).ok()?;
     loop {
         let key = key_of_request(&mut socket).await?;
@@ -76,7 +76,7 @@ async fn answer_twice(mut socket: TcpStream, requests: &AtomicUsize) -> Option<(
     }
 }
 
-/// The key of the next request, once that is whole; its body is a JSON object.
+/// Reads the next complete request and returns its key; the body is a JSON object.
 async fn key_of_request(socket: &mut TcpStream) -> Option<String> {
     let mut text = String::new();
     while !text.ends_with('}') {
@@ -95,8 +95,8 @@ async fn key_of_request(socket: &mut TcpStream) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_caller_with_its_own_key_gets_the_answer_to_another() {
-    let upstream = Twice::start().await;
+async fn no_caller_with_its_own_key_gets_the_reply_to_another() {
+    let upstream = DoubleReplies::start().await;
     let bridge = Bridge::with(&upstream.url(), &[("CREDENTIALS", "caller")]).await;
     let mut client = bridge.client.clone();
     for number in 0..40 {
@@ -109,13 +109,13 @@ async fn no_caller_with_its_own_key_gets_the_answer_to_another() {
 }
 
 #[tokio::test]
-async fn a_connection_with_unread_bytes_is_closed_and_takes_no_other_call() {
-    let upstream = Twice::start().await;
-    let bridge = Bridge::start(&upstream.url()).await;
+async fn a_connection_with_unread_bytes_is_closed_and_not_reused() {
+    let upstream = DoubleReplies::start().await;
+    let bridge = Bridge::before(&upstream.url()).await;
     for number in 1..=3 {
         bridge.invoke("Salam").await.expect("a reply");
         let closed = tokio::time::timeout(TIMEOUT, upstream.closed.notified()).await;
-        closed.expect("a connection that is closed");
+        closed.expect("the connection is closed");
         assert_eq!(upstream.requests.load(Ordering::SeqCst), number);
     }
 }

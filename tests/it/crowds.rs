@@ -1,4 +1,4 @@
-//! A drain with many open streams: each that is read ends with `Done` or a status, none with a reset.
+//! A drain with many open streams: each stream that is read ends with `Done` or a status, none with a reset.
 
 use std::{
     net::SocketAddr,
@@ -20,15 +20,16 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 const STREAMS: usize = 500;
-const A_CONNECTION: usize = 50;
+const STREAMS_PER_CONNECTION: usize = 50;
 
 type Exited = (Vec<Event>, Result<(), Status>);
 
-/// Opens the streams over a few connections, reads a token of each, and reads on.
-async fn open(address: SocketAddr) -> Vec<JoinHandle<Exited>> {
-    let clients = (0..STREAMS / A_CONNECTION).map(|_| GraphServiceClient::new(channel_to(address)));
+/// Opens the streams over a few connections, waits for a token of each, and keeps reading.
+async fn open(address: SocketAddr) -> Vec<JoinHandle<Ended>> {
+    let clients =
+        (0..STREAMS / STREAMS_PER_CONNECTION).map(|_| GraphServiceClient::new(channel_to(address)));
     let clients: Vec<_> = clients
-        .flat_map(|client| vec![client; A_CONNECTION])
+        .flat_map(|client| vec![client; STREAMS_PER_CONNECTION])
         .collect();
     let opening = clients.into_iter().map(|mut client| async move {
         let answer = client.stream(ask_stream("Salam")).await;
@@ -58,7 +59,7 @@ async fn five_hundred_streams_end_with_done_when_the_drain_has_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_streams_that_outlast_the_drain_end_with_a_status_each() {
+async fn five_hundred_streams_that_outlast_the_drain_each_end_with_a_status() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "200ms")]).await;
     let streams = open(bridge.address).await;
@@ -68,7 +69,7 @@ async fn five_hundred_streams_that_outlast_the_drain_end_with_a_status_each() {
     for stream in join_all(streams).await {
         let (events, ending) = stream.expect("no panic");
         assert_eq!(events.len(), 1);
-        let status = ending.expect_err("cut");
+        let status = ending.expect_err("forced");
         assert_eq!(status.code_and_reason().1, "BRIDGE_DRAINING", "{status:?}");
     }
     assert!(took < Duration::from_secs(10), "{took:?}");

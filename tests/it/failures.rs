@@ -1,7 +1,7 @@
 //! The matrix: fault × {Invoke, Stream} × {before the head, before the first event, mid-stream}.
 //!
-//! Each row says what the upstream does after it has read the request, and what the caller must be
-//! told. In all of them the upstream sees the call once, and the connection is not kept.
+//! Each case is the upstream's behavior after it has read the request, and the expected status. In all of them the upstream
+//! gets the call once, and the connection is not reused.
 
 use crate::support::{
     Bridge, RichStatus, reply_json, sse_tokens, text,
@@ -16,7 +16,7 @@ const INTERRUPTED: &str = "UPSTREAM_INTERRUPTED";
 const FAILED: &str = "UPSTREAM_STREAM_FAILED";
 const TOO_LARGE: &str = "UPSTREAM_REPLY_TOO_LARGE";
 
-fn assert_told(status: &Status, code: Code, reason: &str, name: &str) {
+fn assert_status(status: &Status, code: Code, reason: &str, name: &str) {
     assert_eq!(
         status.code_and_reason(),
         (code, reason.to_owned()),
@@ -30,16 +30,16 @@ fn assert_told(status: &Status, code: Code, reason: &str, name: &str) {
     assert_eq!(status.info("sent").as_deref(), Some("true"), "{name}");
 }
 
-/// What a method is told; `None` where the fault is not one of this method.
+/// The expected code and reason; `None` if the failure does not apply to the method.
 type Expected = Option<(Code, &'static str)>;
 
-/// Invoke, and Stream before its first event: nothing was delivered, so the answer is trailers-only.
+/// Invoke, and Stream before its first event: nothing was delivered, so the response is trailers-only.
 #[tokio::test]
-async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
+async fn a_failure_before_the_first_event_is_a_trailers_only_status() {
     use Code::{Internal, ResourceExhausted, Unavailable};
     let html = |status| Reply::json(status, "<html>").header("content-type", "text/html");
-    let rows: Vec<(&str, Reply, Expected, Expected)> = vec![
-        // (fault, what the upstream does, what Invoke is told, what Stream is told)
+    let cases: Vec<(&str, Reply, Expected, Expected)> = vec![
+        // (failure, the upstream's reply, Invoke's status, Stream's status)
         (
             "closed before the head",
             Reply::nothing(),
@@ -53,7 +53,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
             Some((Unavailable, INTERRUPTED)),
         ),
         (
-            "no HTTP",
+            "not HTTP",
             Reply::nothing().send("rubbish\r\n\r\n").then_close(),
             Some((Unavailable, INTERRUPTED)),
             Some((Unavailable, INTERRUPTED)),
@@ -71,13 +71,13 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
             Some((Internal, MALFORMED)),
         ),
         (
-            "compressed unasked",
+            "unrequested compression",
             Reply::json(200, reply_json()).header("content-encoding", "gzip"),
             Some((Internal, MALFORMED)),
             None,
         ),
         (
-            "the stream compressed unasked",
+            "unrequested compression of the stream",
             Reply::sse("x").header("content-encoding", "gzip"),
             None,
             Some((Internal, MALFORMED)),
@@ -89,7 +89,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
             None,
         ),
         (
-            "no JSON",
+            "not JSON",
             Reply::json(200, "{\"resp"),
             Some((Internal, MALFORMED)),
             None,
@@ -113,7 +113,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
             None,
         ),
         (
-            "cut inside the body",
+            "reset inside the body",
             Reply::head(200)
                 .header("content-type", "application/json")
                 .header("content-length", "99")
@@ -154,8 +154,8 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
             Some((Unavailable, TRUNCATED)),
         ),
         (
-            "cut before an event",
-            Reply::sse(": ping\n\n").then_reset(),
+            "reset before an event",
+            Reply::sse(": ping\n\n").then_cut(),
             None,
             Some((Unavailable, TRUNCATED)),
         ),
@@ -184,7 +184,7 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
             Some((Internal, FAILED)),
         ),
         (
-            "JSON in place of events",
+            "JSON instead of events",
             Reply::sse(r#"{"error":"Internal Server Error","detail":"x"}"#),
             None,
             Some((Internal, FAILED)),
@@ -196,55 +196,55 @@ async fn what_fails_before_the_first_event_is_a_trailers_only_status() {
             Some((ResourceExhausted, TOO_LARGE)),
         ),
     ];
-    for (name, reply, invoke, stream) in rows {
+    for (name, reply, invoke, stream) in cases {
         let upstream = Upstream::answering(reply);
         let limits = [("MAX_REPLY_BYTES", "4096"), ("MAX_EVENT_BYTES", "4096")];
         let bridge = Bridge::with(&upstream.url(), &limits).await;
         if let Some((code, reason)) = invoke {
             let status = bridge.invoke("Salam").await.expect_err(name);
-            assert_told(&status, code, reason, name);
+            assert_status(&status, code, reason, name);
         }
         if let Some((code, reason)) = stream {
             let status = bridge.stream("Salam").await.expect_err(name);
-            assert_told(&status, code, reason, name);
+            assert_status(&status, code, reason, name);
             assert_eq!(status.info("eventsDelivered"), None, "{name}");
         }
-        let asked = usize::from(invoke.is_some()) + usize::from(stream.is_some());
+        let calls = usize::from(invoke.is_some()) + usize::from(stream.is_some());
         assert_eq!(
             upstream.requests().len(),
-            asked,
+            calls,
             "{name}: nothing is sent twice"
         );
     }
 }
 
 #[tokio::test]
-async fn what_fails_mid_stream_ends_with_a_status_after_the_events_that_came() {
+async fn a_failure_mid_stream_ends_with_a_status_after_the_events() {
     use Code::{Internal, ResourceExhausted, Unavailable};
-    let began = || sse_tokens(&["Sal", "am"]);
-    let then = |rest: &str| Reply::sse_chunks([began(), rest.to_owned()]);
-    let rows = [
+    let start = || sse_tokens(&["Sal", "am"]);
+    let then = |rest: &str| Reply::sse_chunks([start(), rest.to_owned()]);
+    let cases = [
         (
             "ends without done",
-            Reply::sse(began()),
+            Reply::sse(start()),
             Unavailable,
             TRUNCATED,
         ),
         (
             "closed without the last chunk",
-            Reply::sse(began()).then_close(),
+            Reply::sse(start()).then_close(),
             Unavailable,
             TRUNCATED,
         ),
         (
             "reset",
-            Reply::sse(began()).then_reset(),
+            Reply::sse(start()).then_cut(),
             Unavailable,
             TRUNCATED,
         ),
         (
-            "cut inside a chunk",
-            Reply::sse(began()).send("5\r\nab").then_close(),
+            "closed inside a chunk",
+            Reply::sse(start()).send("5\r\nab").then_close(),
             Unavailable,
             TRUNCATED,
         ),
@@ -286,22 +286,22 @@ async fn what_fails_mid_stream_ends_with_a_status_after_the_events_that_came() {
         ),
         (
             "chunked framing broken",
-            Reply::sse(began()).send("zz\r\n").then_close(),
+            Reply::sse(start()).send("zz\r\n").then_close(),
             Unavailable,
             TRUNCATED,
         ),
     ];
-    for (name, reply, code, reason) in rows {
+    for (name, reply, code, reason) in cases {
         let upstream = Upstream::answering(reply);
         let bridge = Bridge::with(&upstream.url(), &[("MAX_EVENT_BYTES", "4096")]).await;
         let (events, ending) = bridge.stream_all("Salam").await;
         assert_eq!(text(&events).trim_end(), "Salam", "{name}");
         assert!(
             !events.iter().any(|event| matches!(event, Event::Done(_))),
-            "{name}: never both"
+            "{name}: never both Done and a status"
         );
         let status = ending.expect_err(name);
-        assert_told(&status, code, reason, name);
+        assert_status(&status, code, reason, name);
         assert_eq!(
             status.info("eventsDelivered"),
             Some(events.len().to_string()),
@@ -329,13 +329,19 @@ async fn the_text_of_an_error_event_reaches_the_caller_cleaned() {
 }
 
 #[tokio::test]
-async fn without_a_connection_nothing_was_sent_and_a_retry_policy_may_try_again() {
-    let bridge = Bridge::start(&refused_url()).await;
-    let invoked = bridge.invoke("Salam").await.expect_err("refused");
-    let streamed = bridge.stream("Salam").await.expect_err("refused");
+async fn without_a_connection_nothing_is_sent_and_retries_are_allowed() {
+    let bridge = Bridge::before(&refused_url()).await;
+    let invoked = bridge
+        .invoke("Salam")
+        .await
+        .expect_err("connection refused");
+    let streamed = bridge
+        .stream("Salam")
+        .await
+        .expect_err("connection refused");
     for status in [invoked, streamed] {
-        let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
-        assert_eq!(status.code_and_reason(), told);
+        let unreachable = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+        assert_eq!(status.code_and_reason(), unreachable);
         assert_eq!(status.info("sent").as_deref(), Some("false"));
         assert_eq!(status.pushback(), None);
     }
@@ -345,8 +351,8 @@ async fn without_a_connection_nothing_was_sent_and_a_retry_policy_may_try_again(
 async fn an_upstream_name_that_does_not_resolve_is_unreachable() {
     let bridge = Bridge::start("http://no-such-host.invalid:8000/api/v1").await;
     let status = bridge.invoke("Salam").await.expect_err("no such host");
-    let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let unreachable = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+    assert_eq!(status.code_and_reason(), unreachable);
 }
 
 #[tokio::test]
@@ -358,17 +364,17 @@ async fn an_upstream_that_never_finishes_its_tls_handshake_is_unreachable() {
     let settings = [("CONNECT_TIMEOUT", "100ms"), ("RETRIES", "0")];
     let bridge = Bridge::with(&url, &settings).await;
     let status = bridge.invoke("Salam").await.expect_err("no TLS there");
-    let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let unreachable = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+    assert_eq!(status.code_and_reason(), unreachable);
     assert_eq!(status.info("sent").as_deref(), Some("false"));
 }
 
 #[tokio::test]
-async fn an_optional_field_that_no_caller_can_read_is_left_out_of_the_paid_answer() {
+async fn an_unreadable_optional_field_is_left_out_of_the_reply() {
     let deep = "{\"a\":".repeat(60) + "1" + &"}".repeat(60);
-    let odd = ["7", "[\"a\"]", "true", "null"];
-    for (model, metadata) in odd
-        .map(|odd| (odd, odd))
+    let wrong = ["7", "[\"a\"]", "true", "null"];
+    for (model, metadata) in wrong
+        .map(|wrong| (wrong, wrong))
         .into_iter()
         .chain([("{}", &*deep)])
     {
@@ -383,11 +389,11 @@ async fn an_optional_field_that_no_caller_can_read_is_left_out_of_the_paid_answe
 }
 
 #[tokio::test]
-async fn a_reply_that_grows_over_the_limit_on_its_way_to_protobuf_is_refused() {
+async fn a_reply_that_exceeds_the_limit_as_protobuf_is_rejected() {
     let numbers = vec!["1"; 1000].join(",");
     let body = format!(r#"{{"response":"a","thread_id":"t","metadata":{{"n":[{numbers}]}}}}"#);
     let upstream = Upstream::answering(Reply::json(200, body));
     let bridge = Bridge::with(&upstream.url(), &[("MAX_REPLY_BYTES", "4096")]).await;
-    let status = bridge.invoke("Salam").await.expect_err("grown");
-    assert_told(&status, Code::ResourceExhausted, TOO_LARGE, "grown reply");
+    let status = bridge.invoke("Salam").await.expect_err("too large");
+    assert_status(&status, Code::ResourceExhausted, TOO_LARGE, "many numbers");
 }

@@ -1,4 +1,4 @@
-//! Requests that break gRPC's own rules: a clear status, and nothing reaches the upstream.
+//! Requests that violate gRPC's own rules get a clear status, and nothing reaches the upstream.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -14,7 +14,7 @@ use crate::support::{
 
 const INVOKE: &str = "/alim.v1.GraphService/Invoke";
 
-/// Sends these bytes as they are, and reads the status from the head or the trailers.
+/// Sends the bytes unchanged, and reads the status from the head or the trailers.
 async fn send_raw(bridge: &Bridge, path: &str, body: Bytes, headers: &[(&str, &str)]) -> Status {
     let mut request = http::Request::post(format!("http://{}{path}", bridge.address))
         .header("content-type", "application/grpc")
@@ -55,10 +55,10 @@ async fn idle_upstream() -> (Upstream, Bridge) {
 }
 
 #[tokio::test]
-async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() {
+async fn a_request_that_violates_grpc_gets_a_reason_and_is_not_sent() {
     let (upstream, bridge) = idle_upstream().await;
     let large = [&[0x0a, 0x88, 0x27][..], &[b'x'; 5000]].concat();
-    let rows = [
+    let cases = [
         (
             "invalid UTF-8",
             INVOKE,
@@ -68,7 +68,7 @@ async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() 
             "MALFORMED_REQUEST",
         ),
         (
-            "no protobuf",
+            "not protobuf",
             INVOKE,
             frame(0, b"\xff\xff\xff"),
             vec![],
@@ -100,7 +100,7 @@ async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() 
             "MALFORMED_REQUEST",
         ),
         (
-            "compressed without saying how",
+            "compressed without grpc-encoding",
             INVOKE,
             frame(1, b""),
             vec![],
@@ -108,7 +108,7 @@ async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() 
             "MALFORMED_REQUEST",
         ),
         (
-            "no gzip",
+            "not gzip",
             INVOKE,
             frame(1, b"rubbish"),
             vec![("grpc-encoding", "gzip")],
@@ -148,7 +148,7 @@ async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() 
             "METHOD_UNKNOWN",
         ),
     ];
-    for (name, path, body, headers, code, reason) in rows {
+    for (name, path, body, headers, code, reason) in cases {
         let status = send_raw(&bridge, path, body, &headers).await;
         assert_eq!(
             status.code_and_reason(),
@@ -164,28 +164,28 @@ async fn a_request_that_breaks_grpcs_rules_gets_its_reason_and_reaches_nobody() 
 }
 
 #[tokio::test]
-async fn what_is_no_grpc_by_its_content_type_is_told_with_415() {
+async fn a_content_type_other_than_grpc_gets_415() {
     let (upstream, bridge) = idle_upstream().await;
-    for kind in [
+    for content_type in [
         "text/plain",
         "application/json",
         "application/grpc-web+proto",
     ] {
         let request = http::Request::post("http://bridge/alim.v1.GraphService/Invoke")
-            .header("content-type", kind)
+            .header("content-type", content_type)
             .body(tonic::body::Body::new(Full::new(frame(0, b"\x0a\x01a"))));
         let mut connection = Connection::open(bridge.address).await;
         let answer = connection
             .call(request.expect("a request"))
             .await
             .expect("an answer");
-        assert_eq!(answer.status(), 415, "{kind}");
+        assert_eq!(answer.status(), 415, "{content_type}");
     }
     assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_a_post_is_answered_405_and_reaches_nobody() {
+async fn a_call_that_is_not_a_post_gets_405_and_is_not_sent() {
     let (upstream, bridge) = idle_upstream().await;
     for method in ["GET", "PUT", "DELETE", "HEAD"] {
         let request = http::Request::builder()
@@ -206,7 +206,7 @@ async fn a_call_that_is_not_a_post_is_answered_405_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_request_too_large_only_after_decompression_is_refused_too() {
+async fn a_request_too_large_after_decompression_is_rejected() {
     let (upstream, bridge) = idle_upstream().await;
     let client = bridge.client.clone();
     let mut client = client.send_compressed(CompressionEncoding::Gzip);
@@ -214,13 +214,13 @@ async fn a_request_too_large_only_after_decompression_is_refused_too() {
         .invoke(ask(&"ə".repeat(100_000)))
         .await
         .expect_err("a bomb");
-    let told = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let expected = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
     assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_compressed_request_within_the_limit_is_read() {
+async fn a_compressed_request_within_the_limit_is_accepted() {
     let (upstream, bridge) = idle_upstream().await;
     let mut client = bridge
         .client
@@ -234,7 +234,7 @@ async fn a_compressed_request_within_the_limit_is_read() {
 }
 
 #[tokio::test]
-async fn a_request_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
+async fn a_request_of_exactly_the_limit_is_accepted_and_one_byte_more_is_not() {
     let (upstream, bridge) = idle_upstream().await;
     let overhead = 3 + 2 + "u-1".len(); // the two fields' tags and lengths
     bridge
@@ -245,13 +245,13 @@ async fn a_request_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
         .invoke(&"x".repeat(4097 - overhead))
         .await
         .expect_err("4097");
-    let told = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let expected = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
     assert_eq!(upstream.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn a_field_that_is_not_as_it_must_be_is_named_and_nothing_is_sent() {
+async fn invalid_fields_are_named_and_nothing_is_sent() {
     let (upstream, bridge) = idle_upstream().await;
     let mut request = ask_stream("");
     request.thread_id = Some("../runs/stream?a=".into());
@@ -261,9 +261,9 @@ async fn a_field_that_is_not_as_it_must_be_is_named_and_nothing_is_sent() {
         .stream(request)
         .await
         .expect_err("invalid");
-    let told = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
-    assert_eq!(status.code_and_reason(), told);
-    let rich = status.error_details();
+    let expected = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
+    let rich = status.rich();
     let violations = rich
         .bad_request()
         .expect("a BadRequest")
@@ -277,7 +277,7 @@ async fn a_field_that_is_not_as_it_must_be_is_named_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_number_that_json_cannot_hold_is_named() {
+async fn a_number_that_json_can_not_represent_is_named() {
     use prost_types::{Struct, Value, value::Kind};
     let (upstream, bridge) = idle_upstream().await;
     let nan = Value {

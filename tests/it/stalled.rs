@@ -1,7 +1,7 @@
-//! Callers who have stopped reading, in numbers: what they hold is bounded, and every clock of the
-//! bridge ends their upstream calls and gives their permits back while they stay.
+//! Many callers who have stopped reading. Their memory is bounded. Every timeout of the bridge ends their upstream calls and
+//! releases their permits, although the callers stay connected.
 //!
-//! Their windows are HTTP/2's own 65,535 bytes, which callers in Go, C++ and Python begin with.
+//! Their windows are HTTP/2's default of 65,535 bytes, with which callers in Go, C++ and Python start.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,46 +21,48 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tonic::{Request, Streaming};
 
-/// HTTP/2's own initial window of a stream (RFC 9113, 6.9.2).
+/// HTTP/2's default initial window of a stream (RFC 9113, 6.9.2).
 const WINDOW: u32 = 65_535;
-/// Of the bridge's memory, for one stalled stream: about twice what is measured, and most of it is what
-/// hyper's HTTP/1 client reads ahead, up to 417 KiB a connection.
+/// The maximum memory of one stalled stream, about twice the measured value. Most of it is the read-ahead of hyper's HTTP/1
+/// client, up to 417 KiB per connection.
 const CEILING_KIB: u64 = 512;
-/// Streams of a story that is not about memory.
+/// The number of streams in the tests that are not about memory.
 const SOME: usize = 200;
-/// How many streams are opened at once.
+/// The number of streams that are opened at once.
 const AT_ONCE: usize = 50;
 
-/// Tokens without end, a few KiB each.
+/// An endless stream of tokens, a few KiB each.
 fn flood() -> Reply {
     let text = "Suvarma vaxtı səhər tezdəndir. ".repeat(100);
     let tokens = sse_tokens(&[text.as_str(); 8]);
     Reply::sse("").flood(format!("{:x}\r\n{tokens}\r\n", tokens.len()))
 }
 
-/// Opens this many streams, reads one event of each and no more.
+/// Opens `count` streams, reads one event of each, and then stops reading.
 async fn stalled(
     address: SocketAddr,
     count: usize,
-    a_connection: usize,
+    per_connection: usize,
     timeout: Option<&'static str>,
 ) -> Vec<Streaming<StreamResponse>> {
     let origin: http::Uri = format!("http://{address}").parse().expect("a URL");
     let mut clients = Vec::new();
-    for _ in 0..count.div_ceil(a_connection) {
+    for _ in 0..count.div_ceil(per_connection) {
         let connection = Connection::with_window(address, WINDOW).await;
         let client = GraphServiceClient::with_origin(connection, origin.clone());
-        clients.extend(vec![client; a_connection]);
+        clients.extend(vec![client; per_connection]);
     }
     let mut streams = Vec::new();
     for clients in clients[..count].chunks(AT_ONCE) {
-        let opening = clients.iter().map(|client| one(client.clone(), timeout));
+        let opening = clients
+            .iter()
+            .map(|client| stalled_stream(client.clone(), timeout));
         streams.extend(join_all(opening).await);
     }
     streams
 }
 
-async fn one(
+async fn stalled_stream(
     mut client: GraphServiceClient<Connection>,
     timeout: Option<&'static str>,
 ) -> Streaming<StreamResponse> {
@@ -75,14 +77,14 @@ async fn one(
     events
 }
 
-/// Waits until the memory has not grown by more than a hundredth for two seconds.
+/// Waits until the memory grows by at most 1 % in two seconds, and returns it.
 ///
 /// # Panics
 /// After 40 s of growth.
-async fn level_kib(bridge: &Deployed) -> u64 {
+async fn settled_kib(bridge: &Deployed) -> u64 {
     let mut before = bridge.resident_kib();
     for _ in 0..20 {
-        tokio::time::sleep(Duration::from_secs(2)).await; // the time that the figure is about
+        tokio::time::sleep(Duration::from_secs(2)).await; // between two samples of the memory
         let now = bridge.resident_kib();
         if now <= before + before / 100 {
             return now;
@@ -99,7 +101,7 @@ async fn the_memory_of_a_thousand_stalled_streams_levels_off_below_its_ceiling()
     let base = bridge.resident_kib();
     let mut open = stalled(bridge.address, SOME, 1, None).await;
     open.extend(stalled(bridge.address, 1000 - SOME, 1000, None).await);
-    let each = (level_kib(&bridge).await - base) / 1000;
+    let each = (settled_kib(&bridge).await - base) / 1000;
     eprintln!("{each} KiB for each stalled stream");
     assert!(each <= CEILING_KIB, "{each} KiB for each stalled stream");
     bridge.wait_for_open_calls(1000).await;
@@ -107,15 +109,15 @@ async fn the_memory_of_a_thousand_stalled_streams_levels_off_below_its_ceiling()
     bridge.wait_for_open_calls(0).await;
 }
 
-/// From a stream's start to its end in stories of a clock: enough for all to be open and stalled before.
-const DUE: Duration = Duration::from_secs(15);
+/// The timeout of the streams: enough for all of them to be open and stalled before.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Waits until the clocks of streams that were opened after `start` are about to run out.
-async fn almost_due(start: Instant) {
-    tokio::time::sleep_until(start + DUE - Duration::from_secs(3)).await;
+/// Waits until shortly before the timeout of streams that were opened after `start`.
+async fn until_shortly_before_timeout(start: Instant) {
+    tokio::time::sleep_until(start + TIMEOUT - Duration::from_secs(3)).await;
 }
 
-async fn assert_all_let_go(upstream: &Upstream) {
+async fn assert_upstream_calls_closed(upstream: &Upstream) {
     for _ in 0..SOME {
         upstream.wait_for_close().await;
     }
@@ -130,35 +132,35 @@ async fn assert_no_call_is_open(bridge: &Bridge) {
 }
 
 #[tokio::test]
-async fn at_their_deadlines_stalled_streams_give_all_back_while_their_callers_stay() {
+async fn stalled_streams_release_everything_at_their_deadlines() {
     let upstream = Upstream::answering(flood());
     let bridge = Bridge::start(&upstream.url()).await;
     let start = Instant::now();
     let unread = stalled(bridge.address, SOME, 20, Some("15S")).await;
-    almost_due(start).await;
-    assert_all_let_go(&upstream).await;
+    until_shortly_before_timeout(start).await;
+    assert_upstream_calls_closed(&upstream).await;
     assert_no_call_is_open(&bridge).await;
     drop(unread);
 }
 
 #[tokio::test]
-async fn at_the_end_of_their_lifetime_stalled_streams_give_all_back_while_their_callers_stay() {
+async fn stalled_streams_release_everything_at_the_end_of_their_lifetime() {
     let upstream = Upstream::answering(flood());
     let bridge = Bridge::with(&upstream.url(), &[("STREAM_LIFETIME", "15s")]).await;
     let start = Instant::now();
     let unread = stalled(bridge.address, SOME, 20, None).await;
-    almost_due(start).await;
-    assert_all_let_go(&upstream).await;
+    until_shortly_before_timeout(start).await;
+    assert_upstream_calls_closed(&upstream).await;
     assert_no_call_is_open(&bridge).await;
     drop(unread);
 }
 
 #[tokio::test]
-async fn when_the_drain_is_over_stalled_streams_give_all_back_while_their_callers_stay() {
+async fn stalled_streams_release_everything_after_the_drain() {
     let upstream = Upstream::answering(flood());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
     let unread = stalled(bridge.address, SOME, 20, None).await;
-    assert_eq!(bridge.drain().await, Drained::Forced);
-    assert_all_let_go(&upstream).await;
+    assert_eq!(bridge.drained().await, Drained::Forced);
+    assert_upstream_calls_closed(&upstream).await;
     drop(unread);
 }

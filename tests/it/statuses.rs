@@ -1,4 +1,4 @@
-//! The rows of the table for what the upstream answers with a status, each for Invoke and for Stream.
+//! The mapping of the upstream's HTTP statuses, for Invoke and for Stream.
 
 use serde_json::json;
 use tonic::{Code, Status};
@@ -10,12 +10,12 @@ use crate::support::{
     with_timeout,
 };
 
-/// What both methods make of this answer.
+/// The statuses of both methods for this reply.
 async fn statuses(reply: Reply) -> [Status; 2] {
     statuses_of("r-1", reply).await
 }
 
-/// What both methods make of this answer to calls with this id.
+/// The statuses of both methods for this reply, with a request id.
 async fn statuses_of(id: &str, reply: Reply) -> [Status; 2] {
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::start(&upstream.url()).await;
@@ -25,7 +25,7 @@ async fn statuses_of(id: &str, reply: Reply) -> [Status; 2] {
     let streamed = client.stream(with_metadata(ask_stream("Salam"), &id)).await;
     let invoked = invoked.expect_err("no reply");
     let streamed = streamed.expect_err("trailers only, before any event");
-    assert_eq!(upstream.requests().len(), 2, "nothing was sent twice");
+    assert_eq!(upstream.requests().len(), 2, "nothing is sent twice");
     [invoked, streamed]
 }
 
@@ -38,7 +38,7 @@ fn retry_delay(status: &Status) -> Option<u64> {
 async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
     use Code::*;
     const NEVER: Option<&str> = Some("-1");
-    let rows = [
+    let cases = [
         (400, InvalidArgument, "UPSTREAM_REJECTED_REQUEST", None),
         (401, Internal, "UPSTREAM_CREDENTIALS_REJECTED", None),
         (402, FailedPrecondition, "UPSTREAM_REJECTED_REQUEST", None),
@@ -64,7 +64,7 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
         (301, Internal, "UPSTREAM_REDIRECTED", None),
         (307, Internal, "UPSTREAM_REDIRECTED", None),
     ];
-    for (http, code, reason, pushback) in rows {
+    for (http, code, reason, pushback) in cases {
         let reply =
             Reply::json(http, r#"{"detail":"why"}"#).header("location", "http://127.0.0.1:1/");
         for status in statuses(reply).await {
@@ -85,7 +85,7 @@ async fn each_status_of_the_upstream_has_its_code_reason_and_pushback() {
     }
 }
 
-/// What both methods make of this answer to a question in a thread.
+/// The statuses of both methods for this reply to a question in a thread.
 async fn statuses_in_a_thread(reply: Reply) -> [Status; 2] {
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::start(&upstream.url()).await;
@@ -100,7 +100,7 @@ async fn statuses_in_a_thread(reply: Reply) -> [Status; 2] {
 }
 
 #[tokio::test]
-async fn a_404_is_about_the_path_unless_it_is_json_about_a_thread_that_was_sent() {
+async fn a_404_is_a_missing_route_unless_it_is_json_about_a_sent_thread() {
     let missing = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
     let not_found = (Code::NotFound, "UPSTREAM_NOT_FOUND".to_owned());
     let about_thread = Reply::json(404, r#"{"detail":"Thread not found"}"#);
@@ -125,7 +125,7 @@ async fn a_404_is_about_the_path_unless_it_is_json_about_a_thread_that_was_sent(
 }
 
 #[tokio::test]
-async fn a_400_that_is_no_json_blames_upstream_url_and_not_the_caller() {
+async fn a_400_without_json_blames_upstream_url() {
     let nginx = "<html>The plain HTTP request was sent to HTTPS port</html>";
     let go = "Client sent an HTTP request to an HTTPS server.\n";
     for body in [nginx, go, ""] {
@@ -148,12 +148,12 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
     for status in statuses(Reply::json(422, body)).await {
         let rich = status.error_details();
         let violations = &rich.bad_request().expect("a BadRequest").field_violations;
-        let told: Vec<_> = violations
+        let found: Vec<_> = violations
             .iter()
             .map(|v| (v.field.as_str(), v.description.as_str()))
             .collect();
         assert_eq!(
-            told,
+            found,
             [
                 ("message", "too short"),
                 ("scenario_context.crops.0", "no crop")
@@ -163,7 +163,7 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
 }
 
 #[tokio::test]
-async fn retry_after_becomes_retry_info_and_pushback_where_nothing_has_run() {
+async fn retry_after_becomes_retry_info_and_pushback_if_nothing_has_run() {
     for http in [408, 425, 429, 501, 503] {
         for status in statuses(Reply::json(http, "{}").header("retry-after", "7")).await {
             assert_eq!(retry_delay(&status), Some(7), "{http}");
@@ -177,7 +177,7 @@ async fn retry_after_becomes_retry_info_and_pushback_where_nothing_has_run() {
 }
 
 #[tokio::test]
-async fn what_may_have_run_is_never_to_be_repeated_whatever_retry_after_says() {
+async fn a_call_that_may_have_run_is_never_retried_despite_retry_after() {
     for http in [500, 502, 504, 507] {
         for status in statuses(Reply::json(http, "{}").header("retry-after", "7")).await {
             assert_eq!(status.pushback().as_deref(), Some("-1"), "{http}");
@@ -187,7 +187,7 @@ async fn what_may_have_run_is_never_to_be_repeated_whatever_retry_after_says() {
 }
 
 #[tokio::test]
-async fn a_retry_after_of_0_or_in_the_past_gives_no_permission_to_repeat() {
+async fn a_retry_after_of_0_or_in_the_past_is_ignored() {
     for value in ["0", "Sun, 06 Nov 1994 08:49:37 GMT"] {
         for (http, pushback) in [(503, Some("-1")), (429, None)] {
             for status in statuses(Reply::json(http, "{}").header("retry-after", value)).await {
@@ -199,7 +199,7 @@ async fn a_retry_after_of_0_or_in_the_past_gives_no_permission_to_repeat() {
 }
 
 #[tokio::test]
-async fn a_pushback_beyond_the_callers_deadline_is_minus_1_and_retry_info_says_when() {
+async fn a_pushback_beyond_the_callers_deadline_is_minus_1() {
     for (seconds, pushback) in [("30", "-1"), ("5", "5000")] {
         let reply = Reply::json(503, "{}").header("retry-after", seconds);
         let upstream = Upstream::answering(reply);
@@ -218,7 +218,7 @@ async fn a_pushback_beyond_the_callers_deadline_is_minus_1_and_retry_info_says_w
 }
 
 #[tokio::test]
-async fn a_body_that_is_html_is_never_quoted() {
+async fn an_html_body_is_never_quoted() {
     let page = "<html><body>nginx/1.2 at 10.0.0.7</body></html>";
     for status in statuses(Reply::json(502, page).header("content-type", "text/html")).await {
         assert_eq!(status.message(), "the upstream is not available now (502)");
@@ -237,7 +237,7 @@ async fn an_upstreams_text_is_cleaned_of_control_characters_and_urls() {
 }
 
 #[tokio::test]
-async fn an_error_body_over_64_kib_loses_its_detail_and_keeps_its_row() {
+async fn an_error_body_over_64_kib_loses_only_its_detail() {
     let detail = json!({"detail": "x".repeat(70 * 1024)});
     for status in statuses(Reply::json(400, detail)).await {
         assert_eq!(status.message(), "the upstream rejected the request (400)");
@@ -245,7 +245,7 @@ async fn an_error_body_over_64_kib_loses_its_detail_and_keeps_its_row() {
 }
 
 #[tokio::test]
-async fn an_error_body_that_never_ends_loses_its_detail_and_keeps_its_row() {
+async fn an_endless_error_body_loses_only_its_detail() {
     let upstream = Upstream::answering(
         Reply::head(400)
             .header("content-type", "application/json")
@@ -263,14 +263,14 @@ async fn an_error_body_that_never_ends_loses_its_detail_and_keeps_its_row() {
 }
 
 #[tokio::test]
-async fn a_status_stays_within_what_callers_accept_however_much_the_upstream_says() {
+async fn a_status_is_never_larger_than_callers_accept() {
     let fields: Vec<_> = (0..40)
         .map(|n| json!({"loc": ["body", format!("sahə{n}")], "msg": "ə".repeat(900)}))
         .collect();
     for body in [
         json!({"detail": fields}),
         json!({"detail": "ə".repeat(9000)}),
-        json!({"detail": "a".repeat(9000)}), // as long again in the details as in the message
+        json!({"detail": "a".repeat(9000)}), // the details repeat the message
     ] {
         let mut reply = Reply::json(422, body);
         for name in [

@@ -81,10 +81,10 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let starting = self.0.take_starting(); // hyper has just handed the request to the service
+        let starting = self.0.take_newest_task(); // hyper has just handed the request to the service
         let task = tokio::spawn(stream);
         if let Some(starting) = starting {
-            starting.is(task.abort_handle());
+            starting.set(task.abort_handle());
         }
     }
 }

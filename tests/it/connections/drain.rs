@@ -1,4 +1,4 @@
-//! What hangs when SIGTERM comes: nothing that has not left for ALİM keeps the process.
+//! Connections and calls that hang at SIGTERM: only calls that have reached ALİM delay the exit.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,14 @@ use crate::support::{
     upstream::{Gate, Reply, Upstream},
 };
 
-/// From SIGTERM to the exit, where no call is open at ALİM; a debug build under load takes longer than it promises.
+/// From SIGTERM to the exit, if no call is open at ALİM. It is generous, because a debug build under load is slow.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// Many times as long as a connection without calls lingers.
+/// Much longer than a connection without calls takes to close.
 const A_WHILE: Duration = Duration::from_secs(1);
 
-/// Sends these bytes on a connection of their own, and ends the bridge.
-async fn exits_at_once_beside(name: &str, bytes: &[u8], log: &str) {
+/// Sends `bytes` on a connection of their own, and then terminates the bridge, which must exit at once.
+async fn exits_at_once_despite(name: &str, bytes: &[u8], log: &str) {
     let upstream = upstream();
     let settings = [
         ("DRAIN_TIMEOUT", "30s"),
@@ -32,9 +32,9 @@ async fn exits_at_once_beside(name: &str, bytes: &[u8], log: &str) {
     let mut bridge = Deployed::with(&upstream.url(), &settings);
     let mut peer = Raw(TcpStream::connect(bridge.address).await.expect("a port"));
     peer.send(bytes).await.expect("open");
-    seen(&bridge, "alim_bridge_open_connections").await;
+    await_metric(&bridge, "alim_bridge_open_connections").await;
     if bytes.starts_with(PREFACE) {
-        seen(&bridge, "grpc_server_started_total").await;
+        await_metric(&bridge, "grpc_server_started_total").await;
     }
     let start = Instant::now();
     bridge.running.signal("TERM");
@@ -48,14 +48,14 @@ async fn exits_at_once_beside(name: &str, bytes: &[u8], log: &str) {
     assert!(upstream.requests().is_empty());
 }
 
-/// Waits until the bridge has seen what was sent.
-async fn seen(bridge: &Deployed, metric: &str) {
-    let seen = async {
+/// Waits until the metric is not 0.
+async fn await_metric(bridge: &Deployed, metric: &str) {
+    let counted = async {
         while bridge.metric(metric, "").await == 0 {
             tokio::task::yield_now().await;
         }
     };
-    timeout(SOON, seen).await.expect("seen in time");
+    timeout(SOON, counted).await.expect("counted in time");
 }
 
 fn http2(frames: &[u8]) -> Vec<u8> {
@@ -63,13 +63,13 @@ fn http2(frames: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_without_a_whole_opening_does_not_hold_up_the_drain() {
+async fn a_connection_without_a_complete_preface_does_not_delay_the_drain() {
     for (name, bytes) in [
         ("a bare connection", &b""[..]),
         ("half a preface", &PREFACE[..12]),
         ("half a head", b"POST /alim"),
     ] {
-        exits_at_once_beside(name, bytes, "").await;
+        exits_at_once_despite(name, bytes, "").await;
     }
 }
 
@@ -77,44 +77,44 @@ async fn a_connection_without_a_whole_opening_does_not_hold_up_the_drain() {
 async fn a_call_without_its_message_is_rejected_by_the_drain_and_recorded() {
     for path in CALLS {
         let head = frame(HEADERS, END_HEADERS, 1, &head_of(path, &[]));
-        exits_at_once_beside(path, &http2(&head), "BRIDGE_DRAINING").await;
+        exits_at_once_despite(path, &http2(&head), "BRIDGE_DRAINING").await;
         let part = frame(DATA, 0, 1, &[0, 0, 0, 1, 0, 7, 7]);
-        exits_at_once_beside(path, &http2(&[head, part].concat()), "BRIDGE_DRAINING").await;
+        exits_at_once_despite(path, &http2(&[head, part].concat()), "BRIDGE_DRAINING").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_probe_without_its_message_does_not_hold_up_the_drain() {
+async fn a_probe_without_its_message_does_not_delay_the_drain() {
     for path in PROBES {
         let head = frame(HEADERS, END_HEADERS, 1, &head_of(path, &[]));
-        exits_at_once_beside(path, &http2(&head), "").await;
+        exits_at_once_despite(path, &http2(&head), "").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_watches_reflection_and_pages_do_not_hold_up_the_drain() {
+async fn idle_watches_reflection_and_pages_do_not_delay_the_drain() {
     for (path, flags, message) in [
         (WATCH, END_STREAM, &[0; 5][..]),
         (REFLECTION, 0, &LIST_SERVICES),
     ] {
         let head = frame(HEADERS, END_HEADERS, 1, &head_of(path, &[]));
         let message = frame(DATA, flags, 1, message);
-        exits_at_once_beside(path, &http2(&[head, message].concat()), "").await;
+        exits_at_once_despite(path, &http2(&[head, message].concat()), "").await;
     }
     let page = b"OPTIONS / HTTP/1.1\r\nhost: bridge\r\n\r\n";
-    exits_at_once_beside("an idle page", &page[..], "").await;
+    exits_at_once_despite("an idle page", &page[..], "").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_drain_waits_for_a_call_that_is_at_alim() {
     let gate = Gate::default();
-    let begun = Reply::sse(sse_tokens(&["a"]));
-    let upstream = Upstream::answering(begun.wait(&gate).chunk("event: done\ndata: [DONE]\n\n"));
+    let started = Reply::sse(sse_tokens(&["a"]));
+    let upstream = Upstream::answering(started.wait(&gate).chunk("event: done\ndata: [DONE]\n\n"));
     let mut bridge = Deployed::with(&upstream.url(), &[]);
     let events = bridge.client().stream(ask_stream("Salam")).await;
     bridge.running.signal("TERM");
-    bridge.running.wait_for_log("draining");
-    tokio::time::sleep(A_WHILE).await; // what must go by itself has gone
+    bridge.running.logs("draining");
+    tokio::time::sleep(A_WHILE).await; // connections without calls have closed by now
     gate.open();
     let (events, ending) = read_all(events.expect("a token").into_inner()).await;
     ending.expect("OK");
@@ -122,9 +122,9 @@ async fn the_drain_waits_for_a_call_that_is_at_alim() {
     assert_eq!(bridge.running.wait().code, Some(0));
 }
 
-/// So many that no socket holds them all.
+/// The replies exceed what a socket can buffer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_drain_waits_for_answers_whose_calls_are_over_and_whose_reader_is_slow() {
+async fn the_drain_waits_for_buffered_replies_of_a_slow_reader() {
     const ANSWERS: u32 = 400;
     let json = format!(
         r#"{{"response":"{}","thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b"}}"#,
@@ -148,8 +148,8 @@ async fn the_drain_waits_for_answers_whose_calls_are_over_and_whose_reader_is_sl
     };
     timeout(6 * SOON, over).await.expect("answered");
     bridge.running.signal("TERM");
-    bridge.running.wait_for_log("draining");
-    tokio::time::sleep(A_WHILE).await; // what must go by itself has gone
+    bridge.running.logs("draining");
+    tokio::time::sleep(A_WHILE).await; // connections without calls have closed by now
     for count in 0..2 * ANSWERS {
         let more = reader.next(HEADERS).await;
         assert!(more.is_some(), "only {count} heads and trailers");

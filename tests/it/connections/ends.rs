@@ -1,4 +1,4 @@
-//! How connections end: by age, by idleness, and for want of descriptors.
+//! How connections end: by age, by idleness, and for lack of file descriptors.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{LIST_SERVICES, REFLECTION, SOON};
 
-/// Before silent connections are closed for their silence, which is after ten seconds.
+/// Less than the ten seconds after which silent connections are closed.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn upstream() -> Upstream {
@@ -27,36 +27,36 @@ fn upstream() -> Upstream {
 }
 
 #[tokio::test]
-async fn a_connection_without_requests_is_asked_to_go_and_one_with_a_watch_is_not() {
+async fn an_idle_connection_gets_goaway_and_one_with_a_watch_does_not() {
     let upstream = upstream();
     let settings = [("MAX_CONNECTION_IDLE", "10m"), ("KEEPALIVE_INTERVAL", "1h")]; // no PING ends it
     let bridge = Bridge::with(&upstream.url(), &settings).await;
     let mut idle = Raw::open(bridge.address, &[]).await;
     let mut watch = bridge.watch("").await;
-    watch.message().await.expect("OK").expect("news");
+    watch.message().await.expect("OK").expect("a status");
     bridge.invoke("Salam").await.expect("a reply");
     advance_time(Duration::from_secs(599)).await;
     let early = timeout(Duration::from_millis(200), idle.next(GOAWAY)).await;
-    assert!(early.is_err(), "not before its time");
+    assert!(early.is_err(), "no GOAWAY before the idle timeout");
     bridge.invoke("Salam").await.expect("the same connection");
     advance_time(Duration::from_secs(10)).await;
     assert!(idle.next(GOAWAY).await.is_some(), "GOAWAY before the end");
     assert!(idle.next(GOAWAY).await.is_none(), "closed");
     advance_time(Duration::from_secs(1200)).await;
     let more = timeout(Duration::from_millis(200), watch.message()).await;
-    assert!(more.is_err(), "the watch goes on: {more:?}");
+    assert!(more.is_err(), "the watch stays open: {more:?}");
 }
 
-/// tonic reads the request of a reflection stream in a task of its own, which would outlive the answer.
+/// tonic reads the request of a reflection stream in a task of its own, which would outlive the response.
 #[tokio::test]
-async fn a_reflection_stream_past_its_deadline_gives_back_its_request_though_that_goes_on() {
+async fn a_reflection_stream_past_its_deadline_is_no_longer_an_open_request() {
     let upstream = upstream();
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTION_IDLE", "2s")]).await;
     let mut caller = Raw::open(bridge.address, &[]).await;
     let head = head_of(REFLECTION, &[("grpc-timeout", b"300m")]);
     let head = frame(HEADERS, END_HEADERS, 1, &head);
-    let whole = frame(DATA, 0, 1, &LIST_SERVICES);
-    caller.send(&[head, whole].concat()).await.expect("open");
+    let message = frame(DATA, 0, 1, &LIST_SERVICES);
+    caller.send(&[head, message].concat()).await.expect("open");
     let reset = timeout(SOON, caller.next(RESET)).await;
     assert!(reset.expect("in time").is_some(), "a reset");
     let goaway = timeout(SOON, caller.next(GOAWAY)).await;
@@ -64,7 +64,7 @@ async fn a_reflection_stream_past_its_deadline_gives_back_its_request_though_tha
 }
 
 #[tokio::test]
-async fn connections_made_together_do_not_age_together() {
+async fn connections_opened_together_do_not_expire_together() {
     let upstream = upstream();
     let settings = [("MAX_CONNECTION_AGE", "100s"), ("KEEPALIVE_INTERVAL", "1h")];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
@@ -95,8 +95,8 @@ async fn connections_made_together_do_not_age_together() {
     );
 }
 
-/// A bridge that may have 300 files open: its address, and that of its admin port.
-fn among_300_files(upstream: &Upstream) -> (Running, SocketAddr, SocketAddr) {
+/// A bridge with a limit of 300 open files, its address, and that of its admin port.
+fn with_300_files(upstream: &Upstream) -> (Running, SocketAddr, SocketAddr) {
     let url = upstream.url();
     let variables = [
         ("ALIM_BRIDGE_UPSTREAM_URL", &*url),
@@ -118,11 +118,11 @@ fn among_300_files(upstream: &Upstream) -> (Running, SocketAddr, SocketAddr) {
     (running, bound("address"), bound("admin"))
 }
 
-/// A port that few use must not cost callers theirs.
+/// Sockets on the admin port must not use up the file descriptors that calls need.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
+async fn silent_sockets_on_the_admin_port_block_neither_calls_nor_probes() {
     let upstream = upstream();
-    let (_running, address, admin) = among_300_files(&upstream);
+    let (_running, address, admin) = with_300_files(&upstream);
     let mut silent = Vec::new();
     for _ in 0..320 {
         silent.push(TcpStream::connect(admin).await.expect("a port"));
@@ -136,11 +136,11 @@ async fn silent_sockets_on_the_admin_port_keep_neither_calls_nor_probes_out() {
     answer.expect("at once").expect("a reply");
     let mut oldest = silent.swap_remove(0);
     let closed = timeout(AT_ONCE, oldest.read(&mut [0])).await;
-    assert!(closed.is_ok(), "the oldest is closed for newcomers");
+    assert!(closed.is_ok(), "the oldest is closed for new ones");
 }
 
 #[tokio::test]
-async fn health_watches_of_pages_do_not_keep_a_full_listener_closed() {
+async fn health_watches_over_http1_do_not_block_a_full_listener() {
     let upstream = upstream();
     let settings = [("MAX_CONNECTIONS", "30"), ("GRPC_WEB", "*")];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
@@ -157,9 +157,9 @@ async fn health_watches_of_pages_do_not_keep_a_full_listener_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nearly_all_files_are_open_a_new_connection_is_closed_and_the_others_are_answered() {
+async fn near_the_file_limit_new_connections_are_closed_and_others_are_served() {
     let upstream = upstream();
-    let (_running, address, admin) = among_300_files(&upstream);
+    let (_running, address, admin) = with_300_files(&upstream);
     let mut client = GraphServiceClient::new(channel_to(address));
     client.invoke(ask("Salam")).await.expect("a reply");
     let mut silent = Vec::new();
@@ -171,7 +171,7 @@ async fn where_nearly_all_files_are_open_a_new_connection_is_closed_and_the_othe
     let answer = timeout(AT_ONCE, client.invoke(ask("Salam"))).await;
     answer
         .expect("at once")
-        .expect("there is a file for its connection to ALİM");
+        .expect("a file descriptor is left for its connection to ALİM");
     let metrics = get(admin, "/metrics").await.1;
     let action = r#"alim_bridge_overload_actions_total{action="reject_connection"} "#;
     let count = metrics.lines().find_map(|line| line.strip_prefix(action));
@@ -179,5 +179,5 @@ async fn where_nearly_all_files_are_open_a_new_connection_is_closed_and_the_othe
     assert!((30..60).contains(&count), "{count}");
     drop(silent);
     let mut next = GraphServiceClient::new(channel_to(address));
-    next.invoke(ask("Salam")).await.expect("room again");
+    next.invoke(ask("Salam")).await.expect("a reply again");
 }

@@ -1,5 +1,5 @@
-//! What calls hold together, and how each way to exceed it ends: `MEMORY_LIMIT` stands, what was paid for is delivered, and callers who
-//! behave are answered. The whole attack, for as long as you like, is `tests/faults/run memory`.
+//! The memory budget, and attempts to exceed it. `MEMORY_LIMIT` holds, replies that are paid for are delivered, and
+//! well-behaved callers are served. `tests/faults/run memory` is the full attack, for any duration.
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ use crate::support::{
     upstream::{Reply, Upstream},
 };
 
-/// Leaves calls 36 MiB: they grow to 23 MiB, those of one connection to 9.6 MiB, and the reserve is as large.
+/// It leaves 36 MiB for calls. They grow to 23 MiB, and those of one connection to 9.6 MiB. The reserve is also 9.6 MiB.
 const LIMIT: [(&str, &str); 1] = [("MEMORY_LIMIT", "64MiB")];
-/// What the process may take beyond the limit: a debug build is large.
+/// The limit, and what the process can take beyond it, because a debug build is large.
 const ABOVE_KIB: u64 = (64 + 32) * 1024;
-const WHOLE: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(60);
 
-/// Calls on a connection of its own each, whose answers are read to their end.
+/// Sends each call on its own connection, and reads the responses to their end.
 async fn read_all(bridge: &Deployed, path: &str, calls: usize) -> Vec<usize> {
     let calls = (0..calls).map(|_| async {
         let mut connection = Connection::open(bridge.address).await;
@@ -40,10 +40,10 @@ async fn read_all(bridge: &Deployed, path: &str, calls: usize) -> Vec<usize> {
         assert_eq!(trailers["grpc-status"], "0", "{trailers:?}");
         answer.to_bytes().len()
     });
-    timeout(WHOLE, join_all(calls)).await.expect("all in time")
+    timeout(LONG, join_all(calls)).await.expect("all in time")
 }
 
-/// Calls of one connection whose answers nobody reads.
+/// Sends calls on one connection, and does not read the response bodies.
 async fn leave_unread(
     bridge: &Deployed,
     path: &str,
@@ -59,18 +59,18 @@ async fn leave_unread(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_wait_for_room_and_each_is_delivered() {
+async fn replies_wait_for_memory_and_are_all_delivered() {
     let upstream = Upstream::answering(large_reply());
     let bridge = Deployed::with(&upstream.url(), &LIMIT);
     let lengths = read_all(&bridge, INVOKE, 40).await;
     assert!(lengths.iter().all(|bytes| *bytes > 3 << 20), "{lengths:?}");
-    assert_eq!(upstream.requests().len(), 40, "none was run twice");
+    assert_eq!(upstream.requests().len(), 40, "no call is sent twice");
     assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
     assert_eq!(bridge.metric("alim_bridge_buffered_bytes", "").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_wait_for_room_and_each_is_delivered() {
+async fn events_wait_for_memory_and_are_all_delivered() {
     let event = sse_tokens(&[&"a".repeat(900_000)]);
     let chunks = vec![event; 4]
         .into_iter()
@@ -87,7 +87,7 @@ async fn events_wait_for_room_and_each_is_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_without_room_is_rejected_unsent_and_a_small_one_is_answered() {
+async fn a_request_without_memory_is_rejected_unsent_and_a_small_one_is_served() {
     let upstream = upstream();
     let bridge = Deployed::with(&upstream.url(), &LIMIT);
     let large = join_all((0..8).map(|_| async {
@@ -110,8 +110,8 @@ async fn a_request_without_room_is_rejected_unsent_and_a_small_one_is_answered()
     assert_eq!(upstream.requests().len(), 1);
 }
 
-/// Sixty answers that nobody reads, 3 MiB each or without end, on one connection.
-async fn unread_on_one_connection_leaves_room_for_another(path: &str, reply: Reply) {
+/// Leaves sixty responses unread on one connection, of 3 MiB each or endless.
+async fn unread_responses_leave_memory_for_another_connection(path: &str, reply: Reply) {
     let upstream = Upstream::scripted(std::iter::repeat_n(reply, 60).chain([large_reply()]));
     let bridge = Deployed::with(&upstream.url(), &[("MEMORY_LIMIT", "96MiB")]);
     let unread = leave_unread(&bridge, path, 60).await;
@@ -133,19 +133,19 @@ async fn unread_on_one_connection_leaves_room_for_another(path: &str, reply: Rep
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_unread_replies_of_one_connection_leave_room_for_those_of_another() {
-    unread_on_one_connection_leaves_room_for_another(INVOKE, large_reply()).await;
+async fn unread_replies_on_one_connection_leave_memory_for_another() {
+    unread_responses_leave_memory_for_another_connection(INVOKE, large_reply()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_unread_events_of_one_connection_leave_room_for_replies_on_another() {
+async fn unread_events_on_one_connection_leave_memory_for_another() {
     let event = sse_tokens(&[&"a".repeat(900_000)]);
     let events = Reply::sse_chunks(vec![event; 4]).then_hold();
-    unread_on_one_connection_leaves_room_for_another(STREAM, events).await;
+    unread_responses_leave_memory_for_another_connection(STREAM, events).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_who_do_nothing_are_reset_when_memory_is_short() {
+async fn stalled_callers_are_reset_when_memory_is_short() {
     let upstream = Upstream::answering(large_reply());
     let bridge = Deployed::with(&upstream.url(), &[("MEMORY_LIMIT", "96MiB")]); // a debug build must stay under 95 % of it
     let unread = join_all((0..8).map(|_| leave_unread(&bridge, INVOKE, 4))).await;
@@ -160,7 +160,7 @@ async fn callers_who_do_nothing_are_reset_when_memory_is_short() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    timeout(WHOLE, reset).await.expect("a reset");
+    timeout(LONG, reset).await.expect("a reset");
     assert_eq!(read_all(&bridge, INVOKE, 4).await.len(), 4);
     let reset = bridge
         .metric("alim_bridge_failures_total", "CALLER_STALLED")

@@ -1,4 +1,4 @@
-//! Callers who do not read: what ends from outside really ends, and gives all back.
+//! Callers who do not read: the watchdog ends their calls, and everything is released.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use crate::support::{
 };
 
 pub(crate) const STREAM: &str = "/alim.v1.GraphService/Stream";
-/// So many that what one round leaves behind would be seen.
+/// Enough rounds to notice what one round would leak.
 const ROUNDS: u64 = 8;
 const CALLS: u64 = 4 * ROUNDS;
 
-/// A whole question, as gRPC frames it.
+/// A complete question in a gRPC frame.
 pub(crate) fn question(text: &str) -> tonic::body::Body {
     let message = ask(text).encode_to_vec();
     let length = u32::try_from(message.len()).expect("short").to_be_bytes();
@@ -42,8 +42,8 @@ fn large_events() -> Reply {
     Reply::sse_chunks(vec![sse_tokens(&[&"a".repeat(900_000)]); 8]).then_hold()
 }
 
-/// Calls of which nobody reads anything beyond the head, four at a time, each open until its deadline.
-async fn unread_calls_give_all_back(path: &str, reply: Reply, window: u32) {
+/// Sends four calls at a time and reads only their heads. Each stays open until its deadline.
+async fn unread_calls_release_everything(path: &str, reply: Reply, window: u32) {
     let upstream = Upstream::answering(reply);
     let bridge = Deployed::with(&upstream.url(), &[("MAX_CALLS", "4")]);
     let before = bridge.resident_kib();
@@ -60,12 +60,12 @@ async fn unread_calls_give_all_back(path: &str, reply: Reply, window: u32) {
         open.extend(join_all(calls).await);
         bridge.wait_for_open_calls(0).await;
     }
-    tokio::time::sleep(Duration::from_secs(2)).await; // the time that the promise is about
+    tokio::time::sleep(Duration::from_secs(2)).await; // memory is measured after this time
     let grown = bridge.resident_kib().saturating_sub(before);
     assert!(grown < 48 * 1024, "{grown} KiB");
     for answer in open {
         if answer.headers().contains_key("grpc-status") {
-            continue; // on a busy machine its deadline came before its head
+            continue; // on a busy machine, the deadline can pass before the head
         }
         let reset = answer.into_body().collect().await.expect_err("a reset");
         assert!(format!("{reset:?}").contains("Reset"), "{reset:?}");
@@ -74,7 +74,7 @@ async fn unread_calls_give_all_back(path: &str, reply: Reply, window: u32) {
     let answer = next
         .call(request(INVOKE, "application/grpc", question("")))
         .await;
-    let status = status(answer.expect("the connection lives on")).await;
+    let status = status(answer.expect("the connection stays open")).await;
     assert_eq!(status.code(), Code::InvalidArgument);
     let count = async |name, part| bridge.metric(name, part).await;
     assert_eq!(
@@ -89,22 +89,22 @@ async fn unread_calls_give_all_back(path: &str, reply: Reply, window: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_that_nobody_reads_are_dropped_at_their_deadline() {
+async fn unread_replies_are_dropped_at_their_deadline() {
     for window in [0, 1] {
-        unread_calls_give_all_back(INVOKE, large_reply(), window).await;
+        unread_calls_release_everything(INVOKE, large_reply(), window).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_that_nobody_reads_are_dropped_at_their_deadline() {
+async fn unread_events_are_dropped_at_their_deadline() {
     for window in [0, 1] {
-        unread_calls_give_all_back(STREAM, large_events(), window).await;
+        unread_calls_release_everything(STREAM, large_events(), window).await;
     }
 }
 
-/// The largest windows that HTTP/2 knows, and a socket that nobody reads.
+/// The caller uses HTTP/2's largest windows, and does not read its socket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_with_the_largest_windows_who_does_not_read_costs_little_a_stream() {
+async fn an_unread_stream_costs_little_memory_with_the_largest_windows() {
     const STREAMS: u32 = 200;
     let tokens = sse_tokens(&["Suvarma vaxtı səhər tezdəndir. ".repeat(30).as_str(); 8]);
     let flood = Reply::sse("").flood(format!("{:x}\r\n{tokens}\r\n", tokens.len()));
@@ -127,8 +127,8 @@ async fn a_caller_with_the_largest_windows_who_does_not_read_costs_little_a_stre
             .await
             .expect("open");
     }
-    bridge.wait_for_open_calls(STREAMS.into()).await;
-    tokio::time::sleep(SOON).await; // the time that the figure is about
+    bridge.open_calls_are(STREAMS.into()).await;
+    tokio::time::sleep(SOON).await; // memory is measured after this time
     let each = bridge.resident_kib().saturating_sub(before) / u64::from(STREAMS);
     eprintln!("{each} KiB a stream");
     assert!(each < 400, "{each} KiB a stream");
