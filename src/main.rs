@@ -204,7 +204,7 @@ fn admitted_calls(settings: &server::Settings) -> usize {
 }
 
 fn warn_of_few_files(settings: &server::Settings) {
-    match descriptors::make_room(settings.max_calls, settings.max_connections) {
+    match descriptors::raise_limit(settings.max_calls, settings.max_connections) {
         Ok(None) => {}
         Ok(Some(Shortage { limit, needed })) => tracing::warn!(
             limit,

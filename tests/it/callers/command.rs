@@ -62,7 +62,7 @@ fn a_file_with_faults_is_reported_alike_by_check_and_by_serve() {
         [
             "alim-bridge: line 4: caller.rate must be a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"",
             "alim-bridge: line 5: caller.upstream_key_file can't be read: No such file or directory (os error 2)",
-            "alim-bridge: line 6: caller.colour is no field of this file",
+            "alim-bridge: line 6: caller.colour is not a field of this file",
             "alim-bridge: line 7: caller.name is missing",
         ]
     );
@@ -112,7 +112,7 @@ fn an_own_key_can_not_stand_beside_keys_that_callers_bring() {
     assert!(
         served
             .stderr
-            .contains("line 4: caller.upstream_key_file can't stand beside CREDENTIALS=caller"),
+            .contains("line 4: caller.upstream_key_file can't be combined with CREDENTIALS=caller"),
         "{}",
         served.stderr
     );
