@@ -120,7 +120,7 @@ fn with_key(text: &str, name: &str, key: &str) -> Result<String, Error> {
     let content = |why: String| Error::File(reload::Error::Content(why));
     let document = text.parse::<DocumentMut>();
     let mut document =
-        document.map_err(|error| content(format!("is no TOML: {}", error.message())))?;
+        document.map_err(|error| content(format!("is not TOML: {}", error.message())))?;
     let hash = hex(digest(&SHA256, key.as_bytes()).as_ref());
     let callers = document.entry("caller");
     let callers = callers.or_insert(Item::ArrayOfTables(ArrayOfTables::new()));

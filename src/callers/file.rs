@@ -103,7 +103,7 @@ pub(super) fn parse(text: &str) -> (Vec<Entry>, Faults) {
         Ok(document) => reader.document(document.as_table()),
         Err(error) => {
             let first = error.message().lines().next().unwrap_or_default();
-            reader.fault(error.span(), "", format!("is no TOML: {first}"));
+            reader.fault(error.span(), "", format!("is not TOML: {first}"));
             Vec::new()
         }
     };

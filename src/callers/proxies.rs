@@ -88,8 +88,8 @@ fn parse_network(text: &str) -> Option<Network> {
             (addresses, Some(known))
         }
     };
-    let alone = |_| addresses.parse::<IpAddr>().map(IpNet::from);
-    let addresses = addresses.parse::<IpNet>().or_else(alone).ok()?;
+    let single = |_| addresses.parse::<IpAddr>().map(IpNet::from);
+    let addresses = addresses.parse::<IpNet>().or_else(single).ok()?;
     Some(Network { addresses, header })
 }
 

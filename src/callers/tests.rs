@@ -144,7 +144,7 @@ fn a_file_without_callers_with_too_many_or_without_toml_is_a_fault() {
         faults(&many(201)),
         "line 1: caller stands 201 times, the limit is 200"
     );
-    assert!(faults("\n[[caller]\nname = 'a'").starts_with("line 2: is no TOML: "));
+    assert!(faults("\n[[caller]\nname = 'a'").starts_with("line 2: is not TOML: "));
     assert_eq!(
         faults("caller = 'a'"),
         "line 1: caller must be tables: [[caller]]\nline 1: caller is missing: no caller is listed"

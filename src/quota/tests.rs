@@ -37,7 +37,7 @@ async fn acquire(quota: &Quota, name: &str, requests: u32) -> Result<Slots, Exha
 
 /// Sends one request now.
 async fn send(quota: &Quota) {
-    let slots = acquire(quota, "", 1).await.expect("room");
+    let slots = acquire(quota, "", 1).await.expect("a free slot");
     slots.current().expect("one").mark_sent();
 }
 
@@ -71,12 +71,12 @@ async fn without_a_wait_a_call_is_admitted_at_once_or_gets_the_exact_wait() {
     send(&quota).await;
     sleep(SECOND).await;
     send(&quota).await;
-    let exhausted = acquire(&quota, "", 1).await.expect_err("no room");
+    let exhausted = acquire(&quota, "", 1).await.expect_err("no free slot");
     assert_eq!(exhausted.wait, 9 * SECOND + MARGIN);
     let limits = exhausted.limits;
     assert_eq!((limits.limit, limits.remaining), (2, 0));
     assert_eq!(limits.reset, exhausted.wait);
-    let both = acquire(&quota, "", 2).await.expect_err("no room");
+    let both = acquire(&quota, "", 2).await.expect_err("no free slot");
     assert_eq!(both.wait, 10 * SECOND + MARGIN);
     sleep(exhausted.wait - Duration::from_millis(1)).await;
     assert!(acquire(&quota, "", 1).await.is_err(), "a moment too soon");
@@ -107,12 +107,12 @@ async fn a_call_of_one_request_does_not_overtake_one_of_two() {
     let mut two = Box::pin(acquire(&quota, "a", 2));
     assert!(
         timeout(SECOND, &mut two).await.is_err(),
-        "there is room for one"
+        "only one slot is free"
     );
     let one = start_call(&quota, "b", Instant::now());
     sleep(SECOND).await;
     assert_eq!(waiting_calls(&quota), 2);
-    let both = timeout(10 * SECOND, two).await.expect("room for two");
+    let both = timeout(10 * SECOND, two).await.expect("two slots");
     drop(both);
     sent_after(one).await;
 }
@@ -144,7 +144,7 @@ async fn a_first_call_that_leaves_lets_the_next_one_go() {
 async fn an_unused_slot_goes_to_a_waiting_call_at_once() {
     let quota = quota("2/10s", 3600 * SECOND);
     let start = Instant::now();
-    let unused = acquire(&quota, "", 2).await.expect("room");
+    let unused = acquire(&quota, "", 2).await.expect("a free slot");
     let waiting = start_call(&quota, "", start);
     sleep(SECOND).await;
     drop(unused);
@@ -155,14 +155,14 @@ async fn an_unused_slot_goes_to_a_waiting_call_at_once() {
 #[tokio::test(start_paused = true)]
 async fn the_slots_of_an_admitted_call_that_left_are_not_lost() {
     let quota = quota("2/10s", 3600 * SECOND);
-    let unused = acquire(&quota, "", 2).await.expect("room");
+    let unused = acquire(&quota, "", 2).await.expect("a free slot");
     let mut leaving = Box::pin(acquire(&quota, "a", 2));
     assert!(timeout(SECOND, &mut leaving).await.is_err(), "it waits");
     drop(unused); // it is admitted, but not polled again
     assert_eq!(waiting_calls(&quota), 0);
     assert!(quota.try_acquire(&SERVICE_KEY).is_err());
     drop(leaving);
-    quota.try_acquire(&SERVICE_KEY).expect("room for two");
+    quota.try_acquire(&SERVICE_KEY).expect("two slots");
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +189,7 @@ async fn a_call_whose_wait_would_be_too_long_is_rejected_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_stopped_key_ends_all_waits_that_would_be_in_vain() {
     let quota = quota("2/10s", 15 * SECOND);
-    let mut slots = acquire(&quota, "", 2).await.expect("room");
+    let mut slots = acquire(&quota, "", 2).await.expect("a free slot");
     let first = slots.split_off();
     let start = Instant::now();
     let waiting = ["a", "a", "b"].map(|name| start_call(&quota, name, start));
@@ -218,7 +218,7 @@ async fn keys_beyond_the_maximum_share_one_quota_until_others_are_forgotten() {
         Ok::<_, Exhausted>(())
     };
     for number in 0..MAX_KEYS + 2 {
-        send(key(number)).expect("room");
+        send(key(number)).expect("a free slot");
     }
     assert!(
         send(key(MAX_KEYS + 2)).is_err(),

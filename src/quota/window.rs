@@ -258,7 +258,7 @@ mod tests {
         let first = sent(&mut window, start);
         sent(&mut window, start + MARGIN);
         window.learn(start + SECOND, first, 1);
-        assert_eq!(window.free(start + SECOND), 1, "it may have overtaken");
+        assert_eq!(window.free(start + SECOND), 1, "it can have overtaken");
     }
 
     #[test]

@@ -153,10 +153,10 @@ mod tests {
     #[test]
     fn the_oldest_connection_without_a_call_is_closed_for_a_new_one() {
         let connections = Connections::new(3, Budget::unlimited());
-        let used = admit(&connections).expect("room");
+        let used = admit(&connections).expect("a free slot");
         used.open_request(true).message_is_whole();
         let (oldest, younger) = (admit(&connections), admit(&connections));
-        let (oldest, younger) = (oldest.expect("room"), younger.expect("room"));
+        let (oldest, younger) = (oldest.expect("a free slot"), younger.expect("room"));
         let _watch = oldest.open_request(false);
         let new = admit(&connections).expect("closed for it");
         assert_eq!(ending(&oldest), Some(Ending::Close));
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn if_all_connections_are_in_use_the_new_one_is_closed() {
         let connections = Connections::new(1, Budget::unlimited());
-        let used = admit(&connections).expect("room");
+        let used = admit(&connections).expect("a free slot");
         used.open_request(true).message_is_whole();
         assert!(admit(&connections).is_none());
         assert_eq!(ending(&used), None);

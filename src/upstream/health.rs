@@ -327,11 +327,11 @@ mod tests {
             let health = Health::unknown();
             health.note_probe(&url(), None);
             health.note_call(&url(), false, Some(&answer));
-            assert_eq!(health.is_up(), Some(true), "an ALİM may lack threads");
+            assert_eq!(health.is_up(), Some(true), "an ALİM can lack threads");
             health.note_call(&url(), true, Some(&answer));
             assert_eq!(health.is_up(), Some(false));
             tokio::time::sleep(WINDOW).await;
-            assert_eq!(health.is_up(), Some(true), "callers may try again");
+            assert_eq!(health.is_up(), Some(true), "callers can try again");
             assert!(
                 health
                     .fault()

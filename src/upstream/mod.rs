@@ -258,7 +258,7 @@ impl Upstream {
                 None => return Err(error),
             }
         }
-        unreachable!("attempts are counted without end")
+        unreachable!("the loop has no last attempt")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The embedded ALİM with the real one's rate limit, without a quota before it and with one.
+//! The embedded ALİM with the real one's rate limit, behind a bridge without a quota and with one.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// An ALİM that lets each key send three requests in two seconds, and a bridge before it.
+/// An ALİM that allows each key three requests in two seconds, and a bridge in front of it.
 async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -28,7 +28,7 @@ async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridg
 }
 
 #[tokio::test]
-async fn without_a_quota_alim_rejects_what_is_beyond_its_limit() {
+async fn without_a_quota_alim_rejects_calls_above_its_limit() {
     for (beyond, reason) in [
         (Beyond::Crash, "UPSTREAM_FAILED"),
         (Beyond::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
@@ -41,8 +41,8 @@ async fn without_a_quota_alim_rejects_what_is_beyond_its_limit() {
         }
         let status = bridge.invoke("Salam").await.expect_err("beyond");
         assert_eq!(status.code_and_reason().1, reason);
-        let is_told = status.rich().retry_info().is_some();
-        assert_eq!(is_told, beyond == Beyond::TooManyRequests);
+        let has_retry_info = status.rich().retry_info().is_some();
+        assert_eq!(has_retry_info, beyond == Beyond::TooManyRequests);
     }
 }
 
@@ -57,7 +57,7 @@ async fn with_the_quota_of_its_limit_alim_rejects_nothing() {
 }
 
 #[test]
-fn a_rate_limit_that_is_none_is_bad_usage() {
+fn an_invalid_rate_limit_is_bad_usage() {
     for args in [
         ["emulate", "--rate-limit", "30"],
         ["emulate", "--rate-limit-status", "503"],
