@@ -136,10 +136,10 @@ impl Callers {
 
     /// The caller that has this key.
     pub fn with_key(&self, key: &str) -> Option<&Arc<Caller>> {
-        let shown = digest(&SHA256, key.as_bytes());
+        let candidate = digest(&SHA256, key.as_bytes());
         let mut found = None;
         for (hash, index) in &self.hashes {
-            if bool::from(hash.ct_eq(shown.as_ref())) {
+            if bool::from(hash.ct_eq(candidate.as_ref())) {
                 found = Some(*index);
             }
         }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Caller, Exhausted, Limits,
+    Caller, Exhausted, Limits, ReportedLimit,
     queue::{Queue, Waiting},
     rate::Rate,
     window::{MARGIN, Sent, Window},
@@ -292,14 +292,14 @@ impl Slot {
     }
 
     /// Reads the upstream's limit from a response, which can show requests of others with the same key. Returns the key's limits.
-    pub fn learn(&self, answer: Answer) -> Limits {
+    pub fn reconcile(&self, reported: ReportedLimit) -> Limits {
         self.mark_sent();
         let now = Instant::now();
         let mut state = self.key.lock();
-        if let (Some(sent), Some(remaining)) = (self.sent.get(), answer.remaining) {
-            state.window.learn(now, *sent, remaining);
+        if let (Some(sent), Some(remaining)) = (self.sent.get(), reported.remaining) {
+            state.window.reconcile(now, *sent, remaining);
         }
-        if let Some(wait) = answer.stop {
+        if let Some(wait) = reported.stop {
             state.window.stop(now + wait);
             let waiting = state.queue.iter();
             waiting.for_each(|call| call.wake.changed.notify_one());

@@ -68,7 +68,7 @@ pub enum UpstreamKey {
 
 /// The state of the upstream's own limit, from the head of a response.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Answer {
+pub struct ReportedLimit {
     /// Requests left when the upstream counted this one.
     pub remaining: Option<u32>,
     /// How long the upstream asks to send nothing.

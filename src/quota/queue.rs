@@ -274,11 +274,11 @@ mod tests {
                 waiting.push(caller, 1, *calls);
             }
             waiting.pop(popped);
-            let new = callers.get(whose).cloned().unwrap_or(caller("z", 2));
-            let predicted = waiting.queue.ahead(&new, 1);
-            waiting.push(&new, 1, 1);
+            let added = callers.get(whose).cloned().unwrap_or(caller("z", 2));
+            let predicted = waiting.queue.ahead(&added, 1);
+            waiting.push(&added, 1, 1);
             let mut ahead = 1;
-            while waiting.queue.pop().expect("the new's").id != waiting.last {
+            while waiting.queue.pop().expect("the added call").id != waiting.last {
                 ahead += 1;
             }
             prop_assert_eq!(predicted, ahead);

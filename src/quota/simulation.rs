@@ -12,7 +12,7 @@ use std::{
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Answer, Caller, Quota, Settings, Slot, UpstreamKey, window::MARGIN};
+use super::{Caller, Quota, ReportedLimit, Settings, Slot, UpstreamKey, window::MARGIN};
 
 const LIMIT: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(20);
@@ -151,7 +151,7 @@ impl World {
             remaining
         };
         sleep(answer).await;
-        slot.learn(Answer {
+        slot.reconcile(ReportedLimit {
             remaining: Some(remaining.unwrap_or(0)),
             stop: None,
         });

@@ -196,11 +196,11 @@ async fn a_stopped_key_ends_all_waits_that_would_be_in_vain() {
     first.current().expect("one").mark_sent();
     sleep(SECOND).await;
     let stop = Some(60 * SECOND);
-    let answer = Answer {
+    let reported = ReportedLimit {
         remaining: None,
         stop,
     };
-    let limits = first.current().expect("one").learn(answer);
+    let limits = first.current().expect("one").reconcile(reported);
     assert_eq!((limits.remaining, limits.reset), (0, 60 * SECOND));
     for call in waiting {
         let ended = timeout(SECOND, call).await.expect("at once");

@@ -88,7 +88,7 @@ impl Window {
 
     /// Reads how many requests were left when ALİM counted the one `sent`. If this window expected more, others have used the key.
     /// Their requests count as long as that one, because they had arrived before it.
-    pub(super) fn learn(&mut self, now: Instant, sent: Sent, remaining: u32) {
+    pub(super) fn reconcile(&mut self, now: Instant, sent: Sent, remaining: u32) {
         self.expire(now);
         if sent.at + self.span <= now {
             return;
@@ -233,16 +233,16 @@ mod tests {
     fn requests_of_others_count_as_long_as_the_one_that_revealed_them() {
         let (mut window, start) = window();
         let first = sent(&mut window, start);
-        window.learn(start + SECOND, first, 2);
+        window.reconcile(start + SECOND, first, 2);
         assert_eq!(window.free(start + SECOND), 2, "nobody else");
-        window.learn(start + SECOND, first, 1);
-        window.learn(start + 2 * SECOND, first, 1);
+        window.reconcile(start + SECOND, first, 1);
+        window.reconcile(start + 2 * SECOND, first, 1);
         assert_eq!(
             window.free(start + 2 * SECOND),
             1,
             "one other, learned once"
         );
-        window.learn(start + 2 * SECOND, first, 0);
+        window.reconcile(start + 2 * SECOND, first, 0);
         assert_eq!(window.free(start + 2 * SECOND), 0);
         assert_eq!(window.free(start + 10 * SECOND + MARGIN), 3, "all at once");
     }
@@ -252,12 +252,12 @@ mod tests {
         let (mut window, start) = window();
         let first = sent(&mut window, start);
         sent(&mut window, start + SECOND);
-        window.learn(start + 2 * SECOND, first, 1);
+        window.reconcile(start + 2 * SECOND, first, 1);
         assert_eq!(window.free(start + 2 * SECOND), 0, "one other before it");
         let (mut window, start) = self::window();
         let first = sent(&mut window, start);
         sent(&mut window, start + MARGIN);
-        window.learn(start + SECOND, first, 1);
+        window.reconcile(start + SECOND, first, 1);
         assert_eq!(window.free(start + SECOND), 1, "it can have overtaken");
     }
 
@@ -266,9 +266,9 @@ mod tests {
         let (mut window, start) = window();
         sent(&mut window, start);
         let second = sent(&mut window, start + 9 * SECOND);
-        window.learn(start + 15 * SECOND, second, 1);
+        window.reconcile(start + 15 * SECOND, second, 1);
         assert_eq!(window.free(start + 15 * SECOND), 2);
-        window.learn(start + 60 * SECOND, second, 0);
+        window.reconcile(start + 60 * SECOND, second, 0);
         assert_eq!(window.free(start + 60 * SECOND), 3, "too late to say");
     }
 

@@ -122,8 +122,8 @@ where
     S::Future: Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    /// Whether nearly all file descriptors are in use. The system assigns the lowest free number, so the newest number counts them.
-    /// The remaining ones are for open calls and the admin port.
+    /// Whether nearly all file descriptors are in use. The system assigns the lowest free number, so the number of the newest
+    /// shows how many are in use. The remaining ones are for open calls and the admin port.
     fn is_short_of_descriptors(&self, stream: &TcpStream) -> bool {
         let Some(metrics) = &self.metrics else {
             return false;

@@ -156,14 +156,14 @@ mod tests {
         let used = admit(&connections).expect("a free slot");
         used.open_request(true).message_is_whole();
         let (oldest, younger) = (admit(&connections), admit(&connections));
-        let (oldest, younger) = (oldest.expect("a free slot"), younger.expect("room"));
+        let (oldest, younger) = (oldest.expect("a free slot"), younger.expect("a free slot"));
         let _watch = oldest.open_request(false);
-        let new = admit(&connections).expect("closed for it");
+        let newest = admit(&connections).expect("closed for it");
         assert_eq!(ending(&oldest), Some(Ending::Close));
         drop(oldest);
-        assert_eq!(connections.open(), 3, "its slot is the new's");
+        assert_eq!(connections.open(), 3, "its slot belongs to the new one");
         assert_eq!((ending(&used), ending(&younger)), (None, None));
-        drop(new);
+        drop(newest);
         assert_eq!(connections.open(), 2);
     }
 

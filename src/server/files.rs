@@ -1,4 +1,4 @@
-//! The files that a running server reloads, and what a change has as its consequence.
+//! The files that a running server reloads, and the effects of a change.
 //!
 //! These are the certificates, the callers file with the keys that it names, and the bridge's own key.
 
@@ -30,8 +30,8 @@ pub(super) fn watch(
         move |outcome| metrics.state.reloaded(files, outcome)
     };
     if let Some(tls) = settings.tls.clone() {
-        let (count, shown, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
-        let record_expiry = move || metrics.state.set_certificate_expiry(shown.load().expires);
+        let (count, current, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
+        let record_expiry = move || metrics.state.set_certificate_expiry(current.load().expires);
         record_expiry();
         let retire = retire_connections(tls.clone(), connections.clone(), settings.drain_timeout);
         background.spawn(tls.watch(move |outcome| {
@@ -40,7 +40,7 @@ pub(super) fn watch(
             retire();
         }));
     }
-    let update_callers = update_callers(settings, upstream, metrics);
+    let update_callers = callers_updater(settings, upstream, metrics);
     update_callers();
     if let Some(callers) = settings.callers.clone() {
         let (count, update_callers) = (watched(Files::Callers), update_callers.clone());
@@ -59,7 +59,7 @@ pub(super) fn watch(
 }
 
 /// Returns a function that updates the metrics' list of callers. It warns of keys that ALİM counts as one.
-fn update_callers(
+fn callers_updater(
     settings: &Settings,
     upstream: &upstream::Settings,
     metrics: &Arc<Metrics>,

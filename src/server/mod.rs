@@ -66,7 +66,7 @@ const MAX_HEAD_BYTES: u32 = 4 * middleware::MAX_METADATA_BYTES as u32;
 pub struct Settings {
     /// Origins of web pages that can call, by gRPC-Web and over HTTP/1.1 too. `None` allows no page.
     pub web: Option<Origins>,
-    /// TLS towards callers. `None` is plain text.
+    /// TLS towards callers. `None` serves plain HTTP.
     pub tls: Option<Reload<Tls>>,
     /// Where spans are exported. `None` exports none.
     pub traces: Option<Traces>,

@@ -25,7 +25,7 @@ pub struct Files {
 /// The TLS configuration towards callers.
 pub struct Tls {
     pub(super) config: Arc<ServerConfig>,
-    /// When the first certificate of the chain to expire does so, in Unix time. `None` if that can't be read.
+    /// The earliest expiry in the certificate chain, in Unix time. `None` if it can't be read.
     pub(super) expires: Option<i64>,
     /// The contents of the client authorities' PEM file, if TLS is mutual.
     pub(crate) client_ca: Option<Vec<u8>>,
@@ -65,7 +65,7 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
     };
     let chain = certificates(cert)?;
     let expires: Option<Vec<_>> = chain.iter().map(not_after).collect();
-    let expires = expires.and_then(|ends| ends.into_iter().min());
+    let expires = expires.and_then(|all| all.into_iter().min());
     let key =
         PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
     let builder = ServerConfig::builder();

@@ -32,11 +32,11 @@ pub enum AccessLog {
 
 impl AccessLog {
     fn records(self, call: &Call<'_>) -> bool {
-        let is_callers = call.method.is_callers();
+        let is_api_call = call.method.is_api_call();
         match self {
-            Self::On => is_callers,
+            Self::On => is_api_call,
             Self::All => true,
-            Self::Errors => is_callers && call.code != codes::go_name(0),
+            Self::Errors => is_api_call && call.code != codes::go_name(0),
             Self::Off => false,
         }
     }

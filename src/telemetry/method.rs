@@ -55,8 +55,8 @@ impl Method {
         }
     }
 
-    /// Whether metrics by caller include it. Probes and tools are excluded, because they would outnumber real calls.
-    pub(super) fn is_callers(self) -> bool {
+    /// Whether it counts as a call of the API. Probes and tools do not: they would outnumber real calls.
+    pub(super) fn is_api_call(self) -> bool {
         self.is_ours() || self == Self::Unknown
     }
 

@@ -147,7 +147,7 @@ impl Record {
 
     /// Records the caller by its name in the callers file.
     pub fn caller(&self, name: &Arc<str>) {
-        let is_counted = self.0.method.is_callers();
+        let is_counted = self.0.method.is_api_call();
         let mut notes = self.notes();
         notes.caller = Some(Arc::clone(name));
         notes.caller_series = is_counted.then(|| self.0.metrics.callers.started(name));
@@ -277,7 +277,7 @@ impl Record {
         call.trace.end(status, reason, attributes);
         let code = codes::go_name(status);
         if let Some(reason) = notes.reason
-            && call.method.is_callers()
+            && call.method.is_api_call()
         {
             call.metrics.failed(reason);
         }

@@ -77,28 +77,28 @@ impl Health {
     }
 
     /// Records a probe of `url`; `failed` has the cause of a failure.
-    pub(super) fn note_probe(&self, url: &Url, failed: Option<String>) {
+    pub(super) fn record_probe(&self, url: &Url, failed: Option<String>) {
         let fault = failed.map(|cause| Fault {
             url: url.to_string(),
             cause,
         });
-        self.state().probes.note(fault);
+        self.state().probes.record(fault);
     }
 
-    /// Records the result of a call; `is_graphs` if `url` is a route that every ALİM has.
-    pub(super) fn note_call(&self, url: &Url, is_graphs: bool, failed: Option<&Error>) {
+    /// Records the result of a call; `is_graph_route` if `url` is a route that every ALİM has.
+    pub(super) fn record_call(&self, url: &Url, is_graph_route: bool, failed: Option<&Error>) {
         let now = Instant::now();
         let mut state = self.state();
         let before = state.is_up(now);
         match failed.map_or(Evidence::Upstream, Evidence::of) {
             Evidence::Upstream => {
                 state.calls = Calls::default();
-                if is_graphs {
+                if is_graph_route {
                     (state.has_routes, state.misrouted) = (true, None);
                 }
             }
             Evidence::Failure(cause) => state.calls.fail(url, &cause, now),
-            Evidence::NoRoute(_) if !is_graphs || state.has_routes => {}
+            Evidence::NoRoute(_) if !is_graph_route || state.has_routes => {}
             Evidence::NoRoute(cause) => state.misrouted = Some((fault(url, &cause), now)),
         }
         let is_changed = state.is_up(now) != before;
@@ -214,7 +214,7 @@ struct Probes {
 }
 
 impl Probes {
-    fn note(&mut self, fault: Option<Fault>) {
+    fn record(&mut self, fault: Option<Fault>) {
         let was_reached = fault.is_none();
         self.failures = if was_reached { 0 } else { self.failures + 1 };
         self.fault = fault;
@@ -236,7 +236,7 @@ struct Calls {
 
 impl Calls {
     fn fail(&mut self, url: &Url, cause: &str, now: Instant) {
-        if !self.count(now) {
+        if !self.is_recent(now) {
             self.failures = 0;
         }
         self.failures += 1;
@@ -245,13 +245,13 @@ impl Calls {
         self.fault = Some(fault(url, &cause));
     }
 
-    fn count(&self, now: Instant) -> bool {
+    fn is_recent(&self, now: Instant) -> bool {
         self.last
             .is_some_and(|last| now.duration_since(last) < WINDOW)
     }
 
     fn are_failing(&self, now: Instant) -> bool {
-        self.failures >= FAILED_CALLS && self.count(now)
+        self.failures >= FAILED_CALLS && self.is_recent(now)
     }
 }
 
@@ -280,7 +280,7 @@ mod tests {
             let health = Health::unknown();
             let probes = probes.iter();
             let verdicts = probes.map(|reached| {
-                health.note_probe(&url(), (!reached).then(|| "no".into()));
+                health.record_probe(&url(), (!reached).then(|| "no".into()));
                 health.is_up().expect("known")
             });
             verdicts.collect()
@@ -294,8 +294,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn five_failed_calls_in_a_row_count_for_thirty_seconds_even_if_probes_succeed() {
         let health = Health::unknown();
-        health.note_probe(&url(), None);
-        let call = |failed: Option<&Error>| health.note_call(&url(), true, failed);
+        health.record_probe(&url(), None);
+        let call = |failed: Option<&Error>| health.record_call(&url(), true, failed);
         let failure = rejected(503, None);
         let fail = |times: usize| (0..times).for_each(|_| call(Some(&failure)));
         fail(4);
@@ -325,10 +325,10 @@ mod tests {
             rejected(405, None),
         ] {
             let health = Health::unknown();
-            health.note_probe(&url(), None);
-            health.note_call(&url(), false, Some(&answer));
+            health.record_probe(&url(), None);
+            health.record_call(&url(), false, Some(&answer));
             assert_eq!(health.is_up(), Some(true), "an ALİM can lack threads");
-            health.note_call(&url(), true, Some(&answer));
+            health.record_call(&url(), true, Some(&answer));
             assert_eq!(health.is_up(), Some(false));
             tokio::time::sleep(WINDOW).await;
             assert_eq!(health.is_up(), Some(true), "callers can try again");
@@ -339,13 +339,13 @@ mod tests {
                     .cause
                     .contains("UPSTREAM_URL")
             );
-            health.note_call(&url(), true, None);
+            health.record_call(&url(), true, None);
             assert_eq!(health.fault(), None);
-            health.note_call(&url(), true, Some(&answer));
+            health.record_call(&url(), true, Some(&answer));
             assert_eq!((health.is_up(), health.fault()), (Some(true), None));
         }
         let health = Health::unknown();
-        health.note_call(&url(), true, Some(&rejected(404, Some("no such farm"))));
+        health.record_call(&url(), true, Some(&rejected(404, Some("no such farm"))));
         assert_eq!((health.is_up(), health.fault()), (None, None));
     }
 }

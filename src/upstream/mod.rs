@@ -36,7 +36,7 @@ use crate::{
         Call, Question, headers,
         reply::{Reply, ReplyHead},
     },
-    quota::{self, Answer, Quota, Slot},
+    quota::{self, Quota, ReportedLimit, Slot},
     reload::Reload,
 };
 
@@ -219,10 +219,14 @@ impl Upstream {
         if let Some(slot) = slot {
             exchange_limits(&slot, &mut checked);
         }
-        let is_graphs = [&self.invoke_url, &self.stream_url].contains(&&url);
-        let url = if is_graphs { &url } else { &self.threads_url };
+        let is_graph_route = [&self.invoke_url, &self.stream_url].contains(&&url);
+        let url = if is_graph_route {
+            &url
+        } else {
+            &self.threads_url
+        };
         self.health
-            .note_call(url, is_graphs, checked.as_ref().err());
+            .record_call(url, is_graph_route, checked.as_ref().err());
         checked
     }
 
@@ -292,7 +296,7 @@ fn exchange_limits(slot: &Slot, checked: &mut Result<(Head, ReplyHead), Error>) 
         Err(_) => return,
     };
     let remaining = fields.remaining;
-    let limits = slot.learn(Answer { remaining, stop });
+    let limits = slot.reconcile(ReportedLimit { remaining, stop });
     headers::set_limits(&mut fields.headers, limits);
 }
 

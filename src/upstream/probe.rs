@@ -63,7 +63,7 @@ impl Upstream {
                 self.bounded(self.connect(&self.settings.url)).await,
             ),
         };
-        self.health.note_probe(url, failed.err());
+        self.health.record_probe(url, failed.err());
     }
 
     async fn bounded(&self, work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
@@ -90,7 +90,7 @@ impl Upstream {
         }
         let answer = answer.map_err(|error| root_cause(&error))?;
         if let Some(slot) = slots.current() {
-            slot.learn(response::limits(&answer));
+            slot.reconcile(response::limits(&answer));
         }
         if answer.status() != StatusCode::OK {
             return Err(format!("answered {}", answer.status().as_u16()));

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     call::{Call, Violation, headers, reply::ReplyHead},
     memory::Account,
-    quota::Answer,
+    quota::ReportedLimit,
 };
 
 /// Maximum size of an error body in bytes. A larger one loses its `detail`; its status still counts.
@@ -181,9 +181,9 @@ fn remaining(head: &HeaderMap) -> Option<u32> {
 }
 
 /// The state of the upstream's rate limit, from the head.
-pub(super) fn limits(response: &Response) -> Answer {
+pub(super) fn limits(response: &Response) -> ReportedLimit {
     let is_limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
-    Answer {
+    ReportedLimit {
         remaining: remaining(response.headers()),
         stop: retry_after(response.headers()).filter(|_| is_limited),
     }

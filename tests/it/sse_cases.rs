@@ -295,25 +295,25 @@ pub(crate) const CASES: &[Case] = &[
         events: &[("message", "\u{fffd}\u{fffd}")],
     },
     Case {
-        name: "sequence cut off by a letter",
+        name: "sequence truncated by a letter",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: \xe2\x82a\xf0\x9f\x98b\n\n",
         events: &[("message", "\u{fffd}a\u{fffd}b")],
     },
     Case {
-        name: "sequence cut off by LF",
+        name: "sequence truncated by LF",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: a\xf0\x9f\x98\ndata: b\xc9\n\n",
         events: &[("message", "a\u{fffd}\nb\u{fffd}")],
     },
     Case {
-        name: "sequence cut off by CR",
+        name: "sequence truncated by CR",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: a\xe2\x82\r\rdata: b\xe2\r\n\r\n",
         events: &[("message", "a\u{fffd}"), ("message", "b\u{fffd}")],
     },
     Case {
-        name: "sequence cut off by the next one",
+        name: "sequence truncated by the next one",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: \xe2\x82\xc9\x99\xc9\xe2\x82\xac\n\n",
         events: &[("message", "\u{fffd}ə\u{fffd}€")],
@@ -377,7 +377,7 @@ pub(crate) const CASES: &[Case] = &[
         events: &[("message", "a")],
     },
     Case {
-        name: "sequence cut off by the end",
+        name: "sequence truncated by the end",
         rule: "what no blank line has ended is discarded at the end",
         body: b"data: a\n\ndata: b\xe2\x82",
         events: &[("message", "a")],

@@ -117,7 +117,7 @@ impl WriteTurn {
     }
 
     /// Nothing is left to read, so the next write begins a new turn.
-    fn begin_next_if_read(&mut self) {
+    fn end_turn(&mut self) {
         if *self == Self::Writes {
             *self = Self::Fresh;
         }
@@ -167,7 +167,7 @@ impl AsyncRead for Io {
             }
         }
         if read.is_pending() {
-            this.turn.begin_next_if_read();
+            this.turn.end_turn();
         }
         read
     }

@@ -129,7 +129,7 @@ where
     loop {
         tokio::select! {
             biased;
-            ended = served.as_mut() => return rejection_of(ended),
+            ended = served.as_mut() => return check_preface_timeout(ended),
             ending = connection.ended(lifetime.ending) => match ending {
                 Ending::GoAway => lifetime.go_away(),
                 Ending::Close => return Ok(()),
@@ -258,7 +258,7 @@ async fn accept_tls(
 }
 
 /// Whether the connection ended because its preface timed out. hyper wraps the cause in its own errors.
-fn rejection_of(
+fn check_preface_timeout(
     ended: Result<(), Box<dyn Error + Send + Sync>>,
 ) -> Result<(), ConnectionRejection> {
     let Err(error) = ended else { return Ok(()) };

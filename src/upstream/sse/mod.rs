@@ -4,8 +4,8 @@
 //! here. The stream buffers at most one chunk from hyper and one unfinished event within its limit.
 //!
 //! eventsource-stream gets one whole event at a time, and a large one line by line. Only then is its cost linear, which
-//! `benches/sse.rs` checks. Each event gets a fresh parser, because the bridge does not use `id` and `retry`, the only
-//! state that lasts from event to event (WHATWG HTML 9.2.6).
+//! `benches/sse.rs` checks. Each event gets a fresh parser. Only `id` and `retry` would last from event to event (WHATWG HTML
+//! 9.2.6), and the bridge uses neither.
 
 pub mod framing;
 pub mod guard;

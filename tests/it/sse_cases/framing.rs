@@ -241,7 +241,7 @@ pub(crate) const FRAMING: &[Framing] = &[
         strict_joined: "ab",
     },
     Framing {
-        name: "what is not called token is left alone",
+        name: "events with other names are unchanged",
         tokens: &["a"],
         wire: b"event: node\ndata: x\ny\n\n\n\nz\n\nevent: tokens\ndata: x\ny\n\n\n\
               event:  token\ndata: x\n\n\nevent: token\ndata: a\n\n",
