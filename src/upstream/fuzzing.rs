@@ -17,6 +17,7 @@ use crate::{
         reply::{Reply, ReplyHead},
     },
     memory::Account,
+    quota::Slots,
 };
 
 /// The result of [`Upstream::invoke`](super::Upstream::invoke) for this response.
@@ -58,6 +59,7 @@ fn call() -> Call<()> {
         headers: HeaderMap::new(),
         caller_key: None,
         memory: Account::unlimited(),
+        slots: Slots::default(),
     }
 }
 
