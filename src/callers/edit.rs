@@ -1,7 +1,7 @@
-//! The commands `callers check` and `callers add`: a file that is read as `serve` reads it, and one that gets a new key.
+//! The commands `callers check` and `callers add`: one reads the file as `serve` does, the other adds a key to it.
 //!
-//! A new key is made here, its hash is written and the key is given out once. Comments and order stay, and the file is
-//! swapped by a rename, so that a running bridge takes it over whole.
+//! The bridge generates the new key, writes its hash, and returns the key once. Comments and order are kept. The file is
+//! replaced by a rename, so that a running bridge never reads a partial file.
 
 use std::{
     fs, io,
@@ -17,32 +17,32 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
 use super::{Caller, Callers, OwnKeys, file};
 use crate::reload;
 
-/// How keys begin, so that whoever finds one knows what it opens.
+/// The prefix of keys, so that anyone who finds one knows what it is for.
 const KEY_PREFIX: &str = "alimb_";
 const KEY_BYTES: usize = 32;
 
 /// Why a callers file can't be used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file can't be read, or is not as it must be.
+    /// The file can't be read or is invalid.
     #[error(transparent)]
     File(#[from] reload::Error),
-    /// The name can't be a caller's.
+    /// The name is not valid for a caller.
     #[error("a caller's name must be 1 to 32 of a-z, 0-9, '.', '_' and '-'")]
     Name,
     /// The file can't be written.
     #[error("can't be written: {0}")]
     Write(#[source] io::Error),
-    /// The system gives no random bytes.
+    /// The system provides no random bytes.
     #[error("the system gives no random bytes")]
     Random,
 }
 
-/// What a valid file says, a line for each caller.
+/// Describes a valid file, one line per caller.
 ///
 /// # Errors
 ///
-/// - [`Error::File`] with everything that is wrong, one fault a line.
+/// - [`Error::File`] with all errors, one per line.
 pub fn check(path: &Path) -> Result<Vec<String>, Error> {
     let callers = Callers::open(path.to_owned(), OwnKeys::Allowed)?.load();
     let mut lines: Vec<_> = callers
@@ -55,12 +55,11 @@ pub fn check(path: &Path) -> Result<Vec<String>, Error> {
     Ok(lines)
 }
 
-/// Adds a key to the caller of this name, and the caller where there is none; gives the key. A file that is not there is
-/// made.
+/// Adds a new key to the caller of this name, and returns the key. Creates the caller and the file if they do not exist.
 ///
 /// # Errors
 ///
-/// - [`Error`]; nothing is written then.
+/// - [`Error`]. Nothing was written then.
 pub fn add(path: &Path, name: &str) -> Result<String, Error> {
     if !file::is_name(name) {
         return Err(Error::Name);
@@ -77,7 +76,7 @@ pub fn add(path: &Path, name: &str) -> Result<String, Error> {
 }
 
 impl Callers {
-    /// One line on a caller.
+    /// One line about a caller.
     fn describe(&self, caller: &Caller) -> String {
         let index = self.all.iter().position(|it| it.name == caller.name);
         let keys = self.hashes.iter().filter(|(_, of)| Some(*of) == index);
@@ -116,12 +115,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The text with the hash of `key` in the entry of `name`.
+/// Adds the hash of `key` to the entry of `name` in the text.
 fn with_key(text: &str, name: &str, key: &str) -> Result<String, Error> {
     let content = |why: String| Error::File(reload::Error::Content(why));
     let document = text.parse::<DocumentMut>();
     let mut document =
-        document.map_err(|error| content(format!("is no TOML: {}", error.message())))?;
+        document.map_err(|error| content(format!("is not TOML: {}", error.message())))?;
     let hash = hex(digest(&SHA256, key.as_bytes()).as_ref());
     let callers = document.entry("caller");
     let callers = callers.or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
@@ -156,7 +155,7 @@ fn list_of(hash: Option<String>) -> Item {
     Item::Value(Value::Array(Array::from_iter(hash)))
 }
 
-/// Puts another file in the place of the one that `path` leads to, with its rights.
+/// Replaces the file that `path` leads to, and keeps its permissions.
 fn swap(path: &Path, text: &str) -> io::Result<()> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut name = target.clone().into_os_string();

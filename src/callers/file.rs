@@ -1,7 +1,7 @@
-//! The text of `CALLERS_FILE`: TOML into entries, all faults with their line and field.
+//! Parses the text of `CALLERS_FILE`: TOML into entries. Each error has its line and field.
 //!
-//! No fault repeats a value, for that may be a key in the wrong place. An unknown field is a fault: a limit that is
-//! misspelt would limit nobody.
+//! No error repeats a value, because the value can be a misplaced key. An unknown field is an error, because a misspelt
+//! limit would limit nobody.
 
 use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
 
@@ -10,7 +10,7 @@ use toml_edit::{Document, Item, TableLike};
 
 use super::{limits::Rules, rate::Rate};
 
-/// Callers of one file: their names are labels of metrics.
+/// Maximum of callers per file. Their names are labels of metrics.
 const MAX_CALLERS: usize = 200;
 const MAX_NAME_BYTES: usize = 32;
 const NAME_RULE: &str = "must be 1 to 32 of a-z, 0-9, '.', '_' and '-'";
@@ -25,22 +25,22 @@ pub(super) type Hash = [u8; SHA256_OUTPUT_LEN];
 pub(super) struct Entry {
     pub(super) name: Arc<str>,
     pub(super) hashes: Vec<Hash>,
-    /// URIs as they are, DNS names in small letters.
+    /// URIs unchanged, DNS names in lower case.
     pub(super) sans: Vec<String>,
     pub(super) weight: u32,
     pub(super) key_file: Option<KeyFile>,
     pub(super) rules: Rules,
 }
 
-/// Where a caller's own key for the upstream is.
+/// The file of a caller's own upstream key.
 #[derive(Debug)]
 pub(super) struct KeyFile {
-    /// As it stands in the file.
+    /// As written in the file.
     pub(super) path: String,
     pub(super) line: usize,
 }
 
-/// One thing that is wrong with the file.
+/// One error in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     line: usize,
@@ -48,7 +48,7 @@ pub(super) struct Fault {
     text: String,
 }
 
-/// All that is wrong with a file; one a line.
+/// All errors of a file, one per line.
 #[derive(Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(Vec<Fault>);
 
@@ -58,7 +58,7 @@ impl Faults {
         self.0.push(Fault { line, field, text });
     }
 
-    /// `value`, if nothing is wrong.
+    /// `value`, if there are no errors.
     pub(super) fn or<T>(mut self, value: T) -> Result<T, Self> {
         self.0.sort_by_key(|fault| fault.line);
         match self.0.is_empty() {
@@ -78,13 +78,13 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Whether it may name a caller.
+/// Whether the text is a valid name of a caller.
 pub(super) fn is_name(text: &str) -> bool {
     let is_fit = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(is_fit)
 }
 
-/// A name of a certificate, as it is compared: DNS names in small letters (RFC 4343), URIs as they are.
+/// A certificate's name in the form for comparison: DNS names in lower case (RFC 4343), URIs unchanged.
 pub(super) fn as_san(name: &str) -> String {
     match name.contains(':') {
         true => name.to_owned(),
@@ -92,7 +92,7 @@ pub(super) fn as_san(name: &str) -> String {
     }
 }
 
-/// Reads the entries that have a name, and everything that is wrong. No entry at all is a fault too, since nobody could
+/// Parses the entries that have a name, and collects all errors. A file without any entry is an error, because nobody could
 /// call.
 pub(super) fn parse(text: &str) -> (Vec<Entry>, Faults) {
     let mut reader = Reader {
@@ -103,7 +103,7 @@ pub(super) fn parse(text: &str) -> (Vec<Entry>, Faults) {
         Ok(document) => reader.document(document.as_table()),
         Err(error) => {
             let first = error.message().lines().next().unwrap_or_default();
-            reader.fault(error.span(), "", format!("is no TOML: {first}"));
+            reader.fault(error.span(), "", format!("is not TOML: {first}"));
             Vec::new()
         }
     };
@@ -176,7 +176,7 @@ impl Reader<'_> {
         table: &dyn TableLike,
         span: Option<Range<usize>>,
         defaults: Rules,
-        seen: &mut HashMap<Seen, usize>,
+        seen: &mut HashMap<Unique, usize>,
     ) -> Option<Entry> {
         let (mut name, mut key_file) = (None, None);
         let (mut hashes, mut sans, mut weight) = (Vec::new(), Vec::new(), 1);
@@ -205,7 +205,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Reads what callers and defaults both have; false where it is another field.
+    /// Reads a field that callers and defaults share. Returns false for any other field.
     fn rule(&mut self, rules: &mut Rules, table: &str, name: &str, item: &Item) -> bool {
         let field = format!("{table}.{name}");
         match name {
@@ -229,26 +229,26 @@ impl Reader<'_> {
         true
     }
 
-    fn name(&mut self, item: &Item, seen: &mut HashMap<Seen, usize>) -> Option<Arc<str>> {
+    fn name(&mut self, item: &Item, seen: &mut HashMap<Unique, usize>) -> Option<Arc<str>> {
         let Some(name) = item.as_str().filter(|name| is_name(name)) else {
             self.fault(item.span(), "caller.name", NAME_RULE);
             return None;
         };
-        self.once(item.span(), "caller.name", Seen::Name(name.into()), seen);
+        self.check_unique(item.span(), "caller.name", Unique::Name(name.into()), seen);
         Some(name.into())
     }
 
-    fn hashes(&mut self, item: &Item, seen: &mut HashMap<Seen, usize>) -> Vec<Hash> {
+    fn hashes(&mut self, item: &Item, seen: &mut HashMap<Unique, usize>) -> Vec<Hash> {
         const FIELD: &str = "caller.key_sha256";
         let rule = "must be a list of SHA-256 hashes, each 64 hex digits in quotes";
         let found = self.list(item, FIELD, rule, parse_hash);
         for (hash, span) in &found {
-            self.once(span.clone(), FIELD, Seen::Hash(*hash), seen);
+            self.check_unique(span.clone(), FIELD, Unique::Hash(*hash), seen);
         }
         found.into_iter().map(|(hash, _)| hash).collect()
     }
 
-    fn sans(&mut self, item: &Item, seen: &mut HashMap<Seen, usize>) -> Vec<String> {
+    fn sans(&mut self, item: &Item, seen: &mut HashMap<Unique, usize>) -> Vec<String> {
         let rule = "must be a list of URIs or DNS names of certificates, in quotes";
         let found = self.list(item, "caller.san", rule, |san| {
             let is_fit = (1..=MAX_SAN_BYTES).contains(&san.len())
@@ -256,7 +256,7 @@ impl Reader<'_> {
             is_fit.then(|| as_san(san))
         });
         for (san, span) in &found {
-            self.once(span.clone(), "caller.san", Seen::San(san.clone()), seen);
+            self.check_unique(span.clone(), "caller.san", Unique::San(san.clone()), seen);
         }
         found.into_iter().map(|(san, _)| san).collect()
     }
@@ -301,17 +301,17 @@ impl Reader<'_> {
         found
     }
 
-    /// A key or a certificate that two callers have would be one of them.
-    fn once(
+    /// Adds an error if two callers share a name, a key or a certificate. They could not be distinguished.
+    fn check_unique(
         &mut self,
         span: Option<Range<usize>>,
         field: &str,
-        what: Seen,
-        seen: &mut HashMap<Seen, usize>,
+        what: Unique,
+        seen: &mut HashMap<Unique, usize>,
     ) {
         let line = self.line(span.clone());
         if let Some(first) = seen.insert(what, line) {
-            self.fault(span, field, format!("stands in line {first} already"));
+            self.fault(span, field, format!("is already in line {first}"));
         }
     }
 
@@ -319,13 +319,13 @@ impl Reader<'_> {
         let span = table.key(name).and_then(toml_edit::Key::span);
         let is_word = name.len() <= 32 && name.bytes().all(|it| matches!(it, b'a'..=b'z' | b'_'));
         let name = if is_word { name } else { "(a field)" };
-        self.fault(span, format!("{path}{name}"), "is no field of this file");
+        self.fault(span, format!("{path}{name}"), "is not a field of this file");
     }
 }
 
-/// What may stand once in a file.
+/// A value that must be unique in a file.
 #[derive(PartialEq, Eq, Hash)]
-enum Seen {
+enum Unique {
     Name(String),
     Hash(Hash),
     San(String),

@@ -1,7 +1,7 @@
-//! What one caller may have open, and how often it may call.
+//! The limits of one caller: its open calls, and its rate.
 //!
-//! What is counted outlives a change of the file: a caller whose entry changes keeps its open calls, and its bucket
-//! while its rate stays.
+//! The counts survive a reload of the file. If a caller's entry changes, its open calls still count. Its bucket is kept while
+//! its rate is unchanged.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,7 @@ use std::sync::{
 use super::rate::{Bucket, Rate};
 use crate::admission::Rejected;
 
-/// What an entry of the file allows; `None` is as much as the bridge does.
+/// The rules of an entry. `None` sets no limit beyond the bridge's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rules {
     pub(super) max_open_calls: Option<usize>,
@@ -21,7 +21,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// These, and `defaults` where these say nothing.
+    /// These rules. Each missing one is taken from `defaults`.
     pub(super) fn or(self, defaults: Self) -> Self {
         Self {
             max_open_calls: self.max_open_calls.or(defaults.max_open_calls),
@@ -31,7 +31,7 @@ impl Rules {
     }
 }
 
-/// The limits of one caller, and what it has used of them.
+/// The limits of one caller, and their current use.
 #[derive(Debug)]
 pub(super) struct Limits {
     max_open_calls: Option<usize>,
@@ -39,21 +39,21 @@ pub(super) struct Limits {
     bucket: Option<Arc<Bucket>>,
 }
 
-/// One open call of a caller, until this is dropped.
+/// Counts one open call of a caller until it is dropped.
 #[derive(Debug)]
 pub struct Slot(Arc<AtomicUsize>);
 
 impl Limits {
-    /// Limits by `rules`; `last` is what the caller had until now.
-    pub(super) fn new(rules: Rules, last: Option<&Self>) -> Self {
+    /// Limits by `rules`. `previous` has the caller's previous limits.
+    pub(super) fn new(rules: Rules, previous: Option<&Self>) -> Self {
         let bucket = |rate: Rate| {
-            let kept = last.and_then(|last| last.bucket.as_ref());
+            let kept = previous.and_then(|previous| previous.bucket.as_ref());
             let kept = kept.filter(|bucket| bucket.rate == rate);
             kept.map_or_else(|| Arc::new(Bucket::of(rate)), Arc::clone)
         };
         Self {
             max_open_calls: rules.max_open_calls,
-            open: last.map_or_else(Arc::default, |last| Arc::clone(&last.open)),
+            open: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.open)),
             bucket: rules.rate.map(bucket),
         }
     }
@@ -62,7 +62,7 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// - [`Rejected::CallerSaturated`] and [`Rejected::CallerRateLimited`]; neither takes a call from the bucket.
+    /// - [`Rejected::CallerSaturated`] and [`Rejected::CallerRateLimited`]. Neither takes a call from the bucket.
     pub(super) fn admit(&self) -> Result<Slot, Rejected> {
         let slot = Slot(Arc::clone(&self.open));
         let others = self.open.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_of_the_caller_stands_before_the_default() {
+    fn a_callers_rule_overrides_the_default() {
         let own = rules(Some(1), None).or(rules(Some(2), Some("1/s")));
         assert_eq!(own, rules(Some(1), Some("1/s")));
     }

@@ -1,8 +1,8 @@
-//! Who may call, and what each caller may: the callers of `CALLERS_FILE`.
+//! Which callers are allowed, and what each can do: the callers of `CALLERS_FILE`.
 //!
-//! The file holds SHA-256 hashes of keys, so reading it gives nobody a key. They are compared in constant time, and
-//! against every one, so that the time of an answer tells nothing of how near a guess was. The file and the files of
-//! upstream keys that it names are read again together; what a caller has open and has used of its rate outlives that.
+//! The file has SHA-256 hashes of keys, so reading it reveals no key. Hashes are compared in constant time, and with every
+//! entry, so that the response time does not reveal how close a guess was. The file and the upstream key files that it
+//! names are reloaded together. A caller's open calls and the state of its rate limit survive a reload.
 
 pub mod edit;
 mod file;
@@ -37,15 +37,15 @@ use crate::{
     upstream::parse_key,
 };
 
-/// Characters of a key by which ALİM counts its calls.
+/// Leading characters of a key by which ALİM counts its calls.
 const COUNTED_CHARACTERS: usize = 16;
 
-/// The callers that are known.
+/// The known callers.
 #[derive(Debug)]
 pub struct Callers {
     all: Vec<Arc<Caller>>,
     hashes: Vec<(Hash, usize)>,
-    /// Names of certificates.
+    /// Callers by the names of their certificates.
     sans: HashMap<String, usize>,
 }
 
@@ -66,34 +66,34 @@ pub struct OwnKey {
     key: SecretString,
 }
 
-/// Which key the upstream is shown. It stays the same when the key in a file changes.
+/// Which upstream key is used. It does not change when the key in a file changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyIdentity {
-    /// The bridge's own.
+    /// The bridge's own key.
     Service,
-    /// The one in this file.
+    /// The key in this file.
     File(Arc<Path>),
 }
 
-/// Two keys that ALİM counts as one, by who has them.
+/// The owners of two keys that ALİM counts as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedCount(pub String, pub String);
 
-/// Whether an entry may name a file with a key of its own.
+/// Whether an entry can name a file with its own upstream key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnKeys {
-    /// It may.
+    /// It can.
     Allowed,
-    /// `CREDENTIALS=caller`: callers bring their keys.
+    /// It can't: with `CREDENTIALS=caller`, callers bring their keys.
     Brought,
 }
 
 impl Callers {
-    /// Reads the file, and reads it again when it changes.
+    /// Reads the file, and reloads it when it changes.
     ///
     /// # Errors
     ///
-    /// - [`reload::Error`] when the file can't be read, or with everything that is wrong with it, one fault a line.
+    /// - [`reload::Error`] if the file can't be read, or with all errors in it, one per line.
     pub fn open(path: PathBuf, own_keys: OwnKeys) -> Result<Reload<Self>, reload::Error> {
         let base = folder_of(&path);
         let list = {
@@ -134,19 +134,19 @@ impl Callers {
         faults.or(Self { all, hashes, sans })
     }
 
-    /// The caller who holds this key.
+    /// The caller that has this key.
     pub fn with_key(&self, key: &str) -> Option<&Arc<Caller>> {
-        let shown = digest(&SHA256, key.as_bytes());
+        let candidate = digest(&SHA256, key.as_bytes());
         let mut found = None;
         for (hash, index) in &self.hashes {
-            if bool::from(hash.ct_eq(shown.as_ref())) {
+            if bool::from(hash.ct_eq(candidate.as_ref())) {
                 found = Some(*index);
             }
         }
         self.all.get(found?)
     }
 
-    /// The caller whose certificate has these names; none where they are those of two callers.
+    /// The caller whose certificate has these names. `None` if they belong to two callers.
     pub fn with_certificate<T: AsRef<str>>(&self, names: &[T]) -> Option<&Arc<Caller>> {
         let known = |name: &T| self.sans.get(&as_san(name.as_ref()));
         let mut found = names.iter().filter_map(known);
@@ -155,7 +155,7 @@ impl Callers {
         self.all.get(*first).filter(|_| is_one)
     }
 
-    /// Whether any caller is known by its certificate.
+    /// Whether any caller is identified by a certificate.
     pub fn know_certificates(&self) -> bool {
         !self.sans.is_empty()
     }
@@ -165,8 +165,8 @@ impl Callers {
         self.all.iter()
     }
 
-    /// Keys for the upstream that begin alike, the bridge's own among them: ALİM counts by the first 16 characters. Two
-    /// callers who name one file are meant to share it.
+    /// Upstream keys, including the bridge's own, that share their first 16 characters: ALİM counts them as one. Two callers that name
+    /// the same file are meant to share it.
     pub fn shared_counts(&self, service_key: Option<&SecretString>) -> Vec<SharedCount> {
         let start = |key: &SecretString| {
             let characters = key.expose_secret().chars();
@@ -201,17 +201,17 @@ impl Caller {
         &self.name
     }
 
-    /// Its share where callers contend, beside the others'.
+    /// Its weight when callers compete.
     pub fn weight(&self) -> u32 {
         self.weight
     }
 
-    /// The key that the upstream is shown in place of the bridge's.
+    /// The upstream key that is used instead of the bridge's.
     pub fn own_key(&self) -> Option<&OwnKey> {
         self.own_key.as_ref()
     }
 
-    /// Which key the upstream is shown.
+    /// Which upstream key is used.
     pub fn key_identity(&self) -> KeyIdentity {
         match &self.own_key {
             Some(own) => KeyIdentity::File(Arc::clone(&own.file)),
@@ -219,12 +219,12 @@ impl Caller {
         }
     }
 
-    /// Whether its questions may hold a system prompt.
+    /// Whether its questions can contain a system prompt.
     pub fn may_override_system_prompt(&self) -> bool {
         self.rules.rejects_override != Some(true)
     }
 
-    /// Admits one call by the caller's own limits, without waiting; dropping the slot gives its place back.
+    /// Admits one call by the caller's own limits, without waiting. Dropping the slot ends the call's share of the limit.
     ///
     /// # Errors
     ///
@@ -251,12 +251,12 @@ impl fmt::Display for SharedCount {
     }
 }
 
-/// Where paths of the file are relative to.
+/// The directory that the file's relative paths start from.
 fn folder_of(path: &Path) -> PathBuf {
     path.parent().map(Path::to_owned).unwrap_or_default()
 }
 
-/// The files of upstream keys that the entries name.
+/// The upstream key files that the entries name.
 fn key_files(text: &str, base: &Path) -> Vec<PathBuf> {
     let entries = file::parse(text).0.into_iter();
     let files = entries.filter_map(|entry| Some(base.join(entry.key_file?.path)));
@@ -276,7 +276,7 @@ fn own_key(
     const FIELD: &str = "caller.upstream_key_file";
     let named = entry.key_file.as_ref()?;
     if own_keys == OwnKeys::Brought {
-        let text = "can't stand beside CREDENTIALS=caller: callers bring their own keys";
+        let text = "can't be combined with CREDENTIALS=caller: callers bring their own keys";
         faults.add(named.line, FIELD, text);
         return None;
     }

@@ -1,8 +1,8 @@
-//! Which proxies may say who calls: the setting `TRUSTED_PROXIES`.
+//! Which proxies are trusted to name the caller: the setting `TRUSTED_PROXIES`.
 //!
-//! A proxy that ends mutual TLS before the bridge names its peer in a header. Anyone can write such a header, so it
-//! counts only from the networks listed here, and no proxy removes another's: a network may be bound to the one header
-//! that its proxies set.
+//! A proxy that terminates mutual TLS before the bridge names its peer in a header. Anyone can send such a header, so the bridge
+//! trusts it only from the networks listed here. Proxies do not remove each other's header, so a network can be bound to the
+//! one header that its proxies set.
 
 use std::net::IpAddr;
 
@@ -14,33 +14,33 @@ use super::xfcc;
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const LINKERD: HeaderName = HeaderName::from_static("l5d-client-id");
 
-/// Networks of proxies; by default there is none.
+/// Networks of trusted proxies. Empty by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<Network>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Network {
     addresses: IpNet,
-    /// The only header that counts from there; `None` for either.
+    /// The only header that is trusted from this network. `None` trusts either.
     header: Option<HeaderName>,
 }
 
-/// A header that counts breaks its grammar.
+/// A trusted header is malformed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unreadable;
 
 impl TrustedProxies {
-    /// Reads networks that are separated by commas: `10.0.0.0/8` or `127.0.0.1=l5d-client-id`.
+    /// Parses a comma-separated list of networks: `10.0.0.0/8` or `127.0.0.1=l5d-client-id`.
     ///
     /// # Errors
     ///
-    /// - The places, from 1, of those that are none.
+    /// - The positions, from 1, of invalid networks.
     pub fn parse(text: &str) -> Result<Self, Vec<usize>> {
         let (mut networks, mut wrong) = (Vec::new(), Vec::new());
-        for (part, place) in text.split(',').zip(1..) {
+        for (part, position) in text.split(',').zip(1..) {
             match parse_network(part.trim()) {
                 Some(network) => networks.push(network),
-                None => wrong.push(place),
+                None => wrong.push(position),
             }
         }
         match wrong.is_empty() {
@@ -49,11 +49,11 @@ impl TrustedProxies {
         }
     }
 
-    /// The names that `peer` gives the caller's certificate, a list for each header that counts from there.
+    /// The certificate names that `peer` sends for the caller, one list for each trusted header.
     ///
     /// # Errors
     ///
-    /// - [`Unreadable`] when such a header is there and breaks its grammar.
+    /// - [`Unreadable`] if a trusted header is malformed.
     pub fn names(
         &self,
         peer: IpAddr,
@@ -63,9 +63,10 @@ impl TrustedProxies {
         let Some(network) = networks.find(|it| it.addresses.contains(&peer)) else {
             return Ok(Vec::new());
         };
-        let counts = |name: &HeaderName| network.header.as_ref().is_none_or(|only| only == name);
+        let is_trusted =
+            |name: &HeaderName| network.header.as_ref().is_none_or(|only| only == name);
         let mut named = Vec::new();
-        for name in [XFCC, LINKERD].iter().filter(|name| counts(name)) {
+        for name in [XFCC, LINKERD].iter().filter(|name| is_trusted(name)) {
             let values = metadata.get_all(name).iter().map(|value| value.to_str());
             let values = values.collect::<Result<Vec<_>, _>>();
             let values = values.map_err(|_| Unreadable)?;
@@ -87,8 +88,8 @@ fn parse_network(text: &str) -> Option<Network> {
             (addresses, Some(known))
         }
     };
-    let alone = |_| addresses.parse::<IpAddr>().map(IpNet::from);
-    let addresses = addresses.parse::<IpNet>().or_else(alone).ok()?;
+    let single = |_| addresses.parse::<IpAddr>().map(IpNet::from);
+    let addresses = addresses.parse::<IpNet>().or_else(single).ok()?;
     Some(Network { addresses, header })
 }
 
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_counts_only_from_a_listed_network() {
+    fn a_header_is_trusted_only_from_a_listed_network() {
         let proxies = "10.0.0.0/8, fd00::/8,127.0.0.6";
         let fields = [("x-forwarded-client-cert", "URI=a"), ("l5d-client-id", "b")];
         for (peer, expected) in [
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_may_be_bound_to_one_header() {
+    fn a_network_can_be_bound_to_one_header() {
         let proxies = "127.0.0.1=l5d-client-id,127.0.0.2=x-forwarded-client-cert";
         let fields = [("x-forwarded-client-cert", "URI=a"), ("l5d-client-id", "b")];
         assert_eq!(named(proxies, "127.0.0.1", &fields), ["b"]);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_can_not_be_read_is_told_from_one_that_is_not_there() {
+    fn a_malformed_header_differs_from_a_missing_one() {
         let proxies = TrustedProxies::parse("127.0.0.1").expect("a network");
         let names = |fields| proxies.names([127, 0, 0, 1].into(), &metadata(fields));
         assert_eq!(names(&[]), Ok(vec![]));
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_told_by_its_place() {
+    fn invalid_networks_are_reported_by_position() {
         let wrong = TrustedProxies::parse("10.0.0.0/8,host,10.0.0.0/33,,::1,10.0.0.1=x-real-ip");
         assert_eq!(wrong, Err(vec![2, 3, 4, 6]));
     }

@@ -1,7 +1,7 @@
-//! How often a caller may call: `60/min` as text, and the bucket that counts.
+//! The rate limit of a caller: `60/min` as text, and the bucket that counts.
 //!
-//! governor's bucket (GCRA) holds as many calls as the rate names and fills evenly: after a rest that many may come at
-//! once, and then one each `period / calls`. A call that is rejected takes nothing from it.
+//! governor's bucket (GCRA) holds as many calls as the rate names and refills evenly. After a pause that many calls are allowed at
+//! once, then one each `period / calls`. A rejected call takes nothing from the bucket.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -13,11 +13,11 @@ use governor::{
 };
 use tokio::time::Instant;
 
-/// The longest period of a rate, and the most calls in one.
+/// Maximum period of a rate, and maximum of calls in one.
 const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
 const MAX_CALLS: u32 = 1_000_000;
 
-/// Calls in a period.
+/// A number of calls per period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
     calls: NonZeroU32,
@@ -27,7 +27,7 @@ pub(super) struct Rate {
 impl Rate {
     pub(super) const RULE: &str = "a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"";
 
-    /// Reads `CALLS/PERIOD`; a unit alone is one of it.
+    /// Parses `CALLS/PERIOD`. A unit without a number means one of it.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (calls, period) = text.split_once('/')?;
         let calls = calls.parse::<u32>().ok().filter(|it| *it <= MAX_CALLS)?;
@@ -43,7 +43,7 @@ impl Rate {
     }
 }
 
-/// As it was written, in the largest unit that fits.
+/// As written, in the largest unit that fits.
 impl std::fmt::Display for Rate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.period.as_millis() {
@@ -66,7 +66,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     pub(super) fn of(rate: Rate) -> Self {
         let quota = Quota::with_period(rate.period / rate.calls.get());
         let quota = quota.expect("a rate leaves time between two calls");
@@ -83,14 +83,14 @@ impl Bucket {
     ///
     /// # Errors
     ///
-    /// - The time until there is one, when there is none.
+    /// - The time until the next call is allowed.
     pub(super) fn take(&self) -> Result<(), Duration> {
         let taken = self.limiter.check();
         taken.map_err(|not_until| not_until.wait_time_from(self.limiter.clock().now()))
     }
 }
 
-/// tokio's clock, from the bucket's making on.
+/// tokio's clock, measured from the bucket's creation.
 #[derive(Clone, Debug)]
 struct SinceStart(Instant);
 

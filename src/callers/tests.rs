@@ -1,4 +1,4 @@
-//! Entries of the file, and whom a key or a certificate identifies.
+//! Entries of the file, and the callers that keys and certificates identify.
 
 use std::fs;
 
@@ -54,7 +54,7 @@ fn a_certificate_identifies_one_caller_or_none() {
 }
 
 #[test]
-fn what_a_caller_does_not_say_is_the_default_and_else_unlimited() {
+fn missing_rules_come_from_the_defaults_or_are_unlimited() {
     let callers = callers(
         "[[caller]]\nname = 'a'\n[[caller]]\nname = 'b'\nmax_open_calls = 2\nsystem_prompt_override = 'allow'\nweight = 3\n[defaults]\nmax_open_calls = 1\nsystem_prompt_override = 'reject'",
     );
@@ -79,7 +79,7 @@ fn what_a_caller_does_not_say_is_the_default_and_else_unlimited() {
 }
 
 #[test]
-fn all_faults_are_told_with_line_and_field_and_no_value() {
+fn all_faults_are_reported_with_line_and_field_but_no_value() {
     let text = format!(
         r#"
 colour = "secret-1"
@@ -105,12 +105,12 @@ name = "orders"
 max_open_calls = "2"
 "#
     );
-    let told = faults(&text);
+    let found = faults(&text);
     let hash = "must be a list of SHA-256 hashes, each 64 hex digits in quotes";
     let expected = [
-        "line 2: colour is no field of this file",
+        "line 2: colour is not a field of this file",
         "line 4: defaults.max_open_calls must be a whole number from 1 to 1000000",
-        "line 5: defaults.weight is no field of this file",
+        "line 5: defaults.weight is not a field of this file",
         "line 7: caller.name must be 1 to 32 of a-z, 0-9, '.', '_' and '-'",
         &format!("line 8: caller.key_sha256 {hash}"),
         "line 9: caller.rate must be a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"",
@@ -118,18 +118,18 @@ max_open_calls = "2"
         &format!("line 11: caller.key_sha256 {hash}"),
         "line 12: caller.san must be a list of URIs or DNS names of certificates, in quotes",
         "line 13: caller.weight must be a whole number from 1 to 1000",
-        "line 16: caller.key_sha256 stands in line 8 already",
+        "line 16: caller.key_sha256 is already in line 8",
         "line 17: caller.system_prompt_override must be \"allow\" or \"reject\"",
         "line 18: caller.upstream_key_file must be a path",
-        "line 19: caller.(a field) is no field of this file",
-        "line 21: caller.name stands in line 15 already",
+        "line 19: caller.(a field) is not a field of this file",
+        "line 21: caller.name is already in line 15",
         "line 22: caller.max_open_calls must be a whole number from 1 to 1000000",
     ];
-    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
-fn a_file_without_callers_or_with_too_many_or_no_toml_is_a_fault() {
+fn a_file_without_callers_with_too_many_or_without_toml_is_a_fault() {
     assert_eq!(
         faults("# nobody"),
         "line 1: caller is missing: no caller is listed"
@@ -144,14 +144,14 @@ fn a_file_without_callers_or_with_too_many_or_no_toml_is_a_fault() {
         faults(&many(201)),
         "line 1: caller stands 201 times, the limit is 200"
     );
-    assert!(faults("\n[[caller]\nname = 'a'").starts_with("line 2: is no TOML: "));
+    assert!(faults("\n[[caller]\nname = 'a'").starts_with("line 2: is not TOML: "));
     assert_eq!(
         faults("caller = 'a'"),
         "line 1: caller must be tables: [[caller]]\nline 1: caller is missing: no caller is listed"
     );
 }
 
-/// A directory with these files, and the path of `callers.toml` in it.
+/// A directory with these files, and the path of its `callers.toml`.
 fn files(all: &[(&str, &str)]) -> (TempDir, PathBuf) {
     let dir = TempDir::new().expect("a directory");
     for (name, content) in all {
@@ -186,21 +186,21 @@ fn keys_that_begin_alike_are_counted_as_one_unless_they_are_one_file() {
 }
 
 #[test]
-fn a_key_file_that_can_not_be_used_is_told_with_its_line() {
+fn an_unusable_key_file_is_reported_with_its_line() {
     let text = "[[caller]]\nname = 'a'\nupstream_key_file = 'gone'\n[[caller]]\nname = 'b'\nupstream_key_file = 'two'";
     let (_dir, path) = files(&[("callers.toml", text), ("two", "two words")]);
-    let told = |own_keys| {
+    let found = |own_keys| {
         Callers::open(path.clone(), own_keys)
             .expect_err("faults")
             .to_string()
     };
     assert_eq!(
-        told(OwnKeys::Allowed),
+        found(OwnKeys::Allowed),
         "line 3: caller.upstream_key_file can't be read: No such file or directory (os error 2)\nline 6: caller.upstream_key_file holds a key with white space or characters beyond ASCII"
     );
-    let brought = "can't stand beside CREDENTIALS=caller: callers bring their own keys";
+    let brought = "can't be combined with CREDENTIALS=caller: callers bring their own keys";
     assert_eq!(
-        told(OwnKeys::Brought),
+        found(OwnKeys::Brought),
         format!(
             "line 3: caller.upstream_key_file {brought}\nline 6: caller.upstream_key_file {brought}"
         )
@@ -228,7 +228,7 @@ fn a_changed_file_keeps_what_its_callers_have_open() {
 }
 
 #[test]
-fn an_added_key_opens_and_comments_stay() {
+fn an_added_key_is_accepted_and_comments_stay() {
     let (_dir, path) = files(&[]);
     let first = edit::add(&path, "orders").expect("a new file");
     let text = fs::read_to_string(&path).expect("written");
@@ -264,10 +264,10 @@ fn an_added_key_opens_and_comments_stay() {
 }
 
 #[test]
-fn nothing_is_added_to_a_file_that_is_wrong() {
+fn nothing_is_added_to_an_invalid_file() {
     let text = "[[caller]]\nname = 'orders'\ncolour = 1\n";
     let (_dir, path) = files(&[("callers.toml", text)]);
-    let told = edit::add(&path, "orders").expect_err("wrong").to_string();
-    assert_eq!(told, "line 3: caller.colour is no field of this file");
+    let found = edit::add(&path, "orders").expect_err("wrong").to_string();
+    assert_eq!(found, "line 3: caller.colour is not a field of this file");
     assert_eq!(fs::read_to_string(&path).expect("there"), text);
 }

@@ -1,9 +1,9 @@
-//! Whom a proxy names: `x-forwarded-client-cert` by Envoy's grammar, and `l5d-client-id`.
+//! Parses the certificate names that proxies send: `x-forwarded-client-cert` by Envoy's grammar, and `l5d-client-id`.
 //!
-//! Envoy and Istio append an element for each hop, so only the last one is the proxy's own word; elements are separated
-//! by commas, their `key=value` pairs by semicolons, and a value may be quoted, with `\"` for a quote in it.
+//! Envoy and Istio append an element for each hop, so only the last one comes from the trusted proxy. Commas separate elements,
+//! semicolons separate their `key=value` pairs, and a value can be quoted, with `\"` for a quote in it.
 
-/// The URIs and DNS names of the last element of all fields; none where the last one can't be read.
+/// The URIs and DNS names of the last element of all fields. `None` if the last element is malformed.
 pub(super) fn last_names<'a>(fields: impl IntoIterator<Item = &'a str>) -> Option<Vec<String>> {
     let last = fields.into_iter().last()?;
     let mut elements = split(last, ',')?;
@@ -12,7 +12,7 @@ pub(super) fn last_names<'a>(fields: impl IntoIterator<Item = &'a str>) -> Optio
     Some(names.into_iter().flatten().collect())
 }
 
-/// Parts between separators that stand outside quotes; none where a quote is not closed.
+/// Splits at separators outside quotes. `None` if a quote is not closed.
 fn split(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut parts, mut start) = (Vec::new(), 0);
     let (mut is_quoted, mut is_escaped) = (false, false);
@@ -32,7 +32,7 @@ fn split(text: &str, separator: char) -> Option<Vec<&str>> {
     (!is_quoted).then_some(parts)
 }
 
-/// The value of a pair whose key names the caller; `Some(None)` for every other key.
+/// The value of a pair whose key names the caller. `Some(None)` for every other key.
 fn name_of(pair: &str) -> Option<Option<String>> {
     let (key, value) = pair.trim().split_once('=')?;
     let is_name = ["uri", "dns"].iter().any(|it| key.eq_ignore_ascii_case(it));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_separates_nothing() {
+    fn separators_inside_quotes_are_ignored() {
         for (field, expected) in [
             (r#"URI=a;Subject="CN=x,URI=b;DNS=c""#, some(&["a"])),
             (r#"Subject="x\",URI=b";URI=a"#, some(&["a"])),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_grammar_names_nobody() {
+    fn malformed_fields_name_nobody() {
         for field in [
             "",
             "URI",

@@ -1,7 +1,7 @@
 //! One upstream key: the requests that count against it, and the calls that wait for it.
 //!
-//! There is no task of its own: of the calls that wait, the one whose turn is next sleeps until there is room, and whatever changes
-//! the order wakes the new next one. All locks are held for a few moves, never across an await.
+//! There is no background task. The first waiting call sleeps until a slot is free, and each change of the order wakes the new
+//! first call. All locks are reserved for a few operations, never across an await.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Caller, Exhausted, Limits,
+    Caller, Exhausted, Limits, ReportedLimit,
     queue::{Queue, Waiting},
     rate::Rate,
     window::{MARGIN, Sent, Window},
@@ -29,50 +29,50 @@ use super::{
 pub(super) struct Key {
     rate: Rate,
     state: Mutex<State>,
-    /// Requests that counted, ever.
+    /// Requests that have counted since the start.
     requests: AtomicU64,
 }
 
 #[derive(Debug)]
 struct State {
     window: Window,
-    queue: Queue<Arc<Turn>>,
+    queue: Queue<Arc<Wakeup>>,
     last_id: u64,
-    /// The call that sleeps until there is room.
+    /// The call that sleeps until a slot is free.
     next: Option<u64>,
 }
 
-/// How a call that waits learns of its turn.
+/// Wakes a waiting call.
 #[derive(Debug, Default)]
-struct Turn {
-    has_come: AtomicBool,
+struct Wakeup {
+    is_admitted: AtomicBool,
     changed: Notify,
 }
 
-/// What becomes of a call that asks for slots.
-pub(super) enum Entered {
-    /// It goes on.
-    Through(Slots),
-    /// It waits.
-    Waiting(Ticket),
+/// The result of a call's request for slots.
+pub(super) enum Acquired {
+    /// It can send its requests.
+    Slots(Slots),
+    /// It must wait.
+    Queued(Ticket),
 }
 
-/// A call's place in the queue; dropping it leaves the queue.
+/// A call's position in the queue. If it is dropped, the call leaves the queue.
 pub(super) struct Ticket {
     key: Arc<Key>,
     caller: Caller,
     id: u64,
     requests: u32,
-    turn: Arc<Turn>,
+    wakeup: Arc<Wakeup>,
     until: Instant,
-    is_over: bool,
+    has_left_queue: bool,
 }
 
-/// The right of a call to send so many requests; with the quota off, none is needed and there are none.
+/// The right of a call to send its requests. It is empty if the quota is off.
 #[derive(Debug, Default)]
 pub struct Slots(Vec<Arc<Slot>>);
 
-/// The right to send one request. Unless it is marked as sent, dropping it gives the right back.
+/// The right to send one request. If it is dropped before it is marked as sent, the right returns to the key.
 pub struct Slot {
     key: Arc<Key>,
     sent: OnceLock<Sent>,
@@ -92,61 +92,61 @@ impl Key {
         }
     }
 
-    /// Asks for slots for so many requests, at best at once, else within `patience` and before `deadline`.
+    /// Requests slots for this many requests: at once if possible, otherwise within `max_wait` and before `deadline`.
     ///
     /// # Errors
     ///
-    /// - [`Exhausted`] when the wait is known to be longer.
-    pub(super) fn enter(
+    /// - [`Exhausted`] if the wait is known to be longer.
+    pub(super) fn acquire(
         self: &Arc<Self>,
         caller: &Caller,
         requests: u32,
-        patience: Duration,
+        max_wait: Duration,
         deadline: Instant,
-    ) -> Result<Entered, Exhausted> {
+    ) -> Result<Acquired, Exhausted> {
         let now = Instant::now();
         let mut state = self.lock();
-        state.let_through(now);
+        state.admit_waiting(now);
         if state.queue.calls() == 0 && state.window.free(now) >= requests {
-            state.window.hold(requests);
-            return Ok(Entered::Through(self.slots(requests)));
+            state.window.reserve(requests);
+            return Ok(Acquired::Slots(self.slots(requests)));
         }
         let ahead = state.queue.ahead(caller, requests);
-        let until = now + patience;
-        if state.window.free_at(now, ahead, Duration::ZERO) > until.min(deadline) {
+        let until = now + max_wait;
+        if state.window.admission_time(now, ahead, Duration::ZERO) > until.min(deadline) {
             return Err(self.exhausted(&mut state, now, ahead));
         }
         state.last_id += 1;
-        let (id, turn) = (state.last_id, Arc::<Turn>::default());
-        let wake = Arc::clone(&turn);
+        let (id, wakeup) = (state.last_id, Arc::<Wakeup>::default());
+        let wake = Arc::clone(&wakeup);
         state.queue.push(caller, Waiting { id, requests, wake });
-        Ok(Entered::Waiting(Ticket {
+        Ok(Acquired::Queued(Ticket {
             key: Arc::clone(self),
             caller: caller.clone(),
             id,
             requests,
-            turn,
+            wakeup,
             until,
-            is_over: false,
+            has_left_queue: false,
         }))
     }
 
-    /// How many calls wait.
+    /// The number of waiting calls.
     pub(super) fn waiting(&self) -> usize {
         self.lock().queue.calls()
     }
 
-    /// How many requests have counted, ever.
+    /// Requests that have counted since the start.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Whether a new key would behave as this one does.
-    pub(super) fn is_forgettable(self: &Arc<Self>) -> bool {
+    /// Whether a new key would behave like this one.
+    pub(super) fn is_unused(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) == 1 && self.lock().window.is_empty(Instant::now())
     }
 
-    /// What the key may do now.
+    /// The current limits of the key.
     pub(super) fn limits(&self) -> Limits {
         self.limits_of(&mut self.lock(), Instant::now())
     }
@@ -161,7 +161,7 @@ impl Key {
     }
 
     fn exhausted(&self, state: &mut State, now: Instant, ahead: u32) -> Exhausted {
-        let at = state.window.free_at(now, ahead, MARGIN);
+        let at = state.window.admission_time(now, ahead, MARGIN);
         Exhausted {
             rate: self.rate,
             wait: at.saturating_duration_since(now),
@@ -185,14 +185,14 @@ impl Key {
 }
 
 impl State {
-    /// Lets through as many of the calls that wait as there is room for, and wakes the next one if it is new.
-    fn let_through(&mut self, now: Instant) {
+    /// Admits waiting calls while slots are free, and wakes the first waiting call if it has changed.
+    fn admit_waiting(&mut self, now: Instant) {
         while let Some(requests) = self.queue.next().map(|call| call.requests)
             && self.window.free(now) >= requests
             && let Some(call) = self.queue.pop()
         {
-            self.window.hold(requests);
-            call.wake.has_come.store(true, Ordering::Relaxed);
+            self.window.reserve(requests);
+            call.wake.is_admitted.store(true, Ordering::Relaxed);
             call.wake.changed.notify_one();
         }
         let next = self.queue.next().map(|call| (call.id, &call.wake.changed));
@@ -205,27 +205,27 @@ impl State {
     }
 }
 
-/// What a call that waits does next.
+/// The next step of a waiting call.
 enum Step {
-    Go,
+    Proceed,
     GiveUp(Exhausted),
     /// Sleep until then, or until something changes.
     Sleep(Instant),
 }
 
 impl Ticket {
-    /// Waits for the call's turn.
+    /// Waits until the call is admitted.
     ///
     /// # Errors
     ///
-    /// - [`Exhausted`] when the patience is over, or the key is stopped for longer.
-    pub(super) async fn turn(mut self) -> Result<Slots, Exhausted> {
+    /// - [`Exhausted`] if the maximum wait is over, or the key is stopped for longer.
+    pub(super) async fn wait(mut self) -> Result<Slots, Exhausted> {
         loop {
             match self.step() {
-                Step::Go => return Ok(self.key.slots(self.requests)),
+                Step::Proceed => return Ok(self.key.slots(self.requests)),
                 Step::GiveUp(exhausted) => return Err(exhausted),
                 Step::Sleep(until) => tokio::select! {
-                    () = self.turn.changed.notified() => {}
+                    () = self.wakeup.changed.notified() => {}
                     () = sleep_until(until) => {}
                 },
             }
@@ -235,52 +235,54 @@ impl Ticket {
     fn step(&mut self) -> Step {
         let now = Instant::now();
         let mut state = self.key.lock();
-        state.let_through(now);
-        if self.turn.has_come.load(Ordering::Relaxed) {
-            self.is_over = true;
-            return Step::Go;
+        state.admit_waiting(now);
+        if self.wakeup.is_admitted.load(Ordering::Relaxed) {
+            self.has_left_queue = true;
+            return Step::Proceed;
         }
         let is_next = state.queue.next().is_some_and(|call| call.id == self.id);
-        let room = state.window.free_at(now, self.requests, Duration::ZERO);
-        if room > self.until || self.until <= now {
-            self.is_over = true;
+        let free_at = state
+            .window
+            .admission_time(now, self.requests, Duration::ZERO);
+        if free_at > self.until || self.until <= now {
+            self.has_left_queue = true;
             state.queue.remove(&self.caller.name, self.id);
-            state.let_through(now);
+            state.admit_waiting(now);
             let ahead = state.queue.ahead(&self.caller, self.requests);
             return Step::GiveUp(self.key.exhausted(&mut state, now, ahead));
         }
-        Step::Sleep(if is_next { room } else { self.until })
+        Step::Sleep(if is_next { free_at } else { self.until })
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.is_over {
+        if self.has_left_queue {
             return;
         }
         let mut state = self.key.lock();
-        match self.turn.has_come.load(Ordering::Relaxed) {
-            true => (0..self.requests).for_each(|_| state.window.give_back()),
+        match self.wakeup.is_admitted.load(Ordering::Relaxed) {
+            true => (0..self.requests).for_each(|_| state.window.release()),
             false => state.queue.remove(&self.caller.name, self.id),
         }
-        state.let_through(Instant::now());
+        state.admit_waiting(Instant::now());
     }
 }
 
 impl Slots {
-    /// The slot of the request that is sent now; none with the quota off.
+    /// The slot of the request that is sent now. `None` if the quota is off.
     pub fn current(&self) -> Option<&Arc<Slot>> {
         self.0.first()
     }
 
-    /// Takes one for a request that is sent before the others.
+    /// Takes one slot for a request that is sent before the others.
     pub fn split_off(&mut self) -> Self {
         Self(self.0.pop().into_iter().collect())
     }
 }
 
 impl Slot {
-    /// Notes that the request goes to a connection now: from here on it counts, whatever becomes of it.
+    /// Records that the request is sent now. From here on it counts, whatever its result.
     pub fn mark_sent(&self) {
         let mut state = self.key.lock();
         self.sent.get_or_init(|| {
@@ -289,15 +291,15 @@ impl Slot {
         });
     }
 
-    /// Learns from the head of the answer, which may tell of others that use the key, and gives what the key may do now.
-    pub fn learn(&self, answer: Answer) -> Limits {
+    /// Reads the upstream's limit from a response, which can show requests of others with the same key. Returns the key's limits.
+    pub fn reconcile(&self, reported: ReportedLimit) -> Limits {
         self.mark_sent();
         let now = Instant::now();
         let mut state = self.key.lock();
-        if let (Some(sent), Some(remaining)) = (self.sent.get(), answer.remaining) {
-            state.window.learn(now, *sent, remaining);
+        if let (Some(sent), Some(remaining)) = (self.sent.get(), reported.remaining) {
+            state.window.reconcile(now, *sent, remaining);
         }
-        if let Some(wait) = answer.stop {
+        if let Some(wait) = reported.stop {
             state.window.stop(now + wait);
             let waiting = state.queue.iter();
             waiting.for_each(|call| call.wake.changed.notify_one());
@@ -310,8 +312,8 @@ impl Drop for Slot {
     fn drop(&mut self) {
         if self.sent.get().is_none() {
             let mut state = self.key.lock();
-            state.window.give_back();
-            state.let_through(Instant::now());
+            state.window.release();
+            state.admit_waiting(Instant::now());
         }
     }
 }

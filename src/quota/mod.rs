@@ -1,8 +1,8 @@
-//! How the scarce upstream is shared: a quota of requests for each of its keys, and turns for those that wait.
+//! Shares the scarce upstream: a request quota for each upstream key, and a fair queue of the calls that wait.
 //!
-//! A call [acquires](Quota::acquire) a [`Slot`] for each request that it sends: at once where the key's window has room,
-//! else in its turn, else never. Neither HTTP nor gRPC is known here; `upstream` marks the slots as their requests leave.
-//! More than one bridge on a key is not known either: an engine for that takes this one's place behind [`Quota::acquire`].
+//! A call [acquires](Quota::acquire) a [`Slot`] for each request that it sends. It gets them at once, after a wait in the queue, or
+//! not at all. This module knows neither HTTP nor gRPC; `upstream` marks the slots as their requests leave. It does not
+//! coordinate several bridges that share a key. An engine that does would replace this one behind [`Quota::acquire`].
 
 mod key;
 mod queue;
@@ -22,105 +22,105 @@ use std::{
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tokio::time::Instant;
 
-use self::key::{Entered, Key};
+use self::key::{Acquired, Key};
 pub use self::{
     key::{Slot, Slots},
     rate::Rate,
 };
 
-/// Keys that are counted one by one; those beyond share one quota, so that each still keeps its own.
+/// Keys that are counted separately. Further keys share one quota, so that each stays within its limit.
 const MAX_KEYS: usize = 4096;
-/// Between two looks for keys that may be forgotten, where there are as many as may be.
+/// Between two searches for keys to forget, while the maximum is reached.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The name of the bridge's own key.
 const SERVICE: &str = "service";
 
-/// What each upstream key may do.
+/// The limits of each upstream key.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How many requests in any window; `None` for as many as there are calls.
+    /// Requests per window. `None` is unlimited.
     pub rate: Option<Rate>,
-    /// How long a call may wait for its turn; zero for not at all.
+    /// How long a call can wait in the queue. Zero rejects it at once.
     pub wait: Duration,
-    /// Whether the bridge has a key of its own, which is then reported from the start.
+    /// Whether the bridge has its own key. If so, the key is reported from the start.
     pub has_service_key: bool,
 }
 
-/// Who shares the quota.
+/// A caller that shares the quota.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Its name, by which its calls are told from those of others; empty for who has none.
+    /// Its name, which identifies its calls. Empty for unknown callers.
     pub name: Arc<str>,
-    /// How many requests its turn is worth; 0 counts as 1.
+    /// Requests of one turn. 0 counts as 1.
     pub weight: u32,
 }
 
-/// Which of the upstream's keys a request is sent with.
+/// The upstream key that a request is sent with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamKey {
-    /// The bridge's own.
+    /// The bridge's own key.
     Service,
-    /// The one that the bridge keeps for the caller of this name.
+    /// The key that the bridge holds for the caller of this name.
     OfCaller(Arc<str>),
-    /// One that a caller brought, by its SHA-256.
+    /// A key that a caller brought, by its SHA-256.
     Brought([u8; SHA256_OUTPUT_LEN]),
 }
 
-/// What the head of an answer says of the upstream's own limit.
+/// The state of the upstream's own limit, from the head of a response.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Answer {
-    /// How many requests it said were left when it counted this one.
+pub struct ReportedLimit {
+    /// Requests left when the upstream counted this one.
     pub remaining: Option<u32>,
-    /// For how long it asked for no more.
+    /// How long the upstream asks to send nothing.
     pub stop: Option<Duration>,
 }
 
-/// What a key may do now.
+/// The current limits of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many requests in a window.
+    /// Requests per window.
     pub limit: u32,
-    /// How many now.
+    /// Requests left now.
     pub remaining: u32,
-    /// Until there is room for one more than now; zero where there is room for all.
+    /// Until one more request than now is allowed. Zero if none is used.
     pub reset: Duration,
 }
 
-/// There is no room for the call; nothing was sent.
+/// The quota does not allow the call. Nothing was sent.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the upstream key's quota of {rate} is used up")]
 pub struct Exhausted {
     /// The setting `UPSTREAM_QUOTA`.
     pub rate: Rate,
-    /// Until the call would be let through, if nobody else comes.
+    /// Until the call would be admitted, if no other call arrives.
     pub wait: Duration,
-    /// What the key may do now.
+    /// The current limits of the key.
     pub limits: Limits,
 }
 
-/// What the quota is doing, for metrics.
+/// The state of the quota, for metrics.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How many requests in a window each key may send.
+    /// Requests per window of each key.
     pub limit: u32,
-    /// Calls that wait for their turn, all keys together.
+    /// Calls that wait, over all keys.
     pub waiting: usize,
     /// The keys that have a name.
     pub keys: Vec<KeyReport>,
 }
 
-/// What one key is doing.
+/// The state of one key.
 #[derive(Clone, Debug)]
 pub struct KeyReport {
-    /// Its name, never the key.
+    /// Its name, never the key itself.
     pub name: Arc<str>,
-    /// How many requests it may send now.
+    /// Requests left now.
     pub remaining: u32,
-    /// How many it has sent since the start.
+    /// Requests sent since the start.
     pub requests: u64,
 }
 
-/// The quota of each upstream key; clones share it.
+/// The quota of each upstream key. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Quota(Option<Arc<Engine>>);
 
@@ -133,17 +133,17 @@ struct Engine {
     others: Mutex<Others>,
 }
 
-/// The keys beside the bridge's own.
+/// All keys except the bridge's own.
 #[derive(Debug)]
 struct Others {
     keys: HashMap<UpstreamKey, Arc<Key>>,
-    /// For all that find no room in `keys`.
+    /// Used by all keys that exceed the maximum of `keys`.
     shared: Arc<Key>,
     swept: Option<Instant>,
 }
 
 impl UpstreamKey {
-    /// The one that a caller brought.
+    /// The key that a caller brought.
     pub fn brought(key: &str) -> Self {
         let hash = digest(&SHA256, key.as_bytes());
         let hash = hash.as_ref().try_into();
@@ -152,7 +152,7 @@ impl UpstreamKey {
 }
 
 impl Quota {
-    /// Nothing is counted where the settings have no rate.
+    /// Without a rate in the settings, nothing is counted.
     pub fn new(settings: Settings) -> Self {
         let Some(rate) = settings.rate else {
             return Self(None);
@@ -170,16 +170,16 @@ impl Quota {
         })))
     }
 
-    /// Whether anything is counted.
+    /// Whether requests are counted.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Waits for the call's turn, and gives a slot for each of its `requests`; dropped before, the call leaves the queue.
+    /// Waits in the queue, and returns a slot for each of the call's `requests`. If the future is dropped, the call leaves the queue.
     ///
     /// # Errors
     ///
-    /// - [`Exhausted`] when the wait is over, or is known to end only after that or after `deadline`.
+    /// - [`Exhausted`] if the wait exceeds its maximum or `deadline`, as soon as that is known.
     pub async fn acquire(
         &self,
         key: &UpstreamKey,
@@ -190,20 +190,20 @@ impl Quota {
         let Some(engine) = &self.0 else {
             return Ok(Slots::default());
         };
-        let entered = engine
+        let acquired = engine
             .key(key)
-            .enter(caller, requests, engine.wait, deadline)?;
-        match entered {
-            Entered::Through(slots) => Ok(slots),
-            Entered::Waiting(ticket) => ticket.turn().await,
+            .acquire(caller, requests, engine.wait, deadline)?;
+        match acquired {
+            Acquired::Slots(slots) => Ok(slots),
+            Acquired::Queued(ticket) => ticket.wait().await,
         }
     }
 
-    /// Gives a slot if there is room now and nobody waits: for probes, which must keep no call waiting.
+    /// Returns a slot if one is free now and no call waits. It is for probes, which must not delay any call.
     ///
     /// # Errors
     ///
-    /// - [`Exhausted`] when there is none.
+    /// - [`Exhausted`] if none is free.
     pub fn try_acquire(&self, key: &UpstreamKey) -> Result<Slots, Exhausted> {
         let Some(engine) = &self.0 else {
             return Ok(Slots::default());
@@ -213,13 +213,13 @@ impl Quota {
             weight: 1,
         };
         let now = Instant::now();
-        match engine.key(key).enter(&nobody, 1, Duration::ZERO, now)? {
-            Entered::Through(slots) => Ok(slots),
-            Entered::Waiting(_) => unreachable!("what may not wait is let through or rejected"),
+        match engine.key(key).acquire(&nobody, 1, Duration::ZERO, now)? {
+            Acquired::Slots(slots) => Ok(slots),
+            Acquired::Queued(_) => unreachable!("a call that can not wait is admitted or rejected"),
         }
     }
 
-    /// What it is doing; nothing where it is off.
+    /// The current state. `None` if the quota is off.
     pub fn report(&self) -> Option<Report> {
         let engine = self.0.as_ref()?;
         let report = |name: &Arc<str>, key: &Key| KeyReport {
@@ -270,12 +270,12 @@ impl Engine {
 }
 
 impl Others {
-    /// Whether one more key can be counted by itself; forgets keys for that which have sent nothing for a window.
+    /// Whether one more key can be counted separately. If needed, forgets keys that have sent nothing for a window.
     fn has_room(&mut self, now: Instant) -> bool {
-        let is_due = self.swept.is_none_or(|at| at + SWEEP_INTERVAL <= now);
-        if self.keys.len() >= MAX_KEYS && is_due {
+        let can_sweep = self.swept.is_none_or(|at| at + SWEEP_INTERVAL <= now);
+        if self.keys.len() >= MAX_KEYS && can_sweep {
             self.swept = Some(now);
-            self.keys.retain(|_, key| !key.is_forgettable());
+            self.keys.retain(|_, key| !key.is_unused());
         }
         self.keys.len() < MAX_KEYS
     }

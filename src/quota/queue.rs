@@ -1,8 +1,8 @@
-//! Calls that wait for their turn: fair between callers by weight, first-come within one.
+//! The queue of waiting calls: fair between callers by weight, first come first served within a caller.
 //!
-//! Surplus round robin (Adiseshu, Parulkar and Varghese, 1996; a deficit round robin that may overdraw): the callers that wait
-//! stand in a ring, and a caller's turn is worth its weight in requests. A caller that comes anew stands last in the ring, so
-//! its first call waits for at most one turn of each other caller, however many calls those have. Nothing here knows the time.
+//! Surplus round robin (Adiseshu, Parulkar and Varghese, 1996), a deficit round robin that can overdraw. The waiting callers
+//! form a ring, and a caller's turn is worth its weight in requests. A new caller joins at the end of the ring. So its first call
+//! waits for at most one turn of each other caller, however many calls those have. This file knows no time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,22 +11,22 @@ use std::{
 
 use super::Caller;
 
-/// A call that waits.
+/// A waiting call.
 #[derive(Debug)]
 pub(super) struct Waiting<T> {
-    /// Tells it from all others; later ones have higher numbers.
+    /// Identifies the call. Later calls have higher numbers.
     pub(super) id: u64,
-    /// How many requests it sends.
+    /// The number of requests that it sends.
     pub(super) requests: u32,
-    /// How it learns of its turn.
+    /// How to wake it.
     pub(super) wake: T,
 }
 
-/// The calls of one caller.
+/// The waiting calls of one caller.
 #[derive(Debug)]
 struct Line<T> {
     weight: i64,
-    /// What is left of the caller's turn; at most 0 outside it.
+    /// The requests left of the caller's turn. At most 0 outside its turn.
     credit: i64,
     waiting: VecDeque<Waiting<T>>,
     /// The sum over `waiting`.
@@ -37,7 +37,7 @@ struct Line<T> {
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     lines: HashMap<Arc<str>, Line<T>>,
-    /// The callers that have calls here; the first has its turn.
+    /// The callers with waiting calls. The first one has its turn.
     ring: VecDeque<Arc<str>>,
     calls: usize,
 }
@@ -51,17 +51,17 @@ impl<T> Queue<T> {
         }
     }
 
-    /// How many calls wait.
+    /// The number of waiting calls.
     pub(super) fn calls(&self) -> usize {
         self.calls
     }
 
-    /// All that wait, in no order.
+    /// All waiting calls, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting<T>> {
         self.lines.values().flat_map(|line| &line.waiting)
     }
 
-    /// Puts a call behind all others of its caller.
+    /// Adds a call behind all others of its caller.
     pub(super) fn push(&mut self, caller: &Caller, call: Waiting<T>) {
         let line = self.lines.entry(Arc::clone(&caller.name));
         let line = line.or_insert_with(|| {
@@ -79,12 +79,12 @@ impl<T> Queue<T> {
         self.calls += 1;
     }
 
-    /// The call whose turn it is.
+    /// The call that is served next.
     pub(super) fn next(&mut self) -> Option<&Waiting<T>> {
         self.begin_turn()?.waiting.front()
     }
 
-    /// Takes the call whose turn it is.
+    /// Removes the call that is served next.
     pub(super) fn pop(&mut self) -> Option<Waiting<T>> {
         let line = self.begin_turn()?;
         let call = line.waiting.pop_front()?;
@@ -101,15 +101,15 @@ impl<T> Queue<T> {
         Some(call)
     }
 
-    /// Takes a call out that no longer waits.
+    /// Removes a call that no longer waits.
     pub(super) fn remove(&mut self, caller: &str, id: u64) {
         let Some(line) = self.lines.get_mut(caller) else {
             return;
         };
-        let Ok(place) = line.waiting.binary_search_by_key(&id, |call| call.id) else {
+        let Ok(position) = line.waiting.binary_search_by_key(&id, |call| call.id) else {
             return;
         };
-        if let Some(call) = line.waiting.remove(place) {
+        if let Some(call) = line.waiting.remove(position) {
             line.requests -= call.requests;
             self.calls -= 1;
         }
@@ -119,27 +119,27 @@ impl<T> Queue<T> {
         }
     }
 
-    /// How many requests would go before the last of a call that this caller adds now, itself included, if nobody leaves and nobody
-    /// comes.
+    /// How many requests would be sent up to the last one of a call that this caller adds now, itself included. It assumes that no
+    /// other call arrives or leaves.
     pub(super) fn ahead(&mut self, caller: &Caller, requests: u32) -> u32 {
         self.begin_turn();
-        let place = self.ring.iter().position(|name| *name == caller.name);
+        let position = self.ring.iter().position(|name| *name == caller.name);
         let own = self.lines.get(&caller.name);
         let (own_requests, credit) = own.map_or((0, 0), |line| (line.requests, line.credit));
-        // A turn goes on while credit is left: so many turns must begin first.
+        // A turn lasts while credit is left. So this many turns must begin first.
         let weight = i64::from(caller.weight.max(1));
         let turns = (i64::from(own_requests) - credit + weight).div_euclid(weight);
         let turns = turns.max(0);
         let mut ahead = u64::from(own_requests) + u64::from(requests);
         for (at, name) in self.ring.iter().enumerate() {
-            let Some(line) = self.lines.get(name).filter(|_| place != Some(at)) else {
+            let Some(line) = self.lines.get(name).filter(|_| position != Some(at)) else {
                 continue;
             };
-            let is_before = place.is_none_or(|place| at < place);
-            let begun = i64::from(at == 0); // its turn is in its credit already
-            let turns = match (is_before, place) {
+            let is_before = position.is_none_or(|position| at < position);
+            let begun = i64::from(at == 0); // its credit already includes its turn
+            let turns = match (is_before, position) {
                 (true, _) => turns - begun,
-                (false, Some(0)) => turns, // its own is in its credit
+                (false, Some(0)) => turns, // the credit includes the caller's own turn
                 (false, _) => turns - 1,
             };
             let served = line.credit + turns.max(0) * line.weight;
@@ -149,14 +149,14 @@ impl<T> Queue<T> {
         u32::try_from(ahead).unwrap_or(u32::MAX)
     }
 
-    /// The caller whose turn it is; passes over those that have overdrawn theirs.
+    /// The caller whose turn it is. Skips callers that have overdrawn their turn.
     fn begin_turn(&mut self) -> Option<&mut Line<T>> {
         loop {
             let name = self.ring.front()?;
             let line = self
                 .lines
                 .get_mut(name)
-                .expect("who stands in the ring waits");
+                .expect("each caller in the ring has a waiting call");
             if line.credit <= 0 {
                 line.credit += line.weight;
             }
@@ -204,7 +204,7 @@ mod tests {
             }
         }
 
-        /// Whose calls come next, one letter each.
+        /// The callers of the next calls, one letter each.
         fn pop(&mut self, times: usize) -> String {
             let calls = (0..times).filter_map(|_| self.queue.pop());
             calls.map(|call| call.wake).collect()
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_costs_the_others_no_turn() {
+    fn a_call_that_leaves_costs_the_others_no_turn() {
         let mut waiting = Numbered::new();
         waiting.push(&caller("a", 1), 1, 2);
         waiting.push(&caller("b", 1), 1, 1);
@@ -259,9 +259,9 @@ mod tests {
     }
 
     proptest! {
-        /// What is foretold comes true when nobody leaves and nobody comes, and each call sends one request.
+        /// The prediction is exact if no other call arrives or leaves, and each call sends one request.
         #[test]
-        fn how_many_go_first_is_known(
+        fn the_number_of_earlier_requests_is_predicted(
             lines in prop::collection::vec((1_u32..5, 0_usize..20), 1..6),
             popped in 0_usize..30,
             whose in 0_usize..6,
@@ -274,19 +274,19 @@ mod tests {
                 waiting.push(caller, 1, *calls);
             }
             waiting.pop(popped);
-            let newcomer = callers.get(whose).cloned().unwrap_or(caller("z", 2));
-            let foretold = waiting.queue.ahead(&newcomer, 1);
-            waiting.push(&newcomer, 1, 1);
+            let added = callers.get(whose).cloned().unwrap_or(caller("z", 2));
+            let predicted = waiting.queue.ahead(&added, 1);
+            waiting.push(&added, 1, 1);
             let mut ahead = 1;
-            while waiting.queue.pop().expect("the newcomer's").id != waiting.last {
+            while waiting.queue.pop().expect("the added call").id != waiting.last {
                 ahead += 1;
             }
-            prop_assert_eq!(foretold, ahead);
+            prop_assert_eq!(predicted, ahead);
         }
 
-        /// While all wait, nobody gets more than one turn more than its share.
+        /// While all callers wait, none gets more than a few turns more than its share.
         #[test]
-        fn who_waits_gets_its_share(
+        fn waiting_callers_get_their_share(
             lines in prop::collection::vec((1_u32..5, 1_u32..3), 2..6),
             served in 50_u32..200,
         ) {

@@ -1,10 +1,10 @@
-//! How many requests in how long: `30/min`, `5/s`, `10/10s`.
+//! A number of requests per window: `30/min`, `5/s`, `10/10s`.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// More requests than this in one window are not counted one by one.
+/// Maximum of requests per window, since each is counted separately.
 const MAX_REQUESTS: u32 = 10_000;
-/// A call that starts a thread sends two requests, and takes both at once.
+/// A call that starts a thread sends two requests, and acquires both at once.
 const MIN_REQUESTS: u32 = 2;
 const MIN_WINDOW: Duration = Duration::from_secs(1);
 const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -17,22 +17,22 @@ pub struct Rate {
     window: Duration,
 }
 
-/// Not a rate that can be counted.
+/// The text is not a valid rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", Rate::RULE)]
 pub struct Invalid;
 
 impl Rate {
-    /// What [`Rate::from_str`] takes.
+    /// The form that [`Rate::from_str`] accepts.
     pub const RULE: &str =
         "2 to 10000 requests and a window of 1s to 1d, such as 30/min, 5/s or 10/10s";
 
-    /// How many requests.
+    /// The number of requests.
     pub fn requests(self) -> u32 {
         self.requests
     }
 
-    /// In how long.
+    /// The length of the window.
     pub fn window(self) -> Duration {
         self.window
     }
@@ -43,11 +43,11 @@ impl FromStr for Rate {
 
     /// # Errors
     ///
-    /// - [`Invalid`] for another form, or numbers beyond [`Rate::RULE`].
+    /// - [`Invalid`] for another form, or numbers outside [`Rate::RULE`].
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let (requests, window) = text.split_once('/').ok_or(Invalid)?;
         if !requests.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(Invalid); // `parse` takes a plus sign
+            return Err(Invalid); // `parse` accepts a plus sign
         }
         let requests = requests.parse().map_err(|_| Invalid)?;
         let unit = UNITS.iter().find(|(unit, _)| *unit == window);
@@ -58,9 +58,9 @@ impl FromStr for Rate {
             }
             None => return Err(Invalid),
         };
-        let fits = (MIN_REQUESTS..=MAX_REQUESTS).contains(&requests)
+        let is_valid = (MIN_REQUESTS..=MAX_REQUESTS).contains(&requests)
             && (MIN_WINDOW..=MAX_WINDOW).contains(&window);
-        match fits {
+        match is_valid {
             true => Ok(Self { requests, window }),
             false => Err(Invalid),
         }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_counted_is_no_rate() {
+    fn invalid_rates_are_rejected() {
         for text in [
             "",
             "30",

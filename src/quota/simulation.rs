@@ -1,7 +1,7 @@
-//! The engine before a simulated ALİM, on a paused clock: random callers, and others who use the same key.
+//! Simulates the engine and ALİM on a paused clock, with random callers and with others who use the same key.
 //!
-//! ALİM counts in one of three ways, none of which shares code with the engine: its own sliding log, which counts what it rejects
-//! too; a fixed window; a token bucket.
+//! ALİM counts in one of three ways, none of which shares code with the engine: its own sliding log, which also counts rejected
+//! requests; a fixed window; a token bucket.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use std::{
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Answer, Caller, Quota, Settings, Slot, UpstreamKey, window::MARGIN};
+use super::{Caller, Quota, ReportedLimit, Settings, Slot, UpstreamKey, window::MARGIN};
 
 const LIMIT: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(20);
@@ -32,7 +32,7 @@ struct Alim {
     log: VecDeque<Instant>,
     fixed: (u128, u32),
     bucket: (f64, Instant),
-    /// When a request of ours arrived, and whether it was let in.
+    /// When our requests arrived, and whether they were accepted.
     ours: Vec<(Instant, bool)>,
 }
 
@@ -49,7 +49,7 @@ impl Alim {
         }
     }
 
-    /// Counts a request that arrives now; how many are left, if it is let in.
+    /// Counts a request that arrives now. Returns how many are left if it is accepted.
     fn arrive(&mut self) -> Option<u32> {
         let now = Instant::now();
         let used = match self.kind {
@@ -108,7 +108,7 @@ impl World {
         self.alim.lock().expect("no panic")
     }
 
-    /// One call of ours: its turn, a connection, the network, ALİM's answer. Whether it was sent.
+    /// Makes one of our calls: the queue, a connection, the network, ALİM's response. Returns whether it was sent.
     async fn call(&self, plan: Plan) -> bool {
         let caller = Caller {
             name: format!("caller-{}", plan.caller).into(),
@@ -118,8 +118,8 @@ impl World {
         let acquired = self
             .quota
             .acquire(&UpstreamKey::Service, &caller, plan.requests, far);
-        let acquired = match plan.patience {
-            Some(patience) => timeout(patience, acquired).await.ok(),
+        let acquired = match plan.max_wait {
+            Some(max_wait) => timeout(max_wait, acquired).await.ok(),
             None => Some(acquired.await),
         };
         let Some(Ok(mut slots)) = acquired else {
@@ -151,13 +151,13 @@ impl World {
             remaining
         };
         sleep(answer).await;
-        slot.learn(Answer {
+        slot.reconcile(ReportedLimit {
             remaining: Some(remaining.unwrap_or(0)),
             stop: None,
         });
     }
 
-    /// Our requests never overran the limit by themselves.
+    /// Our own requests never exceeded the limit.
     fn assert_no_overrun(&self) {
         let alim = self.alim();
         let first_and_last = alim.ours.windows(LIMIT as usize + 1);
@@ -177,7 +177,7 @@ struct Plan {
     finds_no_connection: bool,
     network: Duration,
     answer: Duration,
-    patience: Option<Duration>,
+    max_wait: Option<Duration>,
 }
 
 fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
@@ -197,7 +197,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         prop::option::weighted(0.2, millis(0..20_000)),
     )
         .prop_map(
-            |(at, caller, requests, connect, finds_no_connection, network, answer, patience)| {
+            |(at, caller, requests, connect, finds_no_connection, network, answer, max_wait)| {
                 Plan {
                     at,
                     caller,
@@ -206,7 +206,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                     finds_no_connection,
                     network,
                     answer,
-                    patience,
+                    max_wait,
                 }
             },
         )
@@ -220,7 +220,7 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]
 }
 
-/// Runs this on a clock of its own that leaps from timer to timer.
+/// Runs `work` on a paused clock that advances from timer to timer.
 fn simulate(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -244,7 +244,7 @@ async fn all(world: &World, plans: Vec<Plan>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// However calls come, wait, leave, connect slowly or not at all: ALİM, used by nobody else, rejects none of ours.
+    /// If nobody else uses the key, ALİM rejects none of our calls, however they arrive, wait, leave or connect.
     #[test]
     fn random_callers_never_overrun_the_quota(
         kind in kind(),
@@ -262,7 +262,7 @@ proptest! {
         });
     }
 
-    /// Whoever else uses the key, ours keep their own limit, and once the others are quiet ALİM answers again.
+    /// If others use the key, our calls still keep the limit. When the others are quiet, ALİM accepts calls again.
     #[test]
     fn after_an_overrun_of_others_the_key_recovers(
         kind in kind(),
@@ -288,7 +288,7 @@ proptest! {
     }
 }
 
-/// Calls that wait use at least 95 % of the quota.
+/// Waiting calls use at least 95 % of the quota.
 #[test]
 fn while_calls_wait_the_quota_is_used() {
     simulate(async {
@@ -302,7 +302,7 @@ fn while_calls_wait_the_quota_is_used() {
             finds_no_connection: false,
             network: Duration::from_millis(2),
             answer: second,
-            patience: None,
+            max_wait: None,
         };
         let plans = (0..4).flat_map(|caller| vec![plan(caller); 40]).collect();
         all(&world, plans).await;

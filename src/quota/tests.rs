@@ -1,4 +1,4 @@
-//! Stories of the engine on a paused clock: who is let through, who waits, and what ends a wait.
+//! The engine on a paused clock: which calls are admitted, which wait, and what ends a wait.
 
 use tokio::{
     task::{JoinHandle, yield_now},
@@ -37,13 +37,13 @@ async fn acquire(quota: &Quota, name: &str, requests: u32) -> Result<Slots, Exha
 
 /// Sends one request now.
 async fn send(quota: &Quota) {
-    let slots = acquire(quota, "", 1).await.expect("room");
+    let slots = acquire(quota, "", 1).await.expect("a free slot");
     slots.current().expect("one").mark_sent();
 }
 
-/// A call that is on its way, and the time since the test's start when it has sent its one request.
+/// Starts a call. Its result is the time from the test's start to its request.
 #[cfg(test)]
-fn entered(
+fn start_call(
     quota: &Quota,
     name: &'static str,
     start: Instant,
@@ -66,57 +66,59 @@ fn waiting_calls(quota: &Quota) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_patience_a_call_goes_at_once_or_learns_the_exact_wait() {
+async fn without_a_wait_a_call_is_admitted_at_once_or_gets_the_exact_wait() {
     let quota = quota("2/10s", Duration::ZERO);
     send(&quota).await;
     sleep(SECOND).await;
     send(&quota).await;
-    let exhausted = acquire(&quota, "", 1).await.expect_err("no room");
+    let exhausted = acquire(&quota, "", 1).await.expect_err("no free slot");
     assert_eq!(exhausted.wait, 9 * SECOND + MARGIN);
     let limits = exhausted.limits;
     assert_eq!((limits.limit, limits.remaining), (2, 0));
     assert_eq!(limits.reset, exhausted.wait);
-    let both = acquire(&quota, "", 2).await.expect_err("no room");
+    let both = acquire(&quota, "", 2).await.expect_err("no free slot");
     assert_eq!(both.wait, 10 * SECOND + MARGIN);
     sleep(exhausted.wait - Duration::from_millis(1)).await;
     assert!(acquire(&quota, "", 1).await.is_err(), "a moment too soon");
     sleep(Duration::from_millis(1)).await;
-    acquire(&quota, "", 1).await.expect("it said so");
+    acquire(&quota, "", 1).await.expect("as reported");
 }
 
 #[tokio::test(start_paused = true)]
-async fn five_hundred_calls_of_one_caller_delay_anothers_first_by_one_turn() {
+async fn five_hundred_calls_of_one_caller_delay_anothers_first_call_by_one_turn() {
     let quota = quota("2/10s", 3600 * SECOND);
     let start = Instant::now();
-    let loud: Vec<_> = (0..500).map(|_| entered(&quota, "loud", start)).collect();
+    let loud: Vec<_> = (0..500)
+        .map(|_| start_call(&quota, "loud", start))
+        .collect();
     sleep(SECOND).await;
     assert_eq!(waiting_calls(&quota), 498);
-    let polite = sent_after(entered(&quota, "polite", start)).await;
+    let polite = sent_after(start_call(&quota, "polite", start)).await;
     assert!(polite <= 10 * SECOND + 2 * MARGIN, "{polite:?}");
     loud.iter().for_each(JoinHandle::abort);
     sleep(SECOND).await;
-    assert_eq!(waiting_calls(&quota), 0, "who leaves waits no longer");
+    assert_eq!(waiting_calls(&quota), 0, "calls that left no longer wait");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_call_does_not_pass_one_that_waits_for_room_for_two() {
+async fn a_call_of_one_request_does_not_overtake_one_of_two() {
     let quota = quota("2/10s", 3600 * SECOND);
     send(&quota).await;
     let mut two = Box::pin(acquire(&quota, "a", 2));
     assert!(
         timeout(SECOND, &mut two).await.is_err(),
-        "there is room for one"
+        "only one slot is free"
     );
-    let one = entered(&quota, "b", Instant::now());
+    let one = start_call(&quota, "b", Instant::now());
     sleep(SECOND).await;
     assert_eq!(waiting_calls(&quota), 2);
-    let both = timeout(10 * SECOND, two).await.expect("room for two");
+    let both = timeout(10 * SECOND, two).await.expect("two slots");
     drop(both);
     sent_after(one).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_at_its_turn_passes_it_on() {
+async fn a_first_call_that_leaves_lets_the_next_one_go() {
     let quota = quota("2/10s", 3600 * SECOND);
     let start = Instant::now();
     for _ in 0..2 {
@@ -124,7 +126,10 @@ async fn who_leaves_at_its_turn_passes_it_on() {
     }
     let mut leaving = Box::pin(acquire(&quota, "a", 2));
     assert!(timeout(SECOND, &mut leaving).await.is_err(), "it waits");
-    let next = [entered(&quota, "b", start), entered(&quota, "c", start)];
+    let next = [
+        start_call(&quota, "b", start),
+        start_call(&quota, "c", start),
+    ];
     yield_now().await;
     sleep(SECOND).await;
     assert_eq!(waiting_calls(&quota), 3);
@@ -136,11 +141,11 @@ async fn who_leaves_at_its_turn_passes_it_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_that_is_not_used_goes_to_who_waits_at_once() {
+async fn an_unused_slot_goes_to_a_waiting_call_at_once() {
     let quota = quota("2/10s", 3600 * SECOND);
     let start = Instant::now();
-    let unused = acquire(&quota, "", 2).await.expect("room");
-    let waiting = entered(&quota, "", start);
+    let unused = acquire(&quota, "", 2).await.expect("a free slot");
+    let waiting = start_call(&quota, "", start);
     sleep(SECOND).await;
     drop(unused);
     let took = sent_after(waiting).await;
@@ -148,29 +153,29 @@ async fn a_slot_that_is_not_used_goes_to_who_waits_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_came_to_a_call_that_left_is_not_lost() {
+async fn the_slots_of_an_admitted_call_that_left_are_not_lost() {
     let quota = quota("2/10s", 3600 * SECOND);
-    let unused = acquire(&quota, "", 2).await.expect("room");
+    let unused = acquire(&quota, "", 2).await.expect("a free slot");
     let mut leaving = Box::pin(acquire(&quota, "a", 2));
     assert!(timeout(SECOND, &mut leaving).await.is_err(), "it waits");
-    drop(unused); // its turn comes, and it does not learn of it
+    drop(unused); // it is admitted, but not polled again
     assert_eq!(waiting_calls(&quota), 0);
     assert!(quota.try_acquire(&SERVICE_KEY).is_err());
     drop(leaving);
-    quota.try_acquire(&SERVICE_KEY).expect("room for two");
+    quota.try_acquire(&SERVICE_KEY).expect("two slots");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_known_to_be_too_long_is_not_begun() {
+async fn a_call_whose_wait_would_be_too_long_is_rejected_at_once() {
     let quota = quota("2/10s", 15 * SECOND);
     let start = Instant::now();
     for _ in 0..2 {
         send(&quota).await;
     }
     let deadline = Instant::now() + 10 * SECOND;
-    let due = quota.acquire(&SERVICE_KEY, &caller(""), 1, deadline).await;
-    assert_eq!(due.expect_err("too late").wait, 10 * SECOND + MARGIN);
-    let turns = [entered(&quota, "", start), entered(&quota, "", start)];
+    let late = quota.acquire(&SERVICE_KEY, &caller(""), 1, deadline).await;
+    assert_eq!(late.expect_err("too late").wait, 10 * SECOND + MARGIN);
+    let turns = [start_call(&quota, "", start), start_call(&quota, "", start)];
     yield_now().await;
     advance(Duration::from_millis(1)).await;
     let third = acquire(&quota, "", 1).await.expect_err("a window later");
@@ -182,20 +187,20 @@ async fn a_wait_that_is_known_to_be_too_long_is_not_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stopped_key_ends_the_wait_of_all_who_would_wait_in_vain() {
+async fn a_stopped_key_ends_all_waits_that_would_be_in_vain() {
     let quota = quota("2/10s", 15 * SECOND);
-    let mut slots = acquire(&quota, "", 2).await.expect("room");
+    let mut slots = acquire(&quota, "", 2).await.expect("a free slot");
     let first = slots.split_off();
     let start = Instant::now();
-    let waiting = ["a", "a", "b"].map(|name| entered(&quota, name, start));
+    let waiting = ["a", "a", "b"].map(|name| start_call(&quota, name, start));
     first.current().expect("one").mark_sent();
     sleep(SECOND).await;
     let stop = Some(60 * SECOND);
-    let answer = Answer {
+    let reported = ReportedLimit {
         remaining: None,
         stop,
     };
-    let limits = first.current().expect("one").learn(answer);
+    let limits = first.current().expect("one").reconcile(reported);
     assert_eq!((limits.remaining, limits.reset), (0, 60 * SECOND));
     for call in waiting {
         let ended = timeout(SECOND, call).await.expect("at once");
@@ -204,7 +209,7 @@ async fn a_stopped_key_ends_the_wait_of_all_who_would_wait_in_vain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_keys_than_are_counted_share_one_quota_until_others_are_forgotten() {
+async fn keys_beyond_the_maximum_share_one_quota_until_others_are_forgotten() {
     let quota = quota("2/10s", Duration::ZERO);
     let key = |number: usize| UpstreamKey::brought(&format!("key-{number}"));
     let send = |key: UpstreamKey| {
@@ -213,7 +218,7 @@ async fn more_keys_than_are_counted_share_one_quota_until_others_are_forgotten()
         Ok::<_, Exhausted>(())
     };
     for number in 0..MAX_KEYS + 2 {
-        send(key(number)).expect("room");
+        send(key(number)).expect("a free slot");
     }
     assert!(
         send(key(MAX_KEYS + 2)).is_err(),

@@ -1,8 +1,8 @@
 //! The requests of one upstream key that still count: an exact sliding window, as ALİM has it.
 //!
-//! A request is held from the moment when it is let through until its first byte goes to a connection, and counts from then on for
-//! the window and [`MARGIN`]. ALİM counts arrivals, so this keeps the limit as long as a request arrives within the margin.
-//! Requests of others are learned from ALİM's answers; all times come from the caller.
+//! A request is reserved from its admission until its first byte goes to a connection. From then on it counts for the window and
+//! [`MARGIN`]. ALİM counts arrivals, so the limit holds as long as each request arrives within the margin.
+//! ALİM's responses reveal requests of others. The caller of each method passes the time.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,17 +10,17 @@ use tokio::time::Instant;
 
 use super::rate::Rate;
 
-/// From a request's first byte to its arrival, at most; a request counts that much longer here than at ALİM.
+/// Maximum time from a request's first byte to its arrival. A request counts this much longer here than at ALİM.
 pub(super) const MARGIN: Duration = Duration::from_millis(250);
 
-/// What counts at one time.
+/// Requests that count from one point in time.
 #[derive(Debug)]
 struct Entry {
     at: Instant,
     requests: u32,
 }
 
-/// When a request was sent, and what had counted before.
+/// When a request was sent, and how many requests had expired by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
     at: Instant,
@@ -37,9 +37,9 @@ pub(super) struct Window {
     entries: VecDeque<Entry>,
     /// The sum of the entries.
     counted: u32,
-    /// Let through, but not sent yet.
-    held: u32,
-    /// How many have ever ceased to count.
+    /// Admitted, but not sent yet.
+    reserved: u32,
+    /// Requests that have ceased to count since the start.
     expired: u64,
     stopped_until: Option<Instant>,
 }
@@ -51,34 +51,34 @@ impl Window {
             span: rate.window() + MARGIN,
             entries: VecDeque::new(),
             counted: 0,
-            held: 0,
+            reserved: 0,
             expired: 0,
             stopped_until: None,
         }
     }
 
-    /// How many requests may be let through now.
+    /// The number of requests that can be admitted now.
     pub(super) fn free(&mut self, now: Instant) -> u32 {
         self.expire(now);
         match self.stopped_until {
             Some(_) => 0,
-            None => self.limit.saturating_sub(self.counted + self.held),
+            None => self.limit.saturating_sub(self.counted + self.reserved),
         }
     }
 
-    /// Lets so many requests through; only as many as are [`free`](Self::free).
-    pub(super) fn hold(&mut self, requests: u32) {
-        self.held += requests;
+    /// Reserves this many requests. No more than [`free`](Self::free) can be reserved.
+    pub(super) fn reserve(&mut self, requests: u32) {
+        self.reserved += requests;
     }
 
-    /// One that was let through will not be sent.
-    pub(super) fn give_back(&mut self) {
-        self.held -= 1;
+    /// Releases a reserved request that will not be sent.
+    pub(super) fn release(&mut self) {
+        self.reserved -= 1;
     }
 
-    /// One that was let through goes to a connection.
+    /// Counts a reserved request that is sent now.
     pub(super) fn send(&mut self, now: Instant) -> Sent {
-        self.held -= 1;
+        self.reserved -= 1;
         self.insert(now, 1);
         Sent {
             at: now,
@@ -86,14 +86,14 @@ impl Window {
         }
     }
 
-    /// Takes ALİM's word for how many requests were left when it counted the one `sent`. If that is less than this window has
-    /// left, others have used the key: theirs count as long as that one, for they had arrived before it.
-    pub(super) fn learn(&mut self, now: Instant, sent: Sent, remaining: u32) {
+    /// Reads how many requests were left when ALİM counted the one `sent`. If this window expected more, others have used the key.
+    /// Their requests count as long as that one, because they had arrived before it.
+    pub(super) fn reconcile(&mut self, now: Instant, sent: Sent, remaining: u32) {
         self.expire(now);
         if sent.at + self.span <= now {
             return;
         }
-        // Of two requests that were sent within the margin, either may have arrived first.
+        // Of two requests that were sent within the margin, either can have arrived first.
         let newest = sent.at + MARGIN;
         let later = self.entries.iter().rev();
         let later = later.take_while(|entry| entry.at > newest);
@@ -106,20 +106,25 @@ impl Window {
         }
     }
 
-    /// Lets nothing through until then.
+    /// Admits nothing until then.
     pub(super) fn stop(&mut self, until: Instant) {
         self.stopped_until = self.stopped_until.max(Some(until));
     }
 
-    /// The earliest time at which the request can be let through that has `ahead` others before it, itself included: those
-    /// that are held are taken to be sent after `held_for`.
-    pub(super) fn free_at(&mut self, now: Instant, ahead: u32, held_for: Duration) -> Instant {
+    /// The earliest time to admit a request that is number `ahead` in the queue. Reserved requests are assumed to be sent after
+    /// `reserved_for`.
+    pub(super) fn admission_time(
+        &mut self,
+        now: Instant,
+        ahead: u32,
+        reserved_for: Duration,
+    ) -> Instant {
         self.expire(now);
         let start = self.stopped_until.unwrap_or(now);
-        // The last of a whole window's requests follows the first by a whole span.
+        // The last request of a full window follows the first by a full span.
         let rounds = ahead.saturating_sub(1) / self.limit;
         let ahead = ahead - rounds * self.limit;
-        let mut missing = (self.counted + self.held + ahead).saturating_sub(self.limit);
+        let mut missing = (self.counted + self.reserved + ahead).saturating_sub(self.limit);
         let mut at = now;
         for entry in &self.entries {
             if missing == 0 {
@@ -129,28 +134,28 @@ impl Window {
             missing = missing.saturating_sub(entry.requests);
         }
         if missing > 0 {
-            at = now + held_for + self.span;
+            at = now + reserved_for + self.span;
         }
         at.max(start) + self.span * rounds
     }
 
-    /// When the oldest request ceases to count, or the key is no longer stopped; none where all may be sent.
+    /// When the oldest request ceases to count, or the key is no longer stopped. `None` if all requests are free.
     pub(super) fn next_release(&mut self, now: Instant) -> Option<Instant> {
         self.expire(now);
         let oldest = self.entries.front().map(|entry| entry.at + self.span);
-        let held = (self.held > 0).then(|| now + self.span);
-        self.stopped_until.max(oldest.or(held))
+        let reserved = (self.reserved > 0).then(|| now + self.span);
+        self.stopped_until.max(oldest.or(reserved))
     }
 
-    /// Whether nothing is remembered that a new window would not know.
+    /// Whether a new window would behave like this one.
     pub(super) fn is_empty(&mut self, now: Instant) -> bool {
         self.expire(now);
-        self.counted + self.held == 0 && self.stopped_until.is_none()
+        self.counted + self.reserved == 0 && self.stopped_until.is_none()
     }
 
     fn insert(&mut self, at: Instant, requests: u32) {
-        let place = self.entries.partition_point(|entry| entry.at <= at);
-        self.entries.insert(place, Entry { at, requests });
+        let position = self.entries.partition_point(|entry| entry.at <= at);
+        self.entries.insert(position, Entry { at, requests });
         self.counted += requests;
     }
 
@@ -179,18 +184,22 @@ mod tests {
 
     fn sent(window: &mut Window, at: Instant) -> Sent {
         assert!(window.free(at) > 0, "none is free");
-        window.hold(1);
+        window.reserve(1);
         window.send(at)
     }
 
     #[test]
     fn a_request_counts_from_its_first_byte_for_the_window_and_the_margin() {
         let (mut window, start) = window();
-        window.hold(3);
-        assert_eq!(window.free(start + 99 * SECOND), 0, "held, however long");
+        window.reserve(3);
+        assert_eq!(
+            window.free(start + 99 * SECOND),
+            0,
+            "reserved, however long"
+        );
         let first = start + 5 * SECOND;
         window.send(first);
-        window.give_back();
+        window.release();
         assert_eq!(window.free(first), 1);
         let end = first + 10 * SECOND + MARGIN;
         assert_eq!(window.free(end - Duration::from_millis(1)), 1);
@@ -204,63 +213,67 @@ mod tests {
         sent(&mut window, start);
         sent(&mut window, start + SECOND);
         let now = start + 2 * SECOND;
-        let mut wait = |ahead| window.free_at(now, ahead, MARGIN);
+        let mut wait = |ahead| window.admission_time(now, ahead, MARGIN);
         assert_eq!(wait(1), now);
         assert_eq!(wait(2), start + span);
         assert_eq!(wait(3), start + SECOND + span);
         assert_eq!(wait(4), now + span, "after the first of those that wait");
         assert_eq!(wait(5), start + span + span);
-        window.hold(1);
-        assert_eq!(window.free_at(now, 3, MARGIN), now + MARGIN + span, "held");
+        window.reserve(1);
+        assert_eq!(
+            window.admission_time(now, 3, MARGIN),
+            now + MARGIN + span,
+            "reserved"
+        );
         window.stop(start + 40 * SECOND);
-        assert_eq!(window.free_at(now, 1, MARGIN), start + 40 * SECOND);
+        assert_eq!(window.admission_time(now, 1, MARGIN), start + 40 * SECOND);
     }
 
     #[test]
-    fn requests_of_others_count_as_long_as_the_one_whose_answer_told_of_them() {
+    fn requests_of_others_count_as_long_as_the_one_that_revealed_them() {
         let (mut window, start) = window();
         let first = sent(&mut window, start);
-        window.learn(start + SECOND, first, 2);
+        window.reconcile(start + SECOND, first, 2);
         assert_eq!(window.free(start + SECOND), 2, "nobody else");
-        window.learn(start + SECOND, first, 1);
-        window.learn(start + 2 * SECOND, first, 1);
+        window.reconcile(start + SECOND, first, 1);
+        window.reconcile(start + 2 * SECOND, first, 1);
         assert_eq!(
             window.free(start + 2 * SECOND),
             1,
             "one other, learned once"
         );
-        window.learn(start + 2 * SECOND, first, 0);
+        window.reconcile(start + 2 * SECOND, first, 0);
         assert_eq!(window.free(start + 2 * SECOND), 0);
         assert_eq!(window.free(start + 10 * SECOND + MARGIN), 3, "all at once");
     }
 
     #[test]
-    fn what_was_sent_after_the_request_is_not_missed_in_its_answer() {
+    fn requests_sent_later_are_not_mistaken_for_those_of_others() {
         let (mut window, start) = window();
         let first = sent(&mut window, start);
         sent(&mut window, start + SECOND);
-        window.learn(start + 2 * SECOND, first, 1);
+        window.reconcile(start + 2 * SECOND, first, 1);
         assert_eq!(window.free(start + 2 * SECOND), 0, "one other before it");
         let (mut window, start) = self::window();
         let first = sent(&mut window, start);
         sent(&mut window, start + MARGIN);
-        window.learn(start + SECOND, first, 1);
-        assert_eq!(window.free(start + SECOND), 1, "it may have overtaken");
+        window.reconcile(start + SECOND, first, 1);
+        assert_eq!(window.free(start + SECOND), 1, "it can have overtaken");
     }
 
     #[test]
-    fn an_answer_that_comes_late_does_not_take_what_ceased_to_count_for_others() {
+    fn a_late_answer_does_not_mistake_expired_requests_for_those_of_others() {
         let (mut window, start) = window();
         sent(&mut window, start);
         let second = sent(&mut window, start + 9 * SECOND);
-        window.learn(start + 15 * SECOND, second, 1);
+        window.reconcile(start + 15 * SECOND, second, 1);
         assert_eq!(window.free(start + 15 * SECOND), 2);
-        window.learn(start + 60 * SECOND, second, 0);
+        window.reconcile(start + 60 * SECOND, second, 0);
         assert_eq!(window.free(start + 60 * SECOND), 3, "too late to say");
     }
 
     #[test]
-    fn a_stopped_key_lets_nothing_through_until_then() {
+    fn a_stopped_key_admits_nothing_until_then() {
         let (mut window, start) = window();
         window.stop(start + 9 * SECOND);
         window.stop(start + 2 * SECOND);

@@ -1,7 +1,7 @@
-//! Connections in: accepted, counted, and each served in a task of its own.
+//! The accept loop: it accepts and counts connections, and serves each in its own task.
 //!
-//! Over its limit a listener closes the newcomer, which a balancing caller answers by going elsewhere, unless another connection
-//! never asked anything. A slow TLS handshake blocks nobody.
+//! Above its limit a listener closes the oldest connection that never carried a call, to admit the new one. If there is none,
+//! it closes the new one, and a load-balancing caller tries another bridge. A slow TLS handshake blocks nobody.
 
 use std::{
     convert::Infallible, error::Error, io, net::SocketAddr, os::fd::AsRawFd, sync::Arc,
@@ -34,32 +34,32 @@ use crate::{
     },
 };
 
-/// How long accepting pauses when the process or the system is out of file descriptors or memory.
+/// How long accepting pauses if the process or the system is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between two warnings of one kind.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
-/// A peer that is gone without a word is found by probes while nothing is sent, and by the age of what it has not
-/// acknowledged while something is: each misses what the other finds. HTTP/2's PING is sooner; HTTP/1.1 has none.
+/// TCP keepalive detects a dead peer while nothing is sent. The user timeout detects it while sent bytes are not
+/// acknowledged. HTTP/2's PING is faster, but HTTP/1.1 has none.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE_PROBES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// A listener, and how its connections are served.
+/// A listener, and how it serves its connections.
 pub(super) struct Listener<F> {
     pub(super) tcp: TcpListener,
     pub(super) connections: Connections,
     pub(super) tls: Option<Reload<Tls>>,
     pub(super) settings: Settings,
-    /// Files that may be open.
+    /// Maximum of open files.
     pub(super) max_files: u64,
-    /// Where refused connections are counted.
+    /// Counts rejected connections.
     pub(super) metrics: Option<Arc<Metrics>>,
-    /// Makes the service of one connection.
+    /// Builds the service of one connection.
     pub(super) new_service: F,
 }
 
-/// Accepts until `goaway`, then waits until all connections have gone; dropping it closes them.
+/// Accepts until `goaway`, then waits until all connections have closed. If it is dropped, it closes them.
 pub(super) async fn run<F, S, B>(listener: Listener<F>, goaway: CancellationToken)
 where
     F: Fn(&Arc<Connection>) -> S + 'static,
@@ -78,8 +78,8 @@ where
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(unsaid) = failing.is_due() {
-                    tracing::warn!(%error, unsaid, "connections can't be accepted");
+                if let Some(suppressed) = failing.next() {
+                    tracing::warn!(%error, suppressed, "connections can't be accepted");
                 }
                 if is_exhausted(&error) {
                     sleep(ACCEPT_PAUSE).await;
@@ -87,10 +87,10 @@ where
                 continue;
             }
         };
-        if listener.is_short_of_files(&stream) {
-            if let Some(unsaid) = short.is_due() {
+        if listener.is_short_of_descriptors(&stream) {
+            if let Some(suppressed) = short.next() {
                 tracing::warn!(
-                    unsaid,
+                    suppressed,
                     "a connection was closed: nearly all open files are in use"
                 );
             }
@@ -99,11 +99,11 @@ where
         match listener.admit(peer) {
             Some(open) => drop(tasks.spawn(listener.serve(stream, open))),
             None => {
-                if let Some(unsaid) = full.is_due() {
+                if let Some(suppressed) = full.next() {
                     let max_connections = listener.connections.limit();
                     tracing::warn!(
                         max_connections,
-                        unsaid,
+                        suppressed,
                         "a connection over the limit was closed"
                     );
                 }
@@ -122,9 +122,9 @@ where
     S::Future: Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    /// Descriptors are given lowest first, so the number of the newest says how many are in use. What is left is for calls that
-    /// are open, and for the admin port.
-    fn is_short_of_files(&self, stream: &TcpStream) -> bool {
+    /// Whether nearly all file descriptors are in use. The system assigns the lowest free number, so the number of the newest
+    /// shows how many are in use. The remaining ones are for open calls and the admin port.
+    fn is_short_of_descriptors(&self, stream: &TcpStream) -> bool {
         let Some(metrics) = &self.metrics else {
             return false;
         };
@@ -139,12 +139,12 @@ where
     fn admit(&self, peer: SocketAddr) -> Option<Open> {
         match self.connections.admit(peer) {
             Admitted::Yes(open) => Some(open),
-            Admitted::ForAnother(open) => {
-                refused(self.metrics.as_deref(), ConnectionRejection::Evicted);
+            Admitted::Evicting(open) => {
+                count_rejection(self.metrics.as_deref(), ConnectionRejection::Evicted);
                 Some(open)
             }
             Admitted::No => {
-                refused(self.metrics.as_deref(), ConnectionRejection::Limit);
+                count_rejection(self.metrics.as_deref(), ConnectionRejection::Limit);
                 None
             }
         }
@@ -164,21 +164,21 @@ where
             }
             let tls = tls.map(TlsAcceptor::from);
             let served = connection::serve(stream, &open, tls, &settings, service).await;
-            if let Err(refusal) = served {
-                refused(metrics.as_deref(), refusal);
+            if let Err(rejection) = served {
+                count_rejection(metrics.as_deref(), rejection);
             }
         }
     }
 }
 
-fn refused(metrics: Option<&Metrics>, refusal: ConnectionRejection) {
+fn count_rejection(metrics: Option<&Metrics>, rejection: ConnectionRejection) {
     if let Some(metrics) = metrics {
-        metrics.state.refused(refusal);
+        metrics.state.connection_rejected(rejection);
     }
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?; // else a token would take 10 ms
+    stream.set_nodelay(true)?; // otherwise a token is delayed by about 10 ms
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
         .with_time(TCP_KEEPALIVE)
@@ -188,7 +188,7 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))
 }
 
-/// Whether accepting fails until something is given back (accept(2)). All other errors are of one connection.
+/// Whether accepting fails until resources are released (accept(2)). All other errors concern one connection.
 fn is_exhausted(error: &io::Error) -> bool {
     let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     error
@@ -196,23 +196,23 @@ fn is_exhausted(error: &io::Error) -> bool {
         .is_some_and(|code| exhausted.contains(&code))
 }
 
-/// A warning that comes once a minute, however often there is cause.
+/// Limits a warning to one a minute.
 #[derive(Debug, Default)]
 struct Warning {
     last: Option<Instant>,
-    unsaid: u64,
+    suppressed: u64,
 }
 
 impl Warning {
-    /// How many were kept back since the last, when the next is due.
-    fn is_due(&mut self) -> Option<u64> {
+    /// If the warning should be logged now, returns how many were suppressed since the last one.
+    fn next(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.last.is_some_and(|last| now < last + WARNING_PAUSE) {
-            self.unsaid += 1;
+            self.suppressed += 1;
             return None;
         }
         self.last = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -221,16 +221,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_warning_comes_once_a_minute_with_the_count_of_those_between() {
+    async fn a_warning_is_logged_once_a_minute_with_the_number_of_suppressed_ones() {
         let mut warning = Warning::default();
-        let said = [warning.is_due(), warning.is_due(), warning.is_due()];
-        assert_eq!(said, [Some(0), None, None]);
+        let logged = [warning.next(), warning.next(), warning.next()];
+        assert_eq!(logged, [Some(0), None, None]);
         tokio::time::advance(WARNING_PAUSE).await;
-        assert_eq!(warning.is_due(), Some(2));
+        assert_eq!(warning.next(), Some(2));
     }
 
     #[test]
-    fn accepting_pauses_only_where_something_is_exhausted() {
+    fn accepting_pauses_only_if_a_resource_is_exhausted() {
         for (code, pauses) in [
             (libc::EMFILE, true),
             (libc::ENFILE, true),

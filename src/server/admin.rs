@@ -1,4 +1,4 @@
-//! `/metrics`, `/livez` and `/readyz` on a port of their own, which callers need not reach.
+//! `/metrics`, `/livez` and `/readyz` on their own port, which callers need not reach.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,12 +28,12 @@ use crate::{
 
 /// Connections to the admin port: a few scrapers, probes and people.
 const MAX_CONNECTIONS: usize = 64;
-/// Bytes of a request's head.
+/// Maximum size of a request's head in bytes.
 const MAX_HEAD_BYTES: u32 = 16 * 1024;
-/// From the end of a connection's last request to its closing: longer than scrapers wait between two.
+/// From the end of a connection's last request to its closing. Scrapers poll more often than this.
 const MAX_IDLE: Duration = Duration::from_secs(120);
 
-/// What the admin port reports.
+/// The state that the admin port reports.
 #[derive(Clone, Debug)]
 pub(super) struct Admin {
     pub(super) metrics: Arc<Metrics>,
@@ -91,7 +91,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-/// The drain alone decides; the upstream is told beside it.
+/// Only the drain decides readiness. The state of the upstream is reported in addition.
 async fn readyz(State(admin): State<Admin>) -> Response {
     let is_draining = admin.drain.is_cancelled();
     let status = match is_draining {

@@ -1,7 +1,7 @@
-//! The open connections of one listener, as many as its limit.
+//! The open connections of one listener, up to its limit.
 //!
-//! A full listener stays open to newcomers: the oldest connection over which no whole call to ALİM ever came is closed for the next
-//! one, whether it is silent, slow or holds a health watch. All others stay.
+//! A full listener still admits new connections. For each it closes the oldest connection that never carried a whole call to ALİM,
+//! whether that one is silent, slow or holds a health watch. All others stay.
 
 use std::{
     net::SocketAddr,
@@ -16,7 +16,7 @@ use crate::{
     memory::Budget,
 };
 
-/// The open connections, those whose TLS handshake is not done included; clones share them.
+/// The open connections, including those still in their TLS handshake. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
     open: Arc<Mutex<Slab<Arc<Connection>>>>,
@@ -24,7 +24,7 @@ pub(super) struct Connections {
     budget: Budget,
 }
 
-/// A connection among the open ones; dropping it takes it out.
+/// An open connection. If it is dropped, it is no longer counted.
 #[derive(Debug)]
 pub(super) struct Open {
     connections: Connections,
@@ -32,12 +32,12 @@ pub(super) struct Open {
     connection: Arc<Connection>,
 }
 
-/// Connections that were asked to go.
+/// Connections that were sent GOAWAY.
 #[derive(Debug)]
-pub(super) struct Leaving(Vec<Arc<Connection>>);
+pub(super) struct Retiring(Vec<Arc<Connection>>);
 
-impl Leaving {
-    /// Closes those that are still there.
+impl Retiring {
+    /// Closes those that are still open.
     pub(super) fn close(self) {
         for connection in self.0 {
             connection.end(Ending::Close);
@@ -45,19 +45,19 @@ impl Leaving {
     }
 }
 
-/// A newcomer was admitted, or not.
+/// Whether a new connection was admitted.
 #[derive(Debug)]
 pub(super) enum Admitted {
-    /// It was.
+    /// It was admitted.
     Yes(Open),
-    /// It was, and another was closed for it.
-    ForAnother(Open),
-    /// The listener is full, and calls have come over all of its connections.
+    /// It was admitted, and another connection was closed for it.
+    Evicting(Open),
+    /// It was not: the listener is full, and all of its connections have carried calls.
     No,
 }
 
 impl Connections {
-    /// At most `limit`, whose calls share `budget`.
+    /// At most `limit` connections, whose calls share `budget`.
     pub(super) fn new(limit: usize, budget: Budget) -> Self {
         Self {
             open: Arc::default(),
@@ -66,7 +66,7 @@ impl Connections {
         }
     }
 
-    /// Takes in a connection from `peer`.
+    /// Admits a connection from `peer` if the limit allows it.
     pub(super) fn admit(&self, peer: SocketAddr) -> Admitted {
         let mut open = self.lock();
         if open.len() < self.limit {
@@ -78,24 +78,24 @@ impl Connections {
             return Admitted::No;
         };
         open.remove(key).end(Ending::Close);
-        Admitted::ForAnother(self.insert(&mut open, peer))
+        Admitted::Evicting(self.insert(&mut open, peer))
     }
 
-    /// Asks all connections that are open now to go.
-    pub(super) fn go_away(&self) -> Leaving {
+    /// Sends GOAWAY over all connections that are open now.
+    pub(super) fn go_away(&self) -> Retiring {
         let open: Vec<_> = self.lock().iter().map(|(_, it)| Arc::clone(it)).collect();
         for connection in &open {
             connection.end(Ending::GoAway);
         }
-        Leaving(open)
+        Retiring(open)
     }
 
-    /// How many may be open.
+    /// The maximum of open connections.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// How many are.
+    /// The number of open connections.
     pub(super) fn open(&self) -> usize {
         self.lock().len()
     }
@@ -125,7 +125,7 @@ impl Deref for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let mut open = self.connections.lock();
-        // Its key may be another's, if it was closed for a newcomer.
+        // If this connection was evicted, another one can have its key now.
         let is_ours = |it: &Arc<Connection>| Arc::ptr_eq(it, &self.connection);
         if open.get(self.key).is_some_and(is_ours) {
             open.remove(self.key);
@@ -141,7 +141,7 @@ mod tests {
 
     fn admit(connections: &Connections) -> Option<Open> {
         match connections.admit(([127, 0, 0, 1], 1).into()) {
-            Admitted::Yes(open) | Admitted::ForAnother(open) => Some(open),
+            Admitted::Yes(open) | Admitted::Evicting(open) => Some(open),
             Admitted::No => None,
         }
     }
@@ -151,27 +151,27 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_connection_without_a_call_is_closed_for_a_newcomer() {
+    fn the_oldest_connection_without_a_call_is_closed_for_a_new_one() {
         let connections = Connections::new(3, Budget::unlimited());
-        let used = admit(&connections).expect("room");
-        used.open_request(true).message_completed();
+        let used = admit(&connections).expect("a free slot");
+        used.open_request(true).message_is_whole();
         let (oldest, younger) = (admit(&connections), admit(&connections));
-        let (oldest, younger) = (oldest.expect("room"), younger.expect("room"));
+        let (oldest, younger) = (oldest.expect("a free slot"), younger.expect("a free slot"));
         let _watch = oldest.open_request(false);
-        let newcomer = admit(&connections).expect("closed for it");
+        let newest = admit(&connections).expect("closed for it");
         assert_eq!(ending(&oldest), Some(Ending::Close));
         drop(oldest);
-        assert_eq!(connections.open(), 3, "its slot is the newcomer's");
+        assert_eq!(connections.open(), 3, "its slot belongs to the new one");
         assert_eq!((ending(&used), ending(&younger)), (None, None));
-        drop(newcomer);
+        drop(newest);
         assert_eq!(connections.open(), 2);
     }
 
     #[test]
-    fn where_all_connections_are_in_use_the_newcomer_is_closed() {
+    fn if_all_connections_are_in_use_the_new_one_is_closed() {
         let connections = Connections::new(1, Budget::unlimited());
-        let used = admit(&connections).expect("room");
-        used.open_request(true).message_completed();
+        let used = admit(&connections).expect("a free slot");
+        used.open_request(true).message_is_whole();
         assert!(admit(&connections).is_none());
         assert_eq!(ending(&used), None);
     }

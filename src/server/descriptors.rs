@@ -1,35 +1,35 @@
-//! Room for open files: each call holds a connection to the upstream, each caller one to the bridge.
+//! The limit on open files: each call holds a connection to the upstream, each caller one to the bridge.
 //!
-//! The soft limit is raised as far as the hard one allows, as Go's runtime does; where that is not
-//! enough, calls would fail late and obscurely, so it is told at the start.
+//! The bridge raises the soft limit as far as the hard limit allows, as Go's runtime does. If that is not enough,
+//! it warns at startup, because calls would fail late and for obscure reasons.
 
 use std::io;
 
-/// Standard streams, listeners, watched files, the runtime's own.
+/// Standard streams, listeners, watched files, and the runtime's own files.
 const SPARE: u64 = 64;
 
-/// A limit on open files that `MAX_CALLS` and `MAX_CONNECTIONS` go beyond.
+/// The limit on open files is too low for `MAX_CALLS` and `MAX_CONNECTIONS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
-    /// Files that may be open.
+    /// Maximum of open files.
     pub limit: u64,
     /// Files that the settings allow to be open.
     pub needed: u64,
 }
 
-/// Files that may be open now; without end where the system does not say.
+/// The current limit on open files, or `u64::MAX` if the system does not report one.
 pub(super) fn limit() -> u64 {
     rlimit::Resource::NOFILE
         .get()
         .map_or(u64::MAX, |(soft, _)| soft)
 }
 
-/// Makes room for so many calls and connections; `None` when there is.
+/// Raises the limit on open files for this many calls and connections. Returns `None` if it is high enough.
 ///
 /// # Errors
 ///
-/// - [`io::Error`] when the system does not tell or change the limit.
-pub fn make_room(calls: usize, connections: usize) -> io::Result<Option<Shortage>> {
+/// - [`io::Error`] if the system does not report or change the limit.
+pub fn raise_limit(calls: usize, connections: usize) -> io::Result<Option<Shortage>> {
     let needed = (calls as u64)
         .saturating_add(connections as u64)
         .saturating_add(SPARE);

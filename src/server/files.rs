@@ -1,6 +1,6 @@
-//! The files that a running server reads again, and what follows from a change.
+//! The files that a running server reloads, and the effects of a change.
 //!
-//! Certificates, the callers file with the keys that it names, and the bridge's own key.
+//! These are the certificates, the callers file with the keys that it names, and the bridge's own key.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,7 +16,7 @@ use crate::{
     upstream,
 };
 
-/// Reads all files of the settings again when they change, and acts on what they hold now.
+/// Reloads all files of the settings when they change, and applies their new contents.
 pub(super) fn watch(
     settings: &Settings,
     upstream: &upstream::Settings,
@@ -25,41 +25,41 @@ pub(super) fn watch(
     background: &mut JoinSet<()>,
 ) {
     let watched = |files: Files| {
-        metrics.state.watched(files);
+        metrics.state.watch(files);
         let metrics = Arc::clone(metrics);
         move |outcome| metrics.state.reloaded(files, outcome)
     };
     if let Some(tls) = settings.tls.clone() {
-        let (count, shown, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
-        let note_end = move || metrics.state.certificate_ends(shown.load().ends);
-        note_end();
+        let (count, current, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
+        let record_expiry = move || metrics.state.set_certificate_expiry(current.load().expires);
+        record_expiry();
         let retire = retire_connections(tls.clone(), connections.clone(), settings.drain_timeout);
         background.spawn(tls.watch(move |outcome| {
             count(outcome);
-            note_end();
+            record_expiry();
             retire();
         }));
     }
-    let note_callers = callers_noted(settings, upstream, metrics);
-    note_callers();
+    let update_callers = callers_updater(settings, upstream, metrics);
+    update_callers();
     if let Some(callers) = settings.callers.clone() {
-        let (count, note_callers) = (watched(Files::Callers), note_callers.clone());
+        let (count, update_callers) = (watched(Files::Callers), update_callers.clone());
         background.spawn(callers.watch(move |outcome| {
             count(outcome);
-            note_callers();
+            update_callers();
         }));
     }
     if let Some(key) = upstream.key.clone().filter(Reload::is_from_files) {
         let count = watched(Files::UpstreamKey);
         background.spawn(key.watch(move |outcome| {
             count(outcome);
-            note_callers();
+            update_callers();
         }));
     }
 }
 
-/// What keeps the metrics to the callers that are listed, and warns of keys that ALİM counts as one.
-fn callers_noted(
+/// Returns a function that updates the metrics' list of callers. It warns of keys that ALİM counts as one.
+fn callers_updater(
     settings: &Settings,
     upstream: &upstream::Settings,
     metrics: &Arc<Metrics>,
@@ -79,12 +79,12 @@ fn callers_noted(
     }
 }
 
-/// What withdraws the connections that were made under other client authorities than those of now: they get GOAWAY, and are closed
-/// after `patience`.
+/// Returns a function that retires connections made under other client authorities than the current ones. They get GOAWAY, and are
+/// closed after `drain_timeout`.
 fn retire_connections(
     tls: Reload<Tls>,
     connections: Connections,
-    patience: Duration,
+    drain_timeout: Duration,
 ) -> impl Fn() + Send {
     let last = Mutex::new(tls.load().client_ca.clone());
     move || {
@@ -95,10 +95,10 @@ fn retire_connections(
         }
         *last = client_ca;
         tracing::info!("the client authorities changed: connections made under the old ones end");
-        let leaving = connections.go_away();
+        let retiring = connections.go_away();
         tokio::spawn(async move {
-            sleep(patience).await;
-            leaving.close();
+            sleep(drain_timeout).await;
+            retiring.close();
         });
     }
 }

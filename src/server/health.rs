@@ -1,8 +1,8 @@
-//! `grpc.health.v1`: "" is the process, the services of `alim.v1` are the upstream's health.
+//! `grpc.health.v1`: "" reports the process, the services of `alim.v1` report the upstream.
 //!
-//! What that is, [`Health`](crate::upstream::Health) says: this asks for its probes, publishes each change of its
-//! verdict, and logs it once, with the URL and the cause. "" and `/readyz` never follow the upstream: taking every
-//! bridge out of a balancer would turn "the upstream is down", which callers can handle, into "no such host".
+//! [`Health`](crate::upstream::Health) decides whether the upstream is healthy. This file runs its probes, publishes each
+//! change, and logs it once with the URL and the cause. "" and `/readyz` never depend on the upstream. If they did,
+//! a balancer would remove every bridge, and callers would see "no such host" instead of "the upstream is down".
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{telemetry::metrics::Metrics, upstream::Upstream};
 
-/// The upstream's services in health checks; they always agree.
+/// The services that report the upstream's health. They always agree.
 const SERVICES: [&str; 2] = ["alim.v1.GraphService", "alim.v1.ThreadService"];
 
-/// Probes until it is dropped.
+/// Probes until the future is dropped.
 pub(super) async fn probe(
     upstream: Upstream,
     reporter: HealthReporter,
@@ -55,12 +55,12 @@ pub(super) async fn probe(
     }
 }
 
-/// Makes the upstream's services known before the first probe has decided.
-pub(super) async fn begin(reporter: &HealthReporter) {
+/// Reports UNKNOWN for the upstream's services until the first probe has a result.
+pub(super) async fn set_unknown(reporter: &HealthReporter) {
     set(reporter, ServingStatus::Unknown).await;
 }
 
-/// Takes every service out of the balancers, for a drain.
+/// Reports NOT_SERVING for every service, for a drain.
 pub(super) async fn stop_serving(reporter: &HealthReporter) {
     let not_serving = ServingStatus::NotServing;
     reporter.set_service_status("", not_serving).await;

@@ -1,9 +1,9 @@
 //! The server: a function of its settings, a bound listener and a stop signal.
 //!
-//! [`run`] puts the parts together, waits for the drain, and says whether every call could end by
-//! itself. Shutdown, in order: health says NOT_SERVING, the drain delay passes, admission closes and
-//! connections get GOAWAY, open calls go on until the drain's time is up, then each ends with a status
-//! of its own; callers who do not read can only be closed.
+//! [`run`] starts all parts, waits for the drain, and returns whether every call ended by itself. The
+//! shutdown has five steps: health reports NOT_SERVING; the drain delay passes; admission closes and
+//! connections get GOAWAY; open calls continue until the drain timeout; each remaining call then ends with
+//! its own status. A caller that does not read gets no status: its connection is closed.
 
 mod accept;
 mod admin;
@@ -53,81 +53,81 @@ use crate::{
     upstream::{self, Upstream},
 };
 
-/// How long the last statuses may take to leave after the cut.
+/// From the forced end of open calls to the closing of their connections: time to deliver the last statuses.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// HTTP/2 streams that one connection may have beyond `MAX_CALLS`: callers keep back what exceeds the
-/// transport's limit, in silence, so admission must be the one that refuses, and health must get through.
+/// HTTP/2 streams of one connection beyond `MAX_CALLS`. If a connection reaches the transport's limit, its caller
+/// queues silently. So admission must reject first, and health checks must still get a stream.
 const SPARE_STREAMS: usize = 1024;
-/// Bytes of a call's head that come in: more than pass, so that most that do not get a status.
+/// Bytes of a request's head that are read. The bridge accepts fewer, so most heads that are too large still get a status.
 const MAX_HEAD_BYTES: u32 = 4 * middleware::MAX_METADATA_BYTES as u32;
 
-/// How to serve.
+/// The settings of the server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whose pages may call, by gRPC-Web and over HTTP/1.1 too; `None` where no page may.
+    /// Origins of web pages that can call, by gRPC-Web and over HTTP/1.1 too. `None` allows no page.
     pub web: Option<Origins>,
-    /// TLS towards callers; `None` is plain HTTP.
+    /// TLS towards callers. `None` serves plain HTTP.
     pub tls: Option<Reload<Tls>>,
-    /// Where spans go; `None` is nowhere.
+    /// Where spans are exported. `None` exports none.
     pub traces: Option<Traces>,
-    /// Those who may call; `None` when everyone may.
+    /// The callers that are allowed. `None` allows everyone.
     pub callers: Option<Reload<Callers>>,
-    /// The proxies who may say which of them calls.
+    /// Proxies that are trusted to name the caller behind them.
     pub trusted_proxies: TrustedProxies,
-    /// Whose key the upstream is shown.
+    /// Whose API key is sent to the upstream.
     pub credentials: Credentials,
-    /// How long calls may take.
+    /// Deadlines and timeouts of calls.
     pub timeouts: Timeouts,
-    /// Open calls, all connections together.
+    /// Maximum of open calls, over all connections.
     pub max_calls: usize,
-    /// Bytes of a request message, decompressed; exactly as many pass.
+    /// Maximum size of a request message in bytes, decompressed and inclusive.
     pub max_request_bytes: usize,
-    /// Bytes that the process may use.
+    /// Maximum memory of the process in bytes.
     pub memory_limit: usize,
-    /// Bytes that one call may hold.
+    /// Maximum memory of one call in bytes.
     pub largest_call: usize,
-    /// Bytes of an encoded unary answer.
+    /// Maximum size of an encoded unary reply in bytes.
     pub max_reply_bytes: usize,
-    /// From a call's head to its whole request message.
+    /// From a call's head to the end of its request message.
     pub message_timeout: Duration,
-    /// Open connections.
+    /// Maximum of open connections.
     pub max_connections: usize,
-    /// From a connection's start to its GOAWAY, give or take a tenth; its calls go on.
+    /// From a connection's start to its GOAWAY, plus or minus a tenth. Its calls continue.
     pub max_connection_age: Option<Duration>,
     /// From the end of a connection's last request to its GOAWAY.
     pub max_connection_idle: Duration,
     /// Between HTTP/2 PINGs to callers.
     pub keepalive_interval: Duration,
-    /// From a PING to the closing of a connection that did not answer it.
+    /// From a PING to the closing of a connection that did not acknowledge it.
     pub keepalive_timeout: Duration,
     /// Between probes of the upstream.
     pub health_interval: Duration,
     /// From the stop signal to the closing of admission.
     pub drain_delay: Duration,
-    /// From the closing of admission until open calls are ended.
+    /// From the closing of admission to the forced end of open calls.
     pub drain_timeout: Duration,
 }
 
 impl Settings {
-    /// What calls may hold together.
+    /// The memory budget that all calls share.
     pub fn budget(&self) -> Budget {
         Budget::within(self.memory_limit, self.largest_call)
     }
 }
 
-/// How the drain went.
+/// The outcome of the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// Every call ended by itself, and its answer was delivered.
+    /// Every call ended by itself, and its reply was delivered.
     Clean,
-    /// Calls were still open, or answers unread, when the time was up.
+    /// At the timeout, calls were still open or replies unread.
     Forced,
 }
 
-/// Why the server can't run.
+/// Why the server can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The client for the upstream can't be set up.
+    /// The HTTP client for the upstream can't be built.
     #[error(transparent)]
     Upstream(#[from] upstream::BuildError),
     /// A metric can't be registered.
@@ -135,11 +135,11 @@ pub enum Error {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves until `shutdown` has run its course.
+/// Serves until the shutdown is complete.
 ///
 /// # Errors
 ///
-/// - [`Error`] when a part can't be set up; nothing was served then.
+/// - [`Error`] if a part can't be set up. Nothing was served then.
 pub async fn run(
     settings: Settings,
     upstream: upstream::Settings,
@@ -147,7 +147,7 @@ pub async fn run(
     admin: Option<TcpListener>,
     shutdown: Shutdown,
 ) -> Result<Drained, Error> {
-    let mut background = JoinSet::new(); // dropped, and so stopped, on return
+    let mut background = JoinSet::new(); // aborted on return
     let mut running = start(
         &settings,
         upstream,
@@ -166,7 +166,7 @@ pub async fn run(
 
     tracing::info!(open_calls = running.admission.open_calls(), "draining");
     running.probe.abort();
-    let _ = (&mut running.probe).await; // what it still says must not come after NOT_SERVING
+    let _ = (&mut running.probe).await; // its last report must not follow NOT_SERVING
     health::stop_serving(&running.reporter).await;
     tokio::select! {
         () = sleep(settings.drain_delay) => {}
@@ -177,9 +177,9 @@ pub async fn run(
     Ok(drain(running, settings.drain_timeout, &shutdown.force).await)
 }
 
-/// What has to be stopped, each in its turn.
+/// The running parts that the shutdown stops one by one.
 struct Running {
-    /// EndConditions when all connections have closed.
+    /// Completes when all connections have closed.
     serving: AbortOnDropHandle<()>,
     probe: AbortOnDropHandle<()>,
     reporter: HealthReporter,
@@ -217,7 +217,7 @@ async fn start(
     }
     let reporter = HealthReporter::new();
     let health = watch::service(&reporter);
-    health::begin(&reporter).await;
+    health::set_unknown(&reporter).await;
     let interval = settings.health_interval;
     let probe = health::probe(
         upstream.clone(),
@@ -288,8 +288,8 @@ async fn start(
     })
 }
 
-/// Waits until every connection has closed, which is when every answer has been delivered, and every call has its record;
-/// then ends the calls that are left.
+/// Waits until all connections have closed and all calls have their record. At the timeout it forces the remaining calls to end.
+/// A connection closes only when its replies are delivered.
 async fn drain(running: Running, drain_timeout: Duration, force: &CancellationToken) -> Drained {
     let calls = running.open_calls.clone();
     let mut serving = pin!(async move {

@@ -1,7 +1,7 @@
 //! Acts on the memory that the process really uses, as Envoy's overload manager does.
 //!
-//! The budget of [`memory`](crate::memory) counts what calls hold; this reads what all of the process does. Near the
-//! limit, calls whose callers do nothing are reset, and nearer still no call is admitted.
+//! The budget of [`memory`](crate::memory) counts what calls hold. This file reads the memory of the whole process. Near
+//! the limit it resets calls whose callers do nothing. Nearer still, no call is admitted.
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
@@ -16,23 +16,23 @@ use crate::{
     telemetry::{metrics::Metrics, state::OverloadAction},
 };
 
-/// Between two looks at the process.
-const LOOK: Duration = Duration::from_millis(100);
-/// The part of the limit from which stalled calls are reset, and from which no call is admitted.
+/// Between two readings of the process's memory.
+const READ_INTERVAL: Duration = Duration::from_millis(100);
+/// The share of the limit from which stalled calls are reset, and from which calls are rejected.
 const RESET_FROM: f64 = 0.85;
 const SHED_FROM: f64 = 0.95;
 
-/// Free memory that the allocator may keep for the next calls; of more it gives back what it can.
+/// Free memory that the allocator can keep for later calls. If it keeps more, it is asked to release it.
 const MAX_FREE: usize = 16 * 1024 * 1024;
-/// From one time that it gives memory back to the next, and where it gave back less than this.
+/// Between two releases of free memory. The pause is the long one if a release gave back less than `MIN_TRIMMED`.
 const TRIM_PAUSE: Duration = Duration::from_secs(1);
 const LONG_TRIM_PAUSE: Duration = Duration::from_secs(10);
 const MIN_TRIMMED: usize = 1024 * 1024;
 
-/// What watches the process's memory.
+/// Watches the process's memory.
 #[derive(Debug)]
 pub(super) struct Overload {
-    /// Bytes that the process may use.
+    /// Maximum memory of the process in bytes.
     pub(super) memory_limit: usize,
     pub(super) budget: Budget,
     pub(super) open_calls: OpenCalls,
@@ -40,7 +40,7 @@ pub(super) struct Overload {
 }
 
 impl Overload {
-    /// Looks at the process until it is dropped.
+    /// Reads the process's memory until the future is dropped.
     pub(super) async fn watch(self) {
         let memory = match ResidentMemory::open() {
             Ok(memory) => Some(memory),
@@ -49,10 +49,10 @@ impl Overload {
                 None
             }
         };
-        let mut looks = interval(LOOK);
+        let mut ticks = interval(READ_INTERVAL);
         let mut trim_at = Instant::now();
         loop {
-            let now = looks.tick().await;
+            let now = ticks.tick().await;
             let read = || {
                 memory
                     .as_ref()
@@ -62,9 +62,9 @@ impl Overload {
             let resident = read();
             if resident > self.expected() + MAX_FREE && trim_at <= now {
                 let _ = spawn_blocking(release_free_memory).await;
-                let was_of_use = read() + MIN_TRIMMED < resident;
+                let was_effective = read() + MIN_TRIMMED < resident;
                 trim_at = now
-                    + if was_of_use {
+                    + if was_effective {
                         TRIM_PAUSE
                     } else {
                         LONG_TRIM_PAUSE
@@ -74,7 +74,7 @@ impl Overload {
         }
     }
 
-    /// What the process should take, by what calls hold.
+    /// The memory that the process is expected to use, given what calls hold.
     fn expected(&self) -> usize {
         PROCESS_BYTES + self.budget.used() / 3 * 4
     }
@@ -110,7 +110,7 @@ impl Overload {
     }
 }
 
-/// Gives free memory back to the system: glibc keeps what it had for the largest load otherwise.
+/// Returns free memory to the system. Otherwise glibc keeps the memory of the largest load.
 #[cfg(target_env = "gnu")]
 fn release_free_memory() {
     #[expect(
@@ -123,12 +123,12 @@ fn release_free_memory() {
     }
 }
 
-/// Other allocators give it back by themselves.
+/// Other allocators return memory by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn release_free_memory() {}
 
-/// Resident memory of this process (proc(5), VmRSS). The file is open from the start, so that it can be read when the process
-/// is out of descriptors.
+/// Resident memory of this process (proc(5), VmRSS). The file stays open, so that it can be read when the process has no free
+/// descriptors.
 struct ResidentMemory(File);
 
 impl ResidentMemory {
@@ -138,7 +138,7 @@ impl ResidentMemory {
         Ok(memory)
     }
 
-    /// Bytes.
+    /// Resident memory in bytes.
     fn read(&self) -> io::Result<usize> {
         let mut text = [0; 4096];
         let length = self.0.read_at(&mut text, 0)?;

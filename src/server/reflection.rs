@@ -1,8 +1,8 @@
-//! Server reflection, v1 and v1alpha: what tools learn about the services without a .proto.
+//! Server reflection, v1 and v1alpha: tools learn the services without a .proto.
 //!
-//! A name that is not known is answered with `error_response`, and the stream goes on, as the protocol asks;
-//! tonic-reflection's own service ends the stream. It also lists one version alone. Both versions have the same
-//! messages, so one index answers for both. Answers are made as they are read: nothing is kept for a caller.
+//! If a name is unknown, the reply is an `error_response` and the stream continues, as the protocol requires.
+//! tonic-reflection's own service ends the stream, and it lists only one version. Both versions have the same
+//! messages, so one index serves both. Replies are built as they are read, so nothing is buffered for a caller.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
@@ -24,7 +24,7 @@ use tonic_reflection::pb::{
 
 use crate::pb;
 
-/// Ours, health's, reflection's own, and google.rpc's, without which grpcurl prints rich errors as base64.
+/// The bridge's own, health's, reflection's, and google.rpc's: without the last, grpcurl prints rich errors as base64.
 const DESCRIPTORS: [&[u8]; 5] = [
     pb::FILE_DESCRIPTOR_SET,
     tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -33,11 +33,11 @@ const DESCRIPTORS: [&[u8]; 5] = [
     v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
-/// Both versions of the service; clones share the index.
+/// Both versions of the service. Clones share the index.
 #[derive(Clone, Debug)]
 pub(super) struct Reflection(Arc<Index>);
 
-/// Files by their names, and by each symbol that they define.
+/// Encoded files, by name and by each symbol that they define.
 #[derive(Debug, Default)]
 struct Index {
     services: Vec<String>,
@@ -48,7 +48,7 @@ struct Index {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Reflection {
-    /// Reads the descriptors that were made at build time.
+    /// Builds the index from the descriptors compiled into the binary.
     pub(super) fn new() -> Self {
         let mut index = Index::default();
         for set in DESCRIPTORS {
@@ -60,12 +60,12 @@ impl Reflection {
         Self(Arc::new(index))
     }
 
-    /// The service that tools ask first.
+    /// The service that tools try first.
     pub(super) fn v1(&self) -> ServerReflectionServer<Self> {
         ServerReflectionServer::new(self.clone())
     }
 
-    /// The service that older tools ask.
+    /// The service that older tools use.
     pub(super) fn v1alpha(
         &self,
     ) -> v1alpha::server_reflection_server::ServerReflectionServer<Self> {

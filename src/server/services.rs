@@ -1,6 +1,6 @@
-//! The services, and which of them a call belongs to.
+//! The services, and the choice of the one that a call belongs to.
 //!
-//! Calls to ALİM go straight to theirs; health, reflection and unknown methods go through tonic's router.
+//! Calls to ALİM go directly to their service. Health, reflection and unknown methods go through tonic's router.
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use crate::{
     service::Bridge,
 };
 
-/// Bytes of a message to health and reflection: names of services and symbols.
+/// Maximum size of a health or reflection message in bytes. It has names of services and symbols only.
 const MAX_PROBE_BYTES: usize = 16 * 1024;
 
 type Graph = GraphServiceServer<Bridge>;
@@ -40,7 +40,7 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// `bridge` for the calls to ALİM, whose messages have at most `max_request_bytes`; beside it `health`, and reflection.
+    /// `bridge` serves the calls to ALİM, whose messages have at most `max_request_bytes`. Health and reflection are added.
     pub(super) fn new(
         bridge: Bridge,
         max_request_bytes: usize,

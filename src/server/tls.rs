@@ -1,4 +1,4 @@
-//! The server's side of TLS, made from PEM files and made again when they change.
+//! Server-side TLS: built from PEM files, and rebuilt when they change.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -11,43 +11,45 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use crate::reload::{self, Reload};
 
-/// Where the certificates are.
+/// The paths of the PEM files.
 #[derive(Clone, Debug)]
 pub struct Files {
     /// The certificate chain.
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// Authorities that callers' certificates must come from; with it, TLS is mutual.
+    /// Authorities that must have signed callers' certificates. If set, TLS is mutual.
     pub client_ca: Option<PathBuf>,
 }
 
-/// What callers are shown.
+/// The TLS configuration towards callers.
 pub struct Tls {
     pub(super) config: Arc<ServerConfig>,
-    /// When the first certificate of the chain ends, in Unix time; none where that can't be read.
-    pub(super) ends: Option<i64>,
-    /// The PEM file of callers' authorities, where TLS is mutual.
+    /// The earliest expiry in the certificate chain, in Unix time. `None` if it can't be read.
+    pub(super) expires: Option<i64>,
+    /// The contents of the client authorities' PEM file, if TLS is mutual.
     pub(crate) client_ca: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Tls {
-    /// Says nothing of the private key.
+    /// Omits the private key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut told = f.debug_struct("Tls");
-        told.field("ends", &self.ends).finish_non_exhaustive()
+        let mut debug = f.debug_struct("Tls");
+        debug
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }
 
-/// What is offered to callers by ALPN (RFC 7301), the best first.
+/// The protocols offered by ALPN (RFC 7301), in order of preference.
 const HTTP2: &[&[u8]] = &[b"h2"];
 const HTTP2_OR_1: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// Reads the files, and reads them again when they change; HTTP/1.1 is offered beside HTTP/2 where it is served.
+/// Reads the files, and reloads them when they change. If `serves_http1`, HTTP/1.1 is offered in addition to HTTP/2.
 ///
 /// # Errors
 ///
-/// - [`reload::Error`] when a file can't be read or holds no usable PEM.
+/// - [`reload::Error`] if a file can't be read or has no usable PEM.
 pub fn load(files: Files, serves_http1: bool) -> Result<Reload<Tls>, reload::Error> {
     let mut paths = vec![files.cert, files.key];
     paths.extend(files.client_ca);
@@ -62,8 +64,8 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
         return Err("a certificate and a key are needed".into());
     };
     let chain = certificates(cert)?;
-    let ends: Option<Vec<_>> = chain.iter().map(end).collect();
-    let ends = ends.and_then(|ends| ends.into_iter().min());
+    let expires: Option<Vec<_>> = chain.iter().map(not_after).collect();
+    let expires = expires.and_then(|all| all.into_iter().min());
     let key =
         PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
     let builder = ServerConfig::builder();
@@ -82,7 +84,7 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(Tls {
         config: Arc::new(config),
-        ends,
+        expires,
         client_ca: rest.first().cloned(),
     })
 }
@@ -102,16 +104,16 @@ pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
 }
 
 /// `notAfter` (RFC 5280, 4.1.2.5).
-fn end(certificate: &CertificateDer<'_>) -> Option<i64> {
+fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(certificate.validity().not_after.timestamp())
 }
 
-/// The authorities of a PEM file.
+/// Parses the authorities of a PEM file.
 ///
 /// # Errors
 ///
-/// - A sentence that says what is wrong with it; no certificate at all is wrong too.
+/// - A sentence that says what is wrong. A file without any certificate is an error.
 pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(pem)? {

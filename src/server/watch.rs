@@ -1,7 +1,7 @@
-//! The health service, with a Watch that goes on for services that are not known.
+//! The health service, with a `Watch` that stays open for unknown services.
 //!
-//! grpc.health.v1 asks for SERVICE_UNKNOWN and an open stream; tonic-health's own Watch ends with NOT_FOUND. No
-//! service becomes known after the start, so the first word on an unknown one is the last.
+//! grpc.health.v1 requires SERVICE_UNKNOWN and an open stream. tonic-health's own `Watch` ends with NOT_FOUND. No
+//! service becomes known after startup, so the first message about an unknown one is also the last.
 
 use std::pin::Pin;
 
@@ -16,7 +16,7 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-/// The service that says what `reporter` is told.
+/// The service that reports the statuses set on `reporter`.
 pub(super) fn service(reporter: &HealthReporter) -> HealthServer<impl Health> {
     HealthServer::new(Watched(HealthService::from_health_reporter(
         reporter.clone(),

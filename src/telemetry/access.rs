@@ -1,8 +1,8 @@
-//! The access log: one record a call, kept or dropped by `ACCESS_LOG` whatever `LOG` filters.
+//! The access log: one record per call. `ACCESS_LOG` selects the records, independent of the filter `LOG`.
 //!
-//! A record holds names and figures only: never a message, an answer or a key. It goes to the queue of
-//! the application log, in the same two formats, but past tracing: to format a record there costs a tenth
-//! of an Invoke's instructions.
+//! A record contains names and figures only: never a message, a reply or a key. It uses the queue and the two
+//! formats of the application log, but not tracing: formatting a record with tracing costs a tenth of an Invoke's
+//! instructions.
 
 use std::{
     cell::RefCell,
@@ -17,32 +17,32 @@ use tracing_appender::non_blocking::NonBlocking;
 use super::{Method, codes};
 use crate::sanitize;
 
-/// Whose records are written: the setting `ACCESS_LOG`.
+/// Which calls are recorded: the setting `ACCESS_LOG`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessLog {
-    /// Of every call but health's and reflection's, which come every few seconds.
+    /// Every call except those of health and reflection, which arrive every few seconds.
     On,
-    /// Of every call, health's and reflection's too.
+    /// Every call, those of health and reflection too.
     All,
-    /// Of those that [`AccessLog::On`] records, the ones that did not end with OK.
+    /// The calls of [`AccessLog::On`] that did not end with OK.
     Errors,
-    /// Of none.
+    /// No calls.
     Off,
 }
 
 impl AccessLog {
     fn records(self, call: &Call<'_>) -> bool {
-        let is_callers = call.method.is_callers();
+        let is_api_call = call.method.is_api_call();
         match self {
-            Self::On => is_callers,
+            Self::On => is_api_call,
             Self::All => true,
-            Self::Errors => is_callers && call.code != codes::in_go(0),
+            Self::Errors => is_api_call && call.code != codes::go_name(0),
             Self::Off => false,
         }
     }
 }
 
-/// Where records go.
+/// The destination of records.
 #[derive(Debug)]
 struct Sink {
     queue: NonBlocking,
@@ -56,7 +56,7 @@ thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Sends records to `queue`; without it there are none. Later calls in the same process change nothing.
+/// Sends records to `queue`. Without this call, none are written. Later calls in the same process have no effect.
 pub(super) fn init(queue: NonBlocking, is_json: bool, access_log: AccessLog) {
     let _ = SINK.set(Sink {
         queue,
@@ -65,7 +65,7 @@ pub(super) fn init(queue: NonBlocking, is_json: bool, access_log: AccessLog) {
     });
 }
 
-/// What a call's record says.
+/// The contents of a call's record.
 pub(super) struct Call<'a> {
     pub(super) method: Method,
     pub(super) code: &'static str,
@@ -87,12 +87,12 @@ enum Value<'a> {
     Text(&'a str),
     Address(SocketAddr),
     Count(u64),
-    /// In milliseconds, to the microsecond.
+    /// In milliseconds, rounded to the microsecond.
     Time(Duration),
 }
 
 impl Call<'_> {
-    /// The fields by name, in the order of the line; dashboards rely on the names.
+    /// The fields by name, in the order of the line. Dashboards depend on the names.
     fn fields(&self) -> impl Iterator<Item = (&'static str, Value<'_>)> {
         let tokens = (self.method == Method::Stream).then_some(self.tokens);
         let fields = [
@@ -122,7 +122,7 @@ impl Call<'_> {
     }
 }
 
-/// Writes the record of a call that has ended, where `ACCESS_LOG` asks for it.
+/// Writes the record of a call that has ended, if `ACCESS_LOG` selects it.
 pub(super) fn record(call: &Call<'_>) {
     let Some(sink) = SINK.get().filter(|sink| sink.access_log.records(call)) else {
         return;
@@ -130,11 +130,11 @@ pub(super) fn record(call: &Call<'_>) {
     LINE.with_borrow_mut(|line| {
         line.clear();
         format(line, call, SystemTime::now(), sink.is_json);
-        let _ = sink.queue.clone().write_all(line); // what the queue can't hold is dropped, and counted
+        let _ = sink.queue.clone().write_all(line); // lines that exceed the queue are dropped and counted
     });
 }
 
-/// The line as tracing would write it, in either format.
+/// Formats the line as tracing would, in either format.
 fn format(line: &mut Vec<u8>, call: &Call<'_>, now: SystemTime, is_json: bool) {
     let now = humantime::format_rfc3339_micros(now);
     if is_json {
@@ -168,7 +168,7 @@ fn write(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 impl Value<'_> {
-    /// JSON in both formats: quoted text keeps a record on its one line.
+    /// JSON in both formats: quoted text keeps a record on one line.
     fn write(&self, line: &mut Vec<u8>) {
         let written = match self {
             Self::Text(text) => serde_json::to_writer(line, text),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_one_line_in_either_format_whatever_is_in_it() {
+    fn a_record_is_one_line_in_both_formats_whatever_it_contains() {
         let call = call(Method::Stream, "OK");
         let id = r#""a \"b\"\u001b[31m\n""#;
         assert_eq!(
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn each_choice_records_its_calls_and_no_others() {
+    fn each_setting_records_only_its_calls() {
         let calls = [
             (Method::Invoke, "OK"),
             (Method::Invoke, "Canceled"),

@@ -1,7 +1,7 @@
-//! Metrics by caller: the label's values are the names of the callers file, at most 200.
+//! Metrics by caller. The label's values are the names in the callers file, at most 200.
 //!
-//! The series of a caller are there from the file's reading on. When the file no longer lists it, they go; its open
-//! calls count on in series that nobody scrapes.
+//! A caller's series exist from the first reading of the file. If the file no longer lists the caller, they are removed. Its
+//! open calls are then counted in series that are not exported.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use super::register::Register;
 use crate::call::reason::Reason;
 
-/// Reasons that only a caller of the file can meet: there from the start, so that a first one is a rise.
-const OWN_REASONS: [Reason; 3] = [
+/// Reasons that only a listed caller can cause. Their series start at 0, so that `rate()` sees the first failure.
+const CALLER_REASONS: [Reason; 3] = [
     Reason::CallerSaturated,
     Reason::CallerRateLimited,
     Reason::FieldNotAllowed,
@@ -44,12 +44,12 @@ impl CallerMetrics {
         Ok(Self {
             started: new.counters(
                 "alim_bridge_caller_started_total",
-                "Calls begun by a caller of the callers file, health's and reflection's not among them.",
+                "Calls started by a caller of the callers file, without health and reflection.",
                 &["caller"],
             )?,
             failures: new.counters(
                 "alim_bridge_caller_failures_total",
-                "Those that failed, by the reason in the log.",
+                "Calls of a caller that failed, by the reason in the log.",
                 &["caller", "reason"],
             )?,
             tokens: new.counters(
@@ -66,7 +66,7 @@ impl CallerMetrics {
         })
     }
 
-    /// Keeps series for these callers, and for no others.
+    /// Keeps series for these callers only.
     pub fn list<'a>(&self, names: impl IntoIterator<Item = &'a Arc<str>>) {
         let mut listed = self.listed();
         let mut last = std::mem::take(&mut *listed);
@@ -79,7 +79,7 @@ impl CallerMetrics {
         }
     }
 
-    /// Counts a call until [`ended`](Self::ended).
+    /// Counts a call as open until [`ended`](Self::ended).
     pub(super) fn started(&self, name: &Arc<str>) -> Arc<Series> {
         let mut listed = self.listed();
         let series = listed.entry(Arc::clone(name));
@@ -90,7 +90,7 @@ impl CallerMetrics {
         series
     }
 
-    /// Counts what became of a call.
+    /// Counts the result of a call.
     pub(super) fn ended(&self, series: &Arc<Series>, tokens: u64, reason: Option<Reason>) {
         series.open_calls.dec();
         series.tokens.inc_by(tokens);
@@ -103,7 +103,7 @@ impl CallerMetrics {
     }
 
     fn series(&self, name: &Arc<str>) -> Arc<Series> {
-        for reason in OWN_REASONS {
+        for reason in CALLER_REASONS {
             self.failed(name, reason);
         }
         Arc::new(Series {
@@ -118,7 +118,7 @@ impl CallerMetrics {
         self.failures.with_label_values(&[name, reason.name()])
     }
 
-    /// What is not there need not be removed.
+    /// Removes the caller's series. A series that does not exist is no error.
     fn remove(&self, name: &str) {
         let _ = self.started.remove_label_values(&[name]);
         let _ = self.tokens.remove_label_values(&[name]);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_series_of_a_caller_are_there_while_the_file_lists_it() {
+    fn a_callers_series_exist_while_the_file_lists_it() {
         let metrics = Metrics::new().expect("fresh");
         let [a, b] = ["a", "b"].map(Arc::<str>::from);
         assert_eq!(lines(&metrics), [""; 0]);
@@ -158,7 +158,7 @@ mod tests {
             .callers
             .ended(&call, 3, Some(Reason::UpstreamFailed));
         let open = metrics.callers.started(&a);
-        let told = lines(&metrics);
+        let found = lines(&metrics);
         for line in [
             r#"started_total{caller="a"} 2"#,
             r#"started_total{caller="b"} 0"#,
@@ -167,16 +167,19 @@ mod tests {
             r#"failures_total{caller="a",reason="UPSTREAM_FAILED"} 1"#,
             r#"failures_total{caller="b",reason="CALLER_SATURATED"} 0"#,
         ] {
-            assert!(told.iter().any(|found| found == line), "{line}: {told:#?}");
+            assert!(
+                found.iter().any(|line_found| line_found == line),
+                "{line}: {found:#?}"
+            );
         }
         metrics.callers.list([&b]);
         metrics
             .callers
             .ended(&open, 9, Some(Reason::UpstreamFailed));
-        let told = lines(&metrics);
+        let found = lines(&metrics);
         assert!(
-            !told.iter().any(|line| line.contains(r#""a""#)),
-            "{told:#?}"
+            !found.iter().any(|line| line.contains(r#""a""#)),
+            "{found:#?}"
         );
         metrics.callers.list([&a, &b]);
         let fresh = r#"started_total{caller="a"} 0"#;

@@ -1,13 +1,13 @@
-//! gRPC's status codes by number: as two worlds spell them, and which a method can end with.
+//! gRPC's status codes: their two spellings, and the codes that a method can end with.
 
 use super::Method;
 
-/// Canceled: what a call ends with when its caller leaves before any status.
+/// Canceled: the code of a call whose caller leaves before any status.
 pub(super) const CANCELLED: i32 = 1;
 /// DeadlineExceeded.
 pub(super) const DEADLINE_EXCEEDED: i32 = 4;
 
-/// In Go's spelling, which public dashboards expect, and in the protocol's, which traces do.
+/// In Go's spelling, which public dashboards use, and in the protocol's, which traces use.
 const NAMES: [(&str, &str); 17] = [
     ("OK", "OK"),
     ("Canceled", "CANCELLED"),
@@ -28,23 +28,21 @@ const NAMES: [(&str, &str); 17] = [
     ("Unauthenticated", "UNAUTHENTICATED"),
 ];
 
-/// Codes that the bridge or tonic gives by itself, whatever the method. `status::mapping` maps no failure to UNKNOWN,
-/// ALREADY_EXISTS, OUT_OF_RANGE or DATA_LOSS, and replaces tonic's own.
-const OF_ANY: [i32; 11] = [0, 1, 3, 4, 5, 7, 8, 12, 13, 14, 16];
-/// FAILED_PRECONDITION and ABORTED come of an answer of the upstream's alone.
-const OF_THE_UPSTREAM: [i32; 2] = [9, 10];
+/// Codes that the bridge or tonic returns, for any method. `status::mapping` maps no failure to UNKNOWN, ALREADY_EXISTS,
+/// OUT_OF_RANGE or DATA_LOSS, and replaces tonic's own.
+const ANY_METHOD: [i32; 11] = [0, 1, 3, 4, 5, 7, 8, 12, 13, 14, 16];
+/// FAILED_PRECONDITION and ABORTED result only from a response of the upstream.
+const FROM_UPSTREAM: [i32; 2] = [9, 10];
 
-/// The codes that a call of this method can end with: a series for each is there from the first scrape.
-pub(super) fn of(method: Method) -> impl Iterator<Item = i32> {
+/// The codes that a call of this method can end with. Each has a series from the first scrape.
+pub(super) fn possible_for(method: Method) -> impl Iterator<Item = i32> {
     let can_end_with = move |code: &i32| match method {
         Method::HealthCheck | Method::HealthWatch => *code != 16, // probes need no key
-        Method::Unknown => !matches!(*code, 0 | 5),               // nobody answers
+        Method::Unknown => !matches!(*code, 0 | 5),               // no service handles it
         _ => true,
     };
-    let upstreams = OF_THE_UPSTREAM
-        .into_iter()
-        .filter(move |_| method.is_ours());
-    OF_ANY.into_iter().filter(can_end_with).chain(upstreams)
+    let upstreams = FROM_UPSTREAM.into_iter().filter(move |_| method.is_ours());
+    ANY_METHOD.into_iter().filter(can_end_with).chain(upstreams)
 }
 
 fn names(code: i32) -> (&'static str, &'static str) {
@@ -52,19 +50,19 @@ fn names(code: i32) -> (&'static str, &'static str) {
     NAMES.get(index).copied().unwrap_or(NAMES[2])
 }
 
-/// As Go spells it.
-pub(super) fn in_go(code: i32) -> &'static str {
+/// In Go's spelling.
+pub(super) fn go_name(code: i32) -> &'static str {
     names(code).0
 }
 
-/// As the protocol spells it.
-pub(super) fn in_protocol(code: i32) -> &'static str {
+/// In the protocol's spelling.
+pub(super) fn protocol_name(code: i32) -> &'static str {
     names(code).1
 }
 
-/// Whether a server span of this code is an error (OpenTelemetry, semantic conventions for gRPC): the
-/// others are the caller's doing.
-pub(super) fn is_servers_fault(code: i32) -> bool {
+/// Whether a server span with this code is an error (OpenTelemetry, semantic conventions for gRPC). The caller causes
+/// the others.
+pub(super) fn is_server_error(code: i32) -> bool {
     matches!(code, 2 | 4 | 12..=15)
 }
 
@@ -73,9 +71,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_spelt_as_go_and_as_the_protocol_spell_them() {
-        assert_eq!((in_go(1), in_protocol(1)), ("Canceled", "CANCELLED"));
-        assert_eq!(in_go(16), "Unauthenticated");
-        assert_eq!((in_go(99), in_go(-1)), ("Unknown", "Unknown"));
+    fn codes_have_a_name_in_go_and_one_in_the_protocol() {
+        assert_eq!((go_name(1), protocol_name(1)), ("Canceled", "CANCELLED"));
+        assert_eq!(go_name(16), "Unauthenticated");
+        assert_eq!((go_name(99), go_name(-1)), ("Unknown", "Unknown"));
     }
 }

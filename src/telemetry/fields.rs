@@ -1,5 +1,5 @@
-//! The fields of a line in the text log, each made [`plain`](mod@crate::sanitize): some hold text that a peer chose, such as the
-//! names in a certificate. JSON needs none of this, for it escapes.
+//! The fields of a line in the text log. Each is made [`plain`](mod@crate::sanitize), because some contain text that a peer chose,
+//! such as the names in a certificate. JSON needs none of this, because it escapes.
 
 use tracing_subscriber::{
     field::MakeExt,
@@ -8,7 +8,7 @@ use tracing_subscriber::{
 
 use crate::sanitize;
 
-/// `message name=value name=value`, without controls.
+/// Formats `message name=value name=value`, without control characters.
 pub(super) fn plain() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     let fields = debug_fn(|out, field, value| {
         let value = sanitize::line(&format!("{value:?}"));
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_line_has_no_controls_whatever_its_fields_hold() {
+    fn a_log_line_has_no_control_characters() {
         let lines = Lines::default();
         let writer = lines.clone();
         let log = tracing_subscriber::fmt()

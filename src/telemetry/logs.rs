@@ -1,7 +1,7 @@
 //! The application log, and the queue that it shares with the [access log](super::access).
 //!
-//! Text for a terminal, JSON for a collector, on standard error. Lines are written by a thread of their own, so a reader
-//! who is slow or gone never stalls a call; what its queue can't hold is dropped, and counted.
+//! It writes text for a terminal and JSON for a collector, to standard error. A separate thread writes the lines, so a slow
+//! or dead reader never stalls a call. Lines that exceed the queue are dropped and counted.
 
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
@@ -18,10 +18,10 @@ use super::{
     fields,
 };
 
-/// How log lines look: the setting `LOG_FORMAT`.
+/// The format of log lines: the setting `LOG_FORMAT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Text when standard error is a terminal, JSON else.
+    /// Text if standard error is a terminal, otherwise JSON.
     Auto,
     /// Lines for people.
     Text,
@@ -32,85 +32,85 @@ pub enum Format {
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How lines look.
+    /// The format of lines.
     pub format: Format,
-    /// Which lines of the application log are written.
+    /// The lines of the application log that are written.
     pub filter: EnvFilter,
-    /// Which calls are recorded, whatever the filter.
+    /// The calls that are recorded, independent of the filter.
     pub access_log: AccessLog,
 }
 
-/// How long lines gather after others were written: to wake the thread costs more than to write a line, so a call
-/// every few microseconds must not wake it each time. A line that comes alone is written at once. A process that is
-/// killed loses what has gathered.
-const GATHERING: Duration = Duration::from_millis(5);
-/// Bytes that are written at once, at most: PIPE_BUF, so that a pipe takes whole lines, whoever else writes to it.
+/// How long the writer collects lines after a write. Waking the thread costs more than writing a line, so frequent calls must
+/// not wake it for each line. A line that arrives alone is written at once. A process that is killed loses the
+/// collected lines.
+const BATCH_DELAY: Duration = Duration::from_millis(5);
+/// Maximum size of one write in bytes: PIPE_BUF, so that lines in a pipe stay whole even if others write to it.
 const MAX_WRITE_BYTES: usize = 4096;
 
-/// Where the thread writes to. tracing-appender flushes it whenever the queue is empty, and would miss that it
-/// shall stop if that failed: what can't be written now is tried again with the next line.
-struct Gathered<W: Write>(BufWriter<W>);
+/// Collects lines before it writes them. tracing-appender flushes it whenever the queue is empty, and would miss its stop
+/// signal if a flush failed. So errors are ignored, and unwritten lines are retried with the next line.
+struct BatchWriter<W: Write>(BufWriter<W>);
 
-impl<W: Write> Gathered<W> {
-    fn to(writer: W) -> Self {
+impl<W: Write> BatchWriter<W> {
+    fn new(writer: W) -> Self {
         Self(BufWriter::with_capacity(MAX_WRITE_BYTES, writer))
     }
 }
 
-impl<W: Write> Write for Gathered<W> {
+impl<W: Write> Write for BatchWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let _ = self.0.flush();
-        thread::sleep(GATHERING);
+        thread::sleep(BATCH_DELAY);
         Ok(())
     }
 }
 
-/// Lines that may wait for their reader: some 2 MB.
+/// Lines in the queue, about 2 MB.
 const MAX_WAITING_LINES: usize = 8192;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// How many lines were dropped because their reader was too slow.
+/// The number of lines dropped because their reader was too slow.
 pub fn dropped_lines() -> u64 {
     DROPPED
         .get()
         .map_or(0, |lines| lines.dropped_lines() as u64)
 }
 
-/// How long the last lines are waited for.
-const PATIENCE: Duration = Duration::from_millis(1200);
+/// How long the end of the process waits for the last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// Dropping it waits about a second for lines that are still to be written, whatever their reader does.
+/// Flushes the log when it is dropped. It waits about a second at most, even if the reader has stalled.
 #[derive(Debug)]
-pub struct Written(Option<WorkerGuard>);
+pub struct FlushOnDrop(Option<WorkerGuard>);
 
-impl Drop for Written {
+impl Drop for FlushOnDrop {
     fn drop(&mut self) {
         let guard = self.0.take();
-        let (over, told) = std::sync::mpsc::channel();
-        // It may print to a standard output that has stalled too.
+        let (done, flushed) = std::sync::mpsc::channel();
+        // The guard can print to a standard output that has stalled too.
         thread::spawn(move || {
             drop(guard);
-            let _ = over.send(());
+            let _ = done.send(());
         });
-        let _ = told.recv_timeout(PATIENCE);
+        let _ = flushed.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
-/// Sends log lines, and what a panic says, to standard error, until what it gives is dropped. Later calls
-/// in the same process change nothing.
-pub fn init(settings: Settings) -> Written {
+/// Sends log lines and panic messages to standard error until the returned guard is dropped. Later calls in the same
+/// process have no effect.
+pub fn init(settings: Settings) -> FlushOnDrop {
     let is_json = match settings.format {
         Format::Auto => !io::stderr().is_terminal(),
         Format::Text => false,
         Format::Json => true,
     };
     let queue = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES);
-    let (writer, guard) = queue.finish(Gathered::to(io::stderr()));
+    let (writer, guard) = queue.finish(BatchWriter::new(io::stderr()));
     let _ = DROPPED.set(writer.error_counter());
     access::init(writer.clone(), is_json, settings.access_log);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
@@ -131,7 +131,7 @@ pub fn init(settings: Settings) -> Written {
     std::panic::set_hook(Box::new(
         |panic| tracing::error!(%panic, "a defect of the bridge"),
     ));
-    Written(Some(guard))
+    FlushOnDrop(Some(guard))
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells how many bytes each write has.
+    /// Reports the size of each write.
     struct Writes(mpsc::Sender<usize>);
 
     impl Write for Writes {
@@ -155,41 +155,41 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_comes_alone_is_written_at_once_and_close_ones_together() {
+    fn a_single_line_is_written_at_once_and_frequent_ones_in_batches() {
         let (send, sizes) = mpsc::channel();
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(Gathered::to(Writes(send)));
+        let (mut lines, written) = queue.finish(BatchWriter::new(Writes(send)));
         let start = Instant::now();
         lines.write_all(b"alone\n").expect("queued");
-        let patience = Duration::from_secs(10);
-        assert_eq!(sizes.recv_timeout(patience), Ok(6));
+        let timeout = Duration::from_secs(10);
+        assert_eq!(sizes.recv_timeout(timeout), Ok(6));
         for _ in 0..200 {
             lines.write_all(b"close\n").expect("queued");
-            thread::sleep(Duration::from_micros(100)); // else the queue alone would gather them
+            thread::sleep(Duration::from_micros(100)); // otherwise the queue alone would batch them
         }
         drop(written);
-        let pauses = start.elapsed().as_millis() / GATHERING.as_millis();
+        let pauses = start.elapsed().as_millis() / BATCH_DELAY.as_millis();
         let sizes: Vec<_> = sizes.iter().collect();
         assert_eq!(sizes.iter().sum::<usize>(), 200 * 6, "{sizes:?}");
         assert!(sizes.len() as u128 <= pauses + 1, "{pauses}: {sizes:?}");
     }
 
     #[test]
-    fn a_write_has_whole_lines_and_no_more_than_a_pipe_takes_at_once() {
+    fn a_write_has_whole_lines_and_at_most_pipe_buf_bytes() {
         let (send, sizes) = mpsc::channel();
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(Gathered::to(Writes(send)));
+        let (mut lines, written) = queue.finish(BatchWriter::new(Writes(send)));
         for _ in 0..200 {
             lines.write_all(&[b'x'; 100]).expect("queued");
         }
         drop(written);
         let sizes: Vec<_> = sizes.iter().collect();
         assert_eq!(sizes.iter().sum::<usize>(), 200 * 100, "{sizes:?}");
-        let is_fit = |size: &usize| size.is_multiple_of(100) && *size <= 4096; // PIPE_BUF, pipe(7)
-        assert!(sizes.iter().all(is_fit), "{sizes:?}");
+        let is_whole_and_small = |size: &usize| size.is_multiple_of(100) && *size <= 4096; // PIPE_BUF, pipe(7)
+        assert!(sizes.iter().all(is_whole_and_small), "{sizes:?}");
     }
 
-    /// Fails as a pipe does whose reader is gone.
+    /// Fails like a pipe whose reader is gone.
     struct Broken;
 
     impl Write for Broken {
@@ -203,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_fails_is_not_waited_for_at_the_end() {
+    fn a_failed_writer_does_not_delay_the_end() {
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(Gathered::to(Broken));
+        let (mut lines, written) = queue.finish(BatchWriter::new(Broken));
         lines.write_all(b"lost\n").expect("queued");
         let start = Instant::now();
-        drop(written); // after a second tracing-appender gives up
+        drop(written); // tracing-appender gives up after a second
         assert!(start.elapsed() < Duration::from_millis(900));
     }
 }

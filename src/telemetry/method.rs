@@ -1,6 +1,6 @@
-//! The methods that calls are counted under, and their names.
+//! The methods by which calls are counted, and their names.
 
-/// The methods that calls are counted under; a bounded set, whatever callers send.
+/// A method by which calls are counted. The set is bounded, whatever callers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// `alim.v1.GraphService/Invoke`
@@ -24,7 +24,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// The product's own, each at the index that it has as a number.
+    /// The methods of `alim.v1`, each at the index of its discriminant.
     pub(crate) const OURS: [Self; 5] = [
         Self::Invoke,
         Self::Stream,
@@ -39,7 +39,7 @@ impl Method {
         Self::Unknown,
     ];
 
-    /// The method that an HTTP/2 path names.
+    /// The method named by an HTTP/2 path.
     pub fn of(path: &str) -> Self {
         match path {
             "/alim.v1.GraphService/Invoke" => Self::Invoke,
@@ -55,8 +55,8 @@ impl Method {
         }
     }
 
-    /// Whether callers are counted by it: not by what probes and tools ask, which would drown what callers see.
-    pub(super) fn is_callers(self) -> bool {
+    /// Whether it counts as a call of the API. Probes and tools do not: they would outnumber real calls.
+    pub(super) fn is_api_call(self) -> bool {
         self.is_ours() || self == Self::Unknown
     }
 
@@ -75,7 +75,7 @@ impl Method {
         }
     }
 
-    /// The HTTP verb and the route that it leads to under the upstream's base, for names.
+    /// The HTTP method and the route below the upstream's base, for span names.
     pub(super) fn route(self) -> (&'static str, &'static str) {
         match self {
             Self::Invoke => ("POST", "/graph/invoke"),
@@ -89,7 +89,7 @@ impl Method {
         }
     }
 
-    /// Whether this is the product's own work, and not a probe's or a tool's.
+    /// Whether it is a method of `alim.v1`, and not one of probes or tools.
     pub fn is_ours(self) -> bool {
         Self::OURS.contains(&self)
     }

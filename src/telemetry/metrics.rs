@@ -1,8 +1,8 @@
-//! Metrics in Prometheus' text form, one registry a server.
+//! Metrics in Prometheus' text format, one registry per server.
 //!
-//! `grpc_server_*` are named and labelled as go-grpc-middleware has them, so that public dashboards
-//! work as they are. No label can take a value that a caller makes up: methods, codes and reasons are
-//! closed sets. Buckets suit language models: answers take seconds to minutes, tokens milliseconds.
+//! `grpc_server_*` have the names and labels of go-grpc-middleware, so that public dashboards work unchanged. No label
+//! can have a value that a caller invents: methods, codes and reasons are closed sets. The buckets suit language
+//! models: replies take seconds to minutes, tokens milliseconds.
 
 use std::{
     sync::{
@@ -22,11 +22,11 @@ use tokio::time::Instant;
 use super::{Method, callers::CallerMetrics, codes, logs, register::Register, state::State};
 use crate::{admission::Admission, call::reason::Reason};
 
-/// How long the upstream's word on its rate limit holds: it counts the last 60 s.
+/// How long a rate limit reported by the upstream is valid: the upstream counts the last 60 s.
 const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(60);
 const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 const HANDLED: [&str; 4] = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
-/// Seconds of a whole call.
+/// Seconds per call.
 const CALL_BUCKETS: [f64; 14] = [
     0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 120.0, 300.0,
 ];
@@ -42,9 +42,9 @@ const INTER_TOKEN_BUCKETS: [f64; 11] = [
 /// All metrics of one server.
 #[derive(Debug)]
 pub struct Metrics {
-    /// What the bridge tells of itself.
+    /// The bridge's own state.
     pub state: State,
-    /// What each caller does.
+    /// The metrics of each caller.
     pub callers: CallerMetrics,
     registry: Registry,
     started: IntCounterVec,
@@ -58,27 +58,27 @@ pub struct Metrics {
     failures: [IntCounter; Reason::ALL.len()],
     caller_cancelled: IntCounter,
     ratelimit_remaining: IntGaugeVec,
-    ratelimit_told: Mutex<Option<Instant>>,
+    ratelimit_reported: Mutex<Option<Instant>>,
     open_calls: IntGauge,
     max_calls: IntGauge,
     upstream_up: IntGauge,
     dropped_lines: IntCounter,
-    dropped_told: AtomicU64,
+    dropped_reported: AtomicU64,
 }
 
 impl Metrics {
-    /// Registers everything anew.
+    /// Registers all metrics in a new registry.
     ///
     /// # Errors
     ///
-    /// - [`prometheus::Error`] when two metrics bear one name.
+    /// - [`prometheus::Error`] if two metrics have the same name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let new = Register(&registry);
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let build = Opts::new(
             "alim_bridge_build_info",
-            "Always 1; the label says the version.",
+            "Always 1. The label has the version.",
         );
         let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
         new.add(IntGauge::with_opts(build))?.set(1);
@@ -96,13 +96,13 @@ impl Metrics {
         let sent = |method: Method| sent.with_label_values(&method.labels());
         let failures = new.counters(
             "alim_bridge_failures_total",
-            "Calls, health's and reflection's not among them, that failed, by the reason in the log; each is there from the start.",
+            "Calls that failed, without health and reflection, by the reason in the log. Each reason exists from the start.",
             &["reason"],
         )?;
         let metrics = Self {
             state: State::new(&new)?,
             callers: CallerMetrics::new(&new)?,
-            started: new.counters("grpc_server_started_total", "Calls begun.", &METHOD)?,
+            started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",
                 "Calls ended, by code.",
@@ -110,7 +110,7 @@ impl Metrics {
             )?,
             handling: new.histograms(
                 "grpc_server_handling_seconds",
-                "From a call's start to its body's end.",
+                "From a call's start to the end of its response body.",
                 &METHOD,
                 &CALL_BUCKETS,
             )?,
@@ -130,66 +130,66 @@ impl Metrics {
             failures: Reason::ALL.map(|reason| failures.with_label_values(&[reason.name()])),
             caller_cancelled: new.counter(
                 "alim_bridge_caller_cancelled_total",
-                "Calls, health's and reflection's not among them, whose caller left before the end.",
+                "Calls whose caller left before the end, without health and reflection.",
             )?,
             ratelimit_remaining: new.gauges(
                 "alim_bridge_upstream_ratelimit_remaining",
-                "What the upstream last said the bridge's own key may still do; absent where it has said nothing for 60 s.",
+                "Requests left for the bridge's own key, as last reported by the upstream. Absent if it reported nothing for 60 s.",
                 &[],
             )?,
-            ratelimit_told: Mutex::default(),
+            ratelimit_reported: Mutex::default(),
             open_calls: new.gauge("alim_bridge_open_calls", "Calls that hold a permit.")?,
             max_calls: new.gauge("alim_bridge_max_calls", "The setting MAX_CALLS.")?,
             upstream_up: new.gauge(
                 "alim_bridge_upstream_up",
-                "1 while the upstream is healthy, by its probes and by calls.",
+                "1 while the upstream is healthy, judged by probes and by calls.",
             )?,
             dropped_lines: new.counter(
                 "alim_bridge_log_lines_dropped_total",
-                "Log lines that their reader was too slow for.",
+                "Log lines dropped because their reader was too slow.",
             )?,
-            dropped_told: AtomicU64::new(0),
+            dropped_reported: AtomicU64::new(0),
             registry,
         };
-        metrics.begin_at_zero();
+        metrics.create_series();
         Ok(metrics)
     }
 
-    /// Makes the series of all calls that there can be: `rate()` does not see a first error that comes with its series.
-    fn begin_at_zero(&self) {
+    /// Creates all possible series of calls at 0. `rate()` misses a first error that arrives together with its series.
+    fn create_series(&self) {
         for method in Method::OURS.into_iter().chain(Method::OTHERS) {
             let [kind, service, name] = method.labels();
             self.started.with_label_values(&method.labels());
             self.handling.with_label_values(&method.labels());
-            for code in codes::of(method) {
-                let labels = [kind, service, name, codes::in_go(code)];
+            for code in codes::possible_for(method) {
+                let labels = [kind, service, name, codes::go_name(code)];
                 self.handled.with_label_values(&labels);
             }
         }
     }
 
-    /// Everything in Prometheus' text form, now.
+    /// Renders all metrics in Prometheus' text format.
     ///
     /// # Errors
     ///
-    /// - [`prometheus::Error`] when a metric can't be written.
+    /// - [`prometheus::Error`] if a metric can't be rendered.
     pub fn render(&self, admission: &Admission) -> Result<String, prometheus::Error> {
         let set = |gauge: &IntGauge, calls| gauge.set(i64::try_from(calls).unwrap_or(i64::MAX));
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
         self.expire_ratelimit();
         let dropped = logs::dropped_lines();
-        let told = self.dropped_told.fetch_max(dropped, Ordering::Relaxed);
-        self.dropped_lines.inc_by(dropped.saturating_sub(told));
+        let reported = self.dropped_reported.fetch_max(dropped, Ordering::Relaxed);
+        self.dropped_lines.inc_by(dropped.saturating_sub(reported));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Notes whether the upstream is healthy.
+    /// Records whether the upstream is healthy.
     pub fn upstream_up(&self, is_up: bool) {
         self.upstream_up.set(is_up.into());
     }
 
-    /// Whether the upstream is healthy; false before that is known.
+    /// Whether the upstream is healthy. False until that is known.
     pub fn is_upstream_up(&self) -> bool {
         self.upstream_up.get() == 1
     }
@@ -241,19 +241,19 @@ impl Metrics {
     pub(super) fn ratelimit_remaining(&self, left: u32) {
         let gauge = self.ratelimit_remaining.with_label_values::<&str>(&[]);
         gauge.set(left.into());
-        *self.ratelimit_told() = Some(Instant::now());
+        *self.ratelimit_reported() = Some(Instant::now());
     }
 
     fn expire_ratelimit(&self) {
-        let mut told = self.ratelimit_told();
-        if told.is_some_and(|told| told.elapsed() >= RATE_LIMIT_WINDOW) {
-            *told = None;
+        let mut reported = self.ratelimit_reported();
+        if reported.is_some_and(|reported| reported.elapsed() >= RATE_LIMIT_WINDOW) {
+            *reported = None;
             self.ratelimit_remaining.reset();
         }
     }
 
-    fn ratelimit_told(&self) -> MutexGuard<'_, Option<Instant>> {
-        let told = self.ratelimit_told.lock();
-        told.unwrap_or_else(|held| held.into_inner())
+    fn ratelimit_reported(&self) -> MutexGuard<'_, Option<Instant>> {
+        let reported = self.ratelimit_reported.lock();
+        reported.unwrap_or_else(|held| held.into_inner())
     }
 }

@@ -1,8 +1,8 @@
-//! What the people on call see: one log record and one set of metrics a call, written at its end.
+//! What operators see: one log record and one set of metrics per call, written at the call's end.
 //!
-//! [`Ongoing`] lives as long as the call, its body included; whatever way the call ends, it writes the
-//! record then, so a caller who leaves is recorded too (as Canceled), and so is one who does not read. It holds no text of a
-//! message and no key. Names are fixed: dashboards and alerts rely on them.
+//! [`Ongoing`] lives as long as the call, its response body included. However the call ends, dropping it writes the record.
+//! So a caller that leaves is recorded too (as Canceled), and so is one that does not read. The record contains no text of
+//! a message and no key. Metric and field names are stable, because dashboards and alerts depend on them.
 
 pub mod access;
 pub mod callers;
@@ -38,17 +38,17 @@ use self::{
 };
 use crate::call::{ThreadId, reason::Reason};
 
-/// Records a second of calls that were rejected before anybody was known: whoever reaches the port makes them.
+/// Log records a second for calls rejected before their caller was identified. Anyone who reaches the port can cause them.
 static UNIDENTIFIED: Throttle<10> = Throttle::new();
 
-/// A caller that leaves this shortly before its deadline was ended by its own timer, which wins against the bridge's.
-const OWN_TIMER: Duration = Duration::from_millis(100);
+/// If a caller leaves within this time before its deadline, its own timer ended the call just before the bridge's would have.
+const DEADLINE_TOLERANCE: Duration = Duration::from_millis(100);
 
-/// A call that is going on; dropping it ends the call and writes its record.
+/// An open call. Dropping it ends the call and writes its record.
 #[derive(Debug)]
 pub struct Ongoing(Record);
 
-/// Where a call's parts note what will be recorded; clones share it.
+/// The record of a call, which the parts of the call fill in. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<Inner>);
 
@@ -74,7 +74,7 @@ struct Notes {
     code: Option<i32>,
     reason: Option<Reason>,
     caller: Option<Arc<str>>,
-    of_caller: Option<Arc<callers::Series>>,
+    caller_series: Option<Arc<callers::Series>>,
     peer: Option<SocketAddr>,
     has_left: bool,
     is_identified: bool,
@@ -83,7 +83,7 @@ struct Notes {
 }
 
 impl Ongoing {
-    /// Begins a call; it starts now.
+    /// Begins a call that starts now.
     pub fn begin(metrics: Arc<Metrics>, method: Method, request_id: String, trace: Trace) -> Self {
         metrics.started(method);
         Self(Record(Arc::new(Inner {
@@ -103,61 +103,61 @@ impl Ongoing {
         })))
     }
 
-    /// Where to note what happens.
+    /// The record to fill in.
     pub fn record(&self) -> &Record {
         &self.0
     }
 }
 
 impl Record {
-    /// When the call started; all its clocks count from here.
+    /// When the call started. All its durations count from here.
     pub fn started(&self) -> Instant {
         self.0.started
     }
 
-    /// Notes when the caller gives up.
+    /// Records the caller's deadline.
     pub fn caller_deadline(&self, at: Instant) {
         self.0.caller_deadline.get_or_init(|| at);
     }
 
-    /// How long the caller waits yet; none where it sent no deadline.
+    /// The time until the caller's deadline. `None` if it sent no deadline.
     pub fn time_left(&self) -> Option<Duration> {
         let at = self.0.caller_deadline.get()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Notes that the call may go on by its head, so that whoever made it is known: its spans begin. A call
-    /// without this has no span, and of its records at most ten a second are logged, at debug.
+    /// Records that the call's head was accepted and its caller identified. The call's spans begin. A call without this has no
+    /// span; at most ten records a second of such calls are logged, at debug.
     pub fn identified(&self) {
         self.notes().is_identified = true;
         self.0.trace.start();
     }
 
-    /// Names the conversation of a stream, where it is known.
+    /// Records the conversation of a stream, if known.
     pub fn thread(&self, id: Option<ThreadId>) {
         if let Some(id) = id {
             self.0.thread.get_or_init(|| id);
         }
     }
 
-    /// The conversation of a stream, where it is known.
+    /// The conversation of a stream, if known.
     pub fn thread_id(&self) -> Option<ThreadId> {
         self.0.thread.get().copied()
     }
 
-    /// Names the caller, by its name in the callers file.
+    /// Records the caller by its name in the callers file.
     pub fn caller(&self, name: &Arc<str>) {
-        let is_counted = self.0.method.is_callers();
+        let is_counted = self.0.method.is_api_call();
         let mut notes = self.notes();
         notes.caller = Some(Arc::clone(name));
-        notes.of_caller = is_counted.then(|| self.0.metrics.callers.started(name));
+        notes.caller_series = is_counted.then(|| self.0.metrics.callers.started(name));
     }
-    /// Notes whose connection the call came over.
+    /// Records the peer of the call's connection.
     pub fn peer(&self, peer: SocketAddr) {
         self.notes().peer = Some(peer);
     }
 
-    /// What names the call in logs and to the upstream.
+    /// The id of the call in logs and towards the upstream.
     pub fn request_id(&self) -> &str {
         &self.0.request_id
     }
@@ -167,56 +167,56 @@ impl Record {
         self.0.trace.id()
     }
 
-    /// Notes that the upstream is asked, and names the call's span in the request's `headers`.
+    /// Records that a request is sent to the upstream, and adds the call's trace context to the request's `headers`.
     pub fn upstream_asked(&self, headers: &mut HeaderMap) {
         self.0.was_upstream_asked.store(true, Ordering::Relaxed);
-        self.0.trace.ask(headers);
+        self.0.trace.begin_upstream(headers);
     }
 
-    /// Whether the call may have left for the upstream.
+    /// Whether the call may have reached the upstream.
     pub fn was_upstream_asked(&self) -> bool {
         self.0.was_upstream_asked.load(Ordering::Relaxed)
     }
 
-    /// Notes the status of the upstream's head.
+    /// Records the status of the upstream's head.
     pub fn upstream_status(&self, status: u16) {
         self.notes().upstream_status = Some(status);
-        self.0.trace.answered(status);
+        self.0.trace.upstream_status(status);
     }
 
-    /// Notes what the upstream calls the call.
+    /// Records the upstream's own id of the call.
     pub fn upstream_request_id(&self, id: &str) {
         self.notes().upstream_request_id = Some(id.to_owned());
     }
 
-    /// Notes that the upstream owes nothing more.
+    /// Records that the upstream's response is complete, or that it failed.
     pub fn upstream_over(&self) {
         let reason = self.notes().reason;
         self.0.trace.upstream_over(reason.map(Reason::name));
     }
 
-    /// Notes what the upstream lets the key do yet, where it tells.
+    /// Records the requests that the upstream still allows the key, if it reports them.
     pub fn ratelimit_remaining(&self, left: u32) {
         self.0.metrics.ratelimit_remaining(left);
     }
 
-    /// Notes the caller's message, of so many bytes once it is decompressed.
+    /// Records the caller's message; `bytes` is its decompressed size.
     pub fn message_received(&self, bytes: usize) {
         self.0.metrics.message_received(self.0.method);
         self.0.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Notes bytes of messages on their way to the caller, as they are framed and compressed.
+    /// Records bytes of messages sent to the caller, as framed and compressed.
     pub fn bytes_sent(&self, bytes: usize) {
         self.0.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Notes a message sent to the caller.
+    /// Records a message sent to the caller.
     pub fn message_sent(&self) {
         self.0.metrics.message_sent(self.0.method);
     }
 
-    /// Notes a token, so long after the call's start; `gap` is the time since the one before.
+    /// Records a token, `since_start` after the call's start. `gap` is the time since the previous token.
     pub fn token(&self, gap: Option<Duration>, since_start: Duration) {
         self.0.tokens.fetch_add(1, Ordering::Relaxed);
         if gap.is_none() {
@@ -226,34 +226,34 @@ impl Record {
         self.0.metrics.token(gap);
     }
 
-    /// Notes that the upstream said `done`.
+    /// Records that the upstream sent `done`.
     pub fn done(&self) {
         self.0.trace.event("done");
     }
 
-    /// Notes why the call failed; the first reason stays.
+    /// Records why the call failed. The first reason wins.
     pub fn failed(&self, reason: Reason) {
         self.notes().reason.get_or_insert(reason);
     }
 
-    /// Notes the gRPC status code that went to the caller; without one the caller left before.
+    /// Records the gRPC status code sent to the caller. Without one, the caller left first.
     pub fn status(&self, code: i32) {
         self.notes().code = Some(code);
     }
 
-    /// Notes that the caller left before its message was whole: whatever is answered then reaches nobody.
+    /// Records that the caller left before its message was complete. Any later response reaches nobody.
     pub fn caller_left(&self) {
         self.notes().has_left = true;
     }
 
-    /// Notes that the call was ended from outside, with this code and reason, whatever its caller learns of it.
+    /// Records that the bridge aborted the call, whatever the caller sees of it.
     pub fn aborted(&self, code: i32, reason: Reason) {
         let mut notes = self.notes();
         notes.code = Some(code);
         notes.reason.get_or_insert(reason);
     }
 
-    /// Writes the record, at the end of the call's body.
+    /// Writes the record at the end of the call's response body.
     fn end(&self) {
         let call = &*self.0;
         let mut notes = self.notes();
@@ -261,24 +261,30 @@ impl Record {
             notes.code = None;
         }
         let duration = call.started.elapsed();
-        if notes.code.is_none() && self.time_left().is_some_and(|left| left <= OWN_TIMER) {
+        if notes.code.is_none()
+            && self
+                .time_left()
+                .is_some_and(|left| left <= DEADLINE_TOLERANCE)
+        {
             notes.code = Some(DEADLINE_EXCEEDED);
             notes.reason.get_or_insert(Reason::CallerDeadline);
         }
         let status = notes.code.unwrap_or(CANCELLED);
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
-        let told = attributes(call, &notes, tokens);
+        let attributes = attributes(call, &notes, tokens);
         let reason = notes.reason.map(Reason::name);
-        call.trace.end(status, reason, told);
-        let code = codes::in_go(status);
+        call.trace.end(status, reason, attributes);
+        let code = codes::go_name(status);
         if let Some(reason) = notes.reason
-            && call.method.is_callers()
+            && call.method.is_api_call()
         {
             call.metrics.failed(reason);
         }
-        if let Some(of_caller) = &notes.of_caller {
-            call.metrics.callers.ended(of_caller, tokens, notes.reason);
+        if let Some(caller_series) = &notes.caller_series {
+            call.metrics
+                .callers
+                .ended(caller_series, tokens, notes.reason);
         }
         call.metrics.handled(call.method, code, duration);
         if let Some(first_token) = first_token {
@@ -324,7 +330,7 @@ impl Drop for Ongoing {
     }
 }
 
-/// What the server span tells beside the conventions' own.
+/// Attributes of the server span in addition to those of the semantic conventions.
 fn attributes(call: &Inner, notes: &Notes, tokens: u64) -> impl Iterator<Item = KeyValue> {
     let id = KeyValue::new("alim_bridge.request_id", call.request_id.clone());
     let caller = notes.caller.clone();
@@ -346,7 +352,7 @@ mod tests {
     use crate::admission::Admission;
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_who_leaves_within_100_ms_of_its_deadline_has_met_it() {
+    async fn a_caller_that_leaves_within_100_ms_of_its_deadline_has_exceeded_it() {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         for (millis, reason, left_early) in [(899, 0, 1), (901, 1, 1), (1500, 2, 1)] {
             let trace = Trace::begin(None, Method::Invoke, &HeaderMap::new());
@@ -366,15 +372,15 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_tools_and_probes_are_not_counted_among_those_of_calls() {
+    fn failures_of_tools_and_probes_do_not_count_as_failed_calls() {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         for method in [Method::Reflection, Method::HealthWatch, Method::Stream] {
             let trace = Trace::begin(None, method, &HeaderMap::new());
             let call = Ongoing::begin(Arc::clone(&metrics), method, "id".into(), trace);
             call.record().failed(Reason::CallerCredentialsMissing);
         }
-        let told = metrics.render(&Admission::new(1)).expect("text");
+        let text = metrics.render(&Admission::new(1)).expect("text");
         let count = r#"alim_bridge_failures_total{reason="CALLER_CREDENTIALS_MISSING"} 1"#;
-        assert!(told.lines().any(|line| line == count), "{told}");
+        assert!(text.lines().any(|line| line == count), "{text}");
     }
 }

@@ -1,11 +1,11 @@
-//! Makes metrics, each registered as it is made.
+//! Creates and registers metrics.
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, core::Collector,
 };
 
-/// Makes metrics that are registered.
+/// Creates metrics in a registry.
 pub(super) struct Register<'a>(pub(super) &'a Registry);
 
 impl Register<'_> {
@@ -35,7 +35,7 @@ impl Register<'_> {
         self.add(IntGauge::new(name, help))
     }
 
-    /// Gauges that are not there until they are set; without labels, one.
+    /// Gauges that appear only once they are set. Without labels there is one.
     pub(super) fn gauges(
         &self,
         name: &str,

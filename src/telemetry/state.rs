@@ -1,7 +1,7 @@
-//! What a bridge tells of itself, beside its calls: its drain, its connections, its files.
+//! The bridge's own state in metrics, apart from calls: its drain, its connections, its files.
 //!
-//! Counters are there at 0 from the first scrape, so that a first event is a rise; what belongs to files
-//! is there only where such files are watched.
+//! Counters exist at 0 from the first scrape, so that `rate()` sees the first event. Series of files exist only if the bridge
+//! watches such files.
 
 use std::sync::Mutex;
 
@@ -10,18 +10,18 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use super::register::Register;
 use crate::{quota::Report, reload::Outcome};
 
-/// Why a connection was closed before a call could come over it.
+/// Why a connection was closed before it could carry a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionRejection {
     /// `MAX_CONNECTIONS` were open.
     Limit,
-    /// `MAX_CONNECTIONS` were open, and it was the oldest without a call: it was closed for a newcomer.
+    /// `MAX_CONNECTIONS` were open. As the oldest without a call, it was closed for a new connection.
     Evicted,
-    /// Its TLS handshake failed, or it left within it.
+    /// Its TLS handshake failed, or the peer closed it during the handshake.
     TlsFailed,
     /// Its TLS handshake took too long.
     TlsTimeout,
-    /// Its opening took too long: HTTP/2's preface, or HTTP/1.1's first head.
+    /// Its preface took too long: HTTP/2's own, or the first head of HTTP/1.1.
     OpeningTimeout,
 }
 
@@ -45,12 +45,12 @@ impl ConnectionRejection {
     }
 }
 
-/// What is done because the process is near its memory limit, or near its limit of open files.
+/// An action taken because the process is near its memory limit or its limit of open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverloadAction {
     /// A call was not admitted.
     ShedCall,
-    /// A call whose caller did nothing was reset.
+    /// A stalled call was reset: its caller did nothing.
     ResetStalledCall,
     /// A connection was closed as soon as it was accepted.
     RejectConnection,
@@ -72,10 +72,10 @@ impl OverloadAction {
     }
 }
 
-/// Files that are read again when they change.
+/// Files that are reloaded when they change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
-    /// `TLS_CERT_FILE`, `TLS_KEY_FILE` and `TLS_CLIENT_CA_FILE`, which are taken over together.
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE` and `TLS_CLIENT_CA_FILE`, which are reloaded together.
     Tls,
     /// `CALLERS_FILE`, and the upstream keys of callers that it names.
     Callers,
@@ -99,7 +99,7 @@ pub struct State {
     draining: IntGauge,
     open_connections: IntGauge,
     max_connections: IntGauge,
-    refused: [IntCounter; ConnectionRejection::ALL.len()],
+    rejected_connections: [IntCounter; ConnectionRejection::ALL.len()],
     overload_actions: [IntCounter; OverloadAction::ALL.len()],
     buffered_bytes: IntGauge,
     memory_limit: IntGauge,
@@ -109,7 +109,7 @@ pub struct State {
     quota: Mutex<Quotas>,
 }
 
-/// The metrics of the upstream keys' quota, which are not there while it is off.
+/// The metrics of the upstream keys' quota. They exist only if it is on.
 #[derive(Debug)]
 struct Quotas {
     limit: IntGaugeVec,
@@ -120,14 +120,14 @@ struct Quotas {
 
 impl State {
     pub(super) fn new(new: &Register<'_>) -> prometheus::Result<Self> {
-        let refused = new.counters(
+        let rejections = new.counters(
             "alim_bridge_refused_connections_total",
-            "Connections closed before a call could come over them, by cause.",
+            "Connections closed before they could carry a call, by cause.",
             &["cause"],
         )?;
         let actions = new.counters(
             "alim_bridge_overload_actions_total",
-            "What was done because the bridge was near a limit of its process, by action.",
+            "Actions taken because the bridge was near a limit of its process.",
             &["action"],
         )?;
         Ok(Self {
@@ -141,37 +141,37 @@ impl State {
                 "alim_bridge_memory_limit_bytes",
                 "The setting MEMORY_LIMIT.",
             )?,
-            draining: new.gauge("alim_bridge_draining", "1 from the stop signal on.")?,
+            draining: new.gauge("alim_bridge_draining", "1 after the stop signal.")?,
             open_connections: new.gauge(
                 "alim_bridge_open_connections",
-                "Connections of callers, TLS handshakes included.",
+                "Connections of callers, including those in their TLS handshake.",
             )?,
             max_connections: new.gauge(
                 "alim_bridge_max_connections",
                 "The setting MAX_CONNECTIONS.",
             )?,
-            refused: ConnectionRejection::ALL
-                .map(|refusal| refused.with_label_values(&[refusal.cause()])),
+            rejected_connections: ConnectionRejection::ALL
+                .map(|rejection| rejections.with_label_values(&[rejection.cause()])),
             reloads: new.counters(
                 "alim_bridge_file_reloads_total",
-                "Changes of watched files, by whether they were taken over.",
+                "Reloads of watched files, by outcome.",
                 &["files", "outcome"],
             )?,
             last_reload: new.gauges(
                 "alim_bridge_file_last_reload_successful",
-                "1 while what is in use is what the files hold, 0 while they can't be read or used.",
+                "1 while the current contents of the files are in use, 0 while they can't be read or used.",
                 &["files"],
             )?,
             expiry: new.gauges(
                 "alim_bridge_tls_certificate_expiry_timestamp_seconds",
-                "When the first certificate of the chain that callers are shown ends, in Unix time.",
+                "When the first certificate of the chain towards callers expires, in Unix time.",
                 &[],
             )?,
             quota: Mutex::new(Quotas::new(new)?),
         })
     }
 
-    /// Notes what the quota is doing. One at a time may, or a request would count twice.
+    /// Records the state of the quota. It holds a lock, because a concurrent update would count a request twice.
     pub fn quota(&self, report: &Report) {
         let quota = self.quota.lock().unwrap_or_else(|held| held.into_inner());
         let waiting = i64::try_from(report.waiting).unwrap_or(i64::MAX);
@@ -188,19 +188,19 @@ impl State {
         }
     }
 
-    /// Notes whether the bridge drains.
+    /// Records whether the bridge drains.
     pub fn draining(&self, is_draining: bool) {
         self.draining.set(is_draining.into());
     }
 
-    /// Notes how many connections are open, and how many may be.
+    /// Records the number of open connections and its limit.
     pub fn connections(&self, open: usize, limit: usize) {
         let set = |gauge: &IntGauge, count| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         set(&self.open_connections, open);
         set(&self.max_connections, limit);
     }
 
-    /// Notes how many bytes calls hold, and how many the process may use.
+    /// Records the bytes that calls hold and the limit of the process.
     pub fn memory(&self, buffered: usize, limit: usize) {
         let set = |gauge: &IntGauge, bytes| gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         set(&self.buffered_bytes, buffered);
@@ -212,20 +212,20 @@ impl State {
         self.overload_actions[action as usize].inc();
     }
 
-    /// Counts a connection that was refused.
-    pub fn refused(&self, refusal: ConnectionRejection) {
-        self.refused[refusal as usize].inc();
+    /// Counts a rejected connection.
+    pub fn connection_rejected(&self, rejection: ConnectionRejection) {
+        self.rejected_connections[rejection as usize].inc();
     }
 
-    /// Begins to count what becomes of these files' changes; what they held at the start is in use.
-    pub fn watched(&self, files: Files) {
+    /// Starts to count reloads of these files. Their initial contents are in use.
+    pub fn watch(&self, files: Files) {
         self.last_reload.with_label_values(&[files.name()]).set(1);
         for outcome in [Outcome::TakenOver, Outcome::Failed] {
             self.reloads(files, outcome);
         }
     }
 
-    /// Counts a change of these files.
+    /// Counts a reload of these files.
     pub fn reloaded(&self, files: Files, outcome: Outcome) {
         let is_good = outcome == Outcome::TakenOver;
         let last = self.last_reload.with_label_values(&[files.name()]);
@@ -233,8 +233,8 @@ impl State {
         self.reloads(files, outcome).inc();
     }
 
-    /// Notes when the certificate chain that callers are shown ends, in Unix time; `None` where that can't be read.
-    pub fn certificate_ends(&self, at: Option<i64>) {
+    /// Records when the certificate chain towards callers expires, in Unix time. `None` if that can't be read.
+    pub fn set_certificate_expiry(&self, at: Option<i64>) {
         match at {
             Some(at) => self.expiry.with_label_values::<&str>(&[]).set(at),
             None => self.expiry.reset(),
@@ -255,22 +255,22 @@ impl Quotas {
         Ok(Self {
             limit: new.gauges(
                 "alim_bridge_quota_limit",
-                "The requests of UPSTREAM_QUOTA; absent where it is off, as all of the quota's.",
+                "The requests per window of UPSTREAM_QUOTA. All quota metrics are absent if it is off.",
                 &[],
             )?,
             waiting: new.gauges(
                 "alim_bridge_quota_waiting_calls",
-                "Calls that wait for their turn, for at most QUOTA_WAIT.",
+                "Calls that wait in the quota's queue, for at most QUOTA_WAIT.",
                 &[],
             )?,
             remaining: new.gauges(
                 "alim_bridge_quota_remaining",
-                "Requests that may be sent now with an upstream key of the bridge's, by the key's name.",
+                "Requests that the quota allows now for an upstream key of the bridge, by the key's name.",
                 &["upstream_key"],
             )?,
             requests: new.counters(
                 "alim_bridge_quota_requests_total",
-                "Requests sent with an upstream key of the bridge's that count against its quota, by the key's name.",
+                "Requests that counted against the quota of an upstream key of the bridge, by the key's name.",
                 &["upstream_key"],
             )?,
         })
@@ -282,14 +282,14 @@ mod tests {
     use crate::{admission::Admission, telemetry::metrics::Metrics};
 
     #[test]
-    fn a_certificate_whose_end_can_not_be_read_takes_the_end_of_the_last_one_away() {
+    fn an_unreadable_certificate_expiry_removes_the_previous_one() {
         let metrics = Metrics::new().expect("fresh");
         let end = "alim_bridge_tls_certificate_expiry_timestamp_seconds 1800000000\n";
-        for (at, is_told) in [(None, false), (Some(1_800_000_000), true), (None, false)] {
-            metrics.state.certificate_ends(at);
-            let told = metrics.render(&Admission::new(1)).expect("text");
-            assert_eq!(told.contains(end), is_told, "{told}");
-            assert_eq!(told.contains("certificate_expiry"), is_told, "{told}");
+        for (at, is_exported) in [(None, false), (Some(1_800_000_000), true), (None, false)] {
+            metrics.state.set_certificate_expiry(at);
+            let text = metrics.render(&Admission::new(1)).expect("text");
+            assert_eq!(text.contains(end), is_exported, "{text}");
+            assert_eq!(text.contains("certificate_expiry"), is_exported, "{text}");
         }
     }
 }

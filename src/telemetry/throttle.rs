@@ -1,11 +1,11 @@
-//! At most so many a second, for log lines that anybody can cause.
+//! A limit per second, for log lines that anyone can cause.
 
 use std::{
     sync::Mutex,
     time::{Duration, Instant},
 };
 
-/// Lets the first `LIMIT` of each second pass.
+/// Passes the first `LIMIT` of each second.
 #[derive(Debug)]
 pub(super) struct Throttle<const LIMIT: u32>(Mutex<Option<(Instant, u32)>>);
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_pass_each_second_and_no_more() {
+    fn the_limit_passes_each_second() {
         let throttle = Throttle::<10>::new();
         let start = Instant::now();
         let passed = |millis: u64| {

@@ -1,10 +1,9 @@
-//! Traces: of each call to ALİM a server span, and a client span for what it asked of the upstream.
+//! Traces: each call to ALİM has a server span, and a client span for its request to the upstream.
 //!
-//! Spans are made with OpenTelemetry's own API and not out of tracing's, so nothing of the libraries'
-//! insides can be exported, and a bridge without traces pays nothing. W3C Trace Context comes in from
-//! metadata and goes out to the upstream. Names are those of OpenTelemetry's semantic conventions for
-//! RPC and HTTP; sampling, resource, queue and headers are the standard `OTEL_` variables', read by
-//! the SDK. A collector that is slow or gone costs spans, never a call: the queue is bounded.
+//! The spans come from OpenTelemetry's own API and not from tracing. So no internals of libraries can be exported, and a
+//! bridge without traces pays nothing. W3C Trace Context is read from metadata and sent to the upstream. Names follow
+//! OpenTelemetry's semantic conventions for RPC and HTTP. The SDK reads sampling, resource, queue and headers from the
+//! standard `OTEL_` variables. The queue is bounded, so a slow or dead collector costs spans, never a call.
 
 use std::sync::OnceLock;
 
@@ -29,7 +28,7 @@ use super::{Method, codes};
 
 const SERVICE: &str = "alim-bridge";
 
-/// Where spans go; clones share the queue.
+/// Exports spans. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -38,16 +37,16 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Sends spans to `collector`, as OTLP over gRPC; `upstream` is what client spans name. Nothing is
-    /// connected yet, so the collector may be down. Must be called within a tokio runtime.
+    /// Sends spans to `collector` as OTLP over gRPC. Client spans name `upstream`. It does not connect yet, so the collector
+    /// can be down. Call it within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// - [`ExporterBuildError`] when the URL or an `OTEL_` variable can't be used.
+    /// - [`ExporterBuildError`] if the URL or an `OTEL_` variable can't be used.
     pub fn to(collector: &Url, upstream: &Url) -> Result<Self, ExporterBuildError> {
         let mut exporter = SpanExporter::builder().with_tonic();
         if collector.scheme() == "https" {
-            // Its own choice has no roots at all.
+            // The exporter's default TLS has no roots at all.
             exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
         }
         let exporter = exporter.with_endpoint(collector.as_str()).build()?;
@@ -75,7 +74,7 @@ impl Traces {
     }
 }
 
-/// The SDK's, with our name where the environment gives none.
+/// The SDK's resource. If the environment names no service, the bridge's name is used.
 fn resource() -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let builder = || Resource::builder().with_attribute(version.clone());
@@ -91,15 +90,15 @@ fn resource() -> Resource {
 /// The trace that a call belongs to.
 #[derive(Debug)]
 pub struct Trace {
-    /// The caller's, until spans begin.
+    /// The caller's trace id, used until spans begin.
     id: Option<String>,
-    planned: Option<Planned>,
+    pending: Option<Pending>,
     spans: OnceLock<Spans>,
 }
 
-/// What spans begin with.
+/// What the spans begin with.
 #[derive(Debug)]
-struct Planned {
+struct Pending {
     traces: Traces,
     method: Method,
     parent: Context,
@@ -115,55 +114,54 @@ struct Spans {
 }
 
 impl Trace {
-    /// The caller's trace, or a new one where there is somewhere to send its spans; calls that do not
-    /// ask ALİM have no spans. None begins before the
-    /// [call's caller is known](super::Record::identified).
+    /// The caller's trace, or a new one if spans are exported. Calls that do not go to ALİM have no spans. No span begins before
+    /// the [call's caller is identified](super::Record::identified).
     pub fn begin(traces: Option<&Traces>, method: Method, metadata: &HeaderMap) -> Self {
         let parent = metadata.get("traceparent");
-        let planned = traces.filter(|_| method.is_ours()).map(|traces| Planned {
+        let pending = traces.filter(|_| method.is_ours()).map(|traces| Pending {
             traces: traces.clone(),
             method,
             parent: TraceContextPropagator::new().extract(&Metadata(metadata)),
         });
         Self {
             id: parent.and_then(|value| trace_id(value.to_str().ok()?)),
-            planned,
+            pending,
             spans: OnceLock::new(),
         }
     }
 
-    /// Begins the server span, where there is somewhere to send it.
+    /// Begins the server span, if spans are exported.
     pub(super) fn start(&self) {
-        if let Some(planned) = &self.planned {
-            self.spans.get_or_init(|| planned.start());
+        if let Some(pending) = &self.pending {
+            self.spans.get_or_init(|| pending.start());
         }
     }
 
-    /// Its id, as logs show it.
+    /// The trace id for logs.
     pub(super) fn id(&self) -> Option<&str> {
         let spans = self.spans.get().map(|spans| &spans.id);
         spans.unwrap_or(&self.id).as_deref()
     }
 
-    /// The upstream is asked: begins the client span, and names it in the request's `headers`.
-    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+    /// Begins the client span, and adds its context to the `headers` of the request to the upstream.
+    pub(super) fn begin_upstream(&self, headers: &mut HeaderMap) {
         let Some(spans) = self.spans.get() else {
             return;
         };
-        let client = spans.client.get_or_init(|| spans.begin_client());
+        let client = spans.client.get_or_init(|| spans.client_span());
         headers.remove("tracestate");
         TraceContextPropagator::new().inject_context(client, &mut Headers(headers));
     }
 
-    /// The upstream's head bears this status.
-    pub(super) fn answered(&self, status: u16) {
+    /// Records the status of the upstream's head.
+    pub(super) fn upstream_status(&self, status: u16) {
         if let Some(client) = self.client() {
             let status = KeyValue::new("http.response.status_code", i64::from(status));
             client.span().set_attribute(status);
         }
     }
 
-    /// The upstream owes nothing more; `reason` says why it failed, if it did.
+    /// Ends the client span. `reason` says why the upstream failed, if it did.
     pub(super) fn upstream_over(&self, reason: Option<&'static str>) {
         let Some(client) = self.client() else { return };
         if let Some(reason) = reason {
@@ -172,14 +170,14 @@ impl Trace {
         client.span().end();
     }
 
-    /// Something happened in the life of the call.
+    /// Adds an event to the server span.
     pub(super) fn event(&self, name: &'static str) {
         if let Some(spans) = self.spans.get() {
             spans.server.span().add_event(name, Vec::new());
         }
     }
 
-    /// The call is over, with the gRPC status `code`.
+    /// Ends the spans of the call with the gRPC status `code`.
     pub(super) fn end(
         &self,
         code: i32,
@@ -191,11 +189,11 @@ impl Trace {
         };
         self.upstream_over(reason);
         let span = spans.server.span();
-        let name = codes::in_protocol(code);
+        let name = codes::protocol_name(code);
         span.set_attribute(KeyValue::new("rpc.response.status_code", name));
         span.set_attributes(attributes);
         match reason {
-            Some(reason) if codes::is_servers_fault(code) => fail(&spans.server, reason),
+            Some(reason) if codes::is_server_error(code) => fail(&spans.server, reason),
             Some(reason) => span.set_attribute(error_type(reason)),
             None => {}
         }
@@ -207,7 +205,7 @@ impl Trace {
     }
 }
 
-impl Planned {
+impl Pending {
     fn start(&self) -> Spans {
         let [_, service, name] = self.method.labels();
         let name = format!("{service}/{name}");
@@ -233,7 +231,7 @@ impl Planned {
 }
 
 impl Spans {
-    fn begin_client(&self) -> Context {
+    fn client_span(&self) -> Context {
         let (verb, route) = self.method.route();
         let span = self
             .traces
@@ -267,8 +265,8 @@ fn trace_id(traceparent: &str) -> Option<String> {
     let is_hex = id
         .bytes()
         .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let fits = id.len() == 32 && is_hex && id.bytes().any(|byte| byte != b'0');
-    fits.then(|| id.to_owned())
+    let is_valid = id.len() == 32 && is_hex && id.bytes().any(|byte| byte != b'0');
+    is_valid.then(|| id.to_owned())
 }
 
 struct Metadata<'a>(&'a HeaderMap);
@@ -288,7 +286,7 @@ struct Headers<'a>(&'a mut HeaderMap);
 impl Injector for Headers<'_> {
     fn set(&mut self, key: &str, value: String) {
         if value.is_empty() {
-            return; // no tracestate
+            return; // an empty tracestate
         }
         let name = HeaderName::try_from(key);
         if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
@@ -302,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_id_is_taken_only_from_a_well_formed_traceparent() {
+    fn a_trace_id_is_read_only_from_a_valid_traceparent() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         let parent = format!("00-{id}-00f067aa0ba902b7-01");
         assert_eq!(trace_id(&parent).as_deref(), Some(id));

@@ -1,7 +1,7 @@
-//! Why the upstream failed, and whether it may have acted.
+//! Why the upstream failed, and whether it may have acted on the call.
 //!
-//! One enum for both kinds of call. It knows no gRPC: `grpc/status.rs` alone turns it into codes. The
-//! text of the upstream that it carries is raw; that file cuts and cleans it.
+//! Unary and streamed calls share one enum. It knows no gRPC: only `status` maps it to codes. The text of the upstream
+//! that it carries is raw; `status` truncates and sanitizes it.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::{
     memory,
 };
 
-/// What a limit was set on.
+/// The part of a response that a size limit applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The unary answer.
+    /// The unary reply.
     Reply,
     /// One event of a stream.
     Event,
 }
 
-/// Why the upstream gave no answer that can be passed on.
+/// Why the upstream gave no reply that can be passed on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There was no connection, so the upstream never saw the call.
@@ -32,79 +32,79 @@ pub enum Error {
     /// There was no memory for the request's JSON, so nothing was sent.
     #[error(transparent)]
     NoMemory(#[from] memory::Full),
-    /// The connection broke after the call was sent, before the whole answer.
+    /// The connection broke after the call was sent, before the response was complete.
     #[error("the connection broke after the call was sent")]
     Interrupted(#[source] reqwest::Error),
-    /// The upstream answered with a status that is no success.
+    /// The upstream answered with a 4xx or 5xx status.
     #[error("the upstream answered {}", .0.status.as_u16())]
     Rejected(Box<Rejection>),
-    /// The upstream sent the call elsewhere; the bridge does not follow, for the key would go along.
+    /// The upstream redirected the call. The bridge does not follow, because the key would go along.
     #[error("the upstream redirected the call with {}", status.as_u16())]
     Redirected {
         /// The 3xx status.
         status: StatusCode,
     },
-    /// What was sent is no answer of the upstream's.
+    /// The response is not one that ALİM sends.
     #[error("the upstream's answer can't be read: {why}")]
     Malformed {
         /// What is wrong with it.
         why: Malformed,
     },
-    /// The answer is larger than the bridge passes on.
+    /// The response is larger than the bridge's limit.
     #[error("the upstream's {} exceeds {limit} bytes", match .what { Part::Reply => "reply", Part::Event => "event" })]
     TooLarge {
-        /// What was too large.
+        /// The part that is too large.
         what: Part,
-        /// How many bytes would have passed.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The upstream reported a failure inside a stream.
     #[error("the upstream reported a failure inside the stream")]
     StreamFailed {
-        /// What it said of it, raw.
+        /// The upstream's description of the failure, raw.
         detail: Option<String>,
     },
-    /// The stream ended before its `done`.
+    /// The stream ended before its `done` event.
     #[error("the stream ended before its done event")]
     Truncated,
 }
 
-/// An answer with a status of 4xx or 5xx.
+/// A response with a 4xx or 5xx status.
 #[derive(Debug)]
 pub struct Rejection {
     /// The status.
     pub status: StatusCode,
-    /// The body's `detail` where that is a string, raw.
+    /// The body's `detail` if that is a string, raw.
     pub detail: Option<String>,
-    /// The body's `detail` where that is a list of invalid fields, as FastAPI's 422 has it.
+    /// The body's `detail` if that is a list of invalid fields, as in FastAPI's 422.
     pub violations: Vec<Violation>,
-    /// True for a 404 that is about the path: FastAPI's own, one without JSON, or one where no thread was named.
+    /// True for a 404 that concerns the path: FastAPI's own, one without JSON, or one for a call that named no thread.
     pub is_route_missing: bool,
-    /// When the upstream asks to be called again.
+    /// How long the upstream asks to wait before the next call.
     pub retry_after: Option<Duration>,
-    /// What else its head says.
+    /// The other fields of its head.
     pub head: ReplyHead,
 }
 
-/// What can be wrong with an answer.
+/// What is wrong with a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// A 1xx or 2xx other than 200.
     #[error("unexpected status {0}")]
     Status(u16),
-    /// A 400 without JSON, as a server gives that is not the upstream, or that expects TLS.
+    /// A 400 without JSON: it comes from another server, or from one that expects TLS.
     #[error("a 400 that is not JSON: check scheme and host of UPSTREAM_URL")]
     Foreign400,
-    /// Not the content type of this kind of call, or none.
+    /// The content type is missing, or wrong for this kind of call.
     #[error("wrong content type, {0} expected")]
     ContentType(&'static str),
-    /// A content encoding that the bridge did not ask for.
+    /// A content encoding that the bridge did not request.
     #[error("compressed without being asked to")]
     Encoding,
-    /// No body at all.
+    /// The body is empty.
     #[error("empty body")]
     Empty,
-    /// A body that is no JSON, or lacks a field, or has one of the wrong type.
+    /// The body is not JSON, lacks a field, or has a field of the wrong type.
     #[error("not a JSON object with {0}")]
     Json(&'static str),
 }
@@ -115,7 +115,7 @@ impl Error {
         !matches!(self, Self::Unreachable(_) | Self::NoMemory(_))
     }
 
-    /// The upstream's status, where there was a head.
+    /// The upstream's status, if a head was received.
     pub fn http_status(&self) -> Option<StatusCode> {
         match self {
             Self::Rejected(rejection) => Some(rejection.status),
@@ -135,7 +135,7 @@ impl Error {
     }
 }
 
-/// The text without the key, should the upstream quote it.
+/// Replaces the key, in case that the upstream quotes it.
 pub(super) fn hide(text: String, key: Option<&SecretString>) -> String {
     match key.map(ExposeSecret::expose_secret) {
         Some(key) if !key.is_empty() && text.contains(key) => text.replace(key, "<key>"),
@@ -143,7 +143,7 @@ pub(super) fn hide(text: String, key: Option<&SecretString>) -> String {
     }
 }
 
-/// The `detail` of a JSON object, else its `error`, where that is a string.
+/// The `detail` of a JSON object, otherwise its `error`, if that is a string.
 pub(super) fn detail_of(body: &[u8]) -> Option<String> {
     let object: Value = serde_json::from_slice(body).ok()?;
     let text = |name: &str| object.get(name)?.as_str().map(String::from);

@@ -1,5 +1,5 @@
-//! A door for `fuzz/`, which is there only with `--cfg fuzzing`: answers that were made in memory go
-//! the way of those from the wire.
+//! The entry point for `fuzz/`, compiled only with `--cfg fuzzing`. Responses made in memory take the same path as
+//! those from the wire.
 
 use http::HeaderMap;
 use reqwest::Response;
@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use super::{
     Expected, JSON, SSE,
     error::Error,
-    response::judge,
+    response::check,
     sse::{self, Events},
 };
 use crate::{
@@ -20,17 +20,17 @@ use crate::{
     quota::Slots,
 };
 
-/// What [`Upstream::invoke`](super::Upstream::invoke) makes of this answer.
+/// The result of [`Upstream::invoke`](super::Upstream::invoke) for this response.
 ///
 /// # Errors
 ///
-/// - [`Error`] as there.
+/// - [`Error`], as there.
 pub async fn invoke(
     answer: Response,
     key: Option<SecretString>,
     limit: usize,
 ) -> Result<(Reply, ReplyHead), Error> {
-    let head = judge(answer, expected(JSON), call(), key).await?;
+    let head = check(answer, expected(JSON), call(), key).await?;
     let fields = head.fields();
     Ok((
         head.into_reply(limit, "response and thread_id").await?,
@@ -38,17 +38,17 @@ pub async fn invoke(
     ))
 }
 
-/// What [`Upstream::stream`](super::Upstream::stream) makes of this answer.
+/// The result of [`Upstream::stream`](super::Upstream::stream) for this response.
 ///
 /// # Errors
 ///
-/// - [`Error`] as there.
+/// - [`Error`], as there.
 pub async fn stream(
     answer: Response,
     key: Option<SecretString>,
     settings: sse::Settings,
 ) -> Result<(Events, ReplyHead), Error> {
-    let head = judge(answer, expected(SSE), call(), key).await?;
+    let head = check(answer, expected(SSE), call(), key).await?;
     let fields = head.fields();
     Ok((head.into_events(settings), fields))
 }

@@ -1,10 +1,11 @@
-//! Whether the upstream is healthy, by its probes and by what becomes of calls.
+//! Whether the upstream is healthy, checked by probes and by the results of calls.
 //!
-//! Probes: the first decides, then three failures in a row flip the verdict, and one success flips it back. Calls:
-//! five in a row that found no connection or got a 5xx, none over 30 s after the one before, until one gets through or
-//! 30 s pass without a failure. A proxy in between accepts connections whatever stands behind it, so only calls see that.
+//! Probes: the first one decides. Then three failures in a row mark the upstream down, and one success marks it up.
+//! Calls: five failures in a row mark it down, each at most 30 s after the one before. A failure is a missing connection or a
+//! 5xx. One success, or 30 s without a failure, marks it up again. Only calls see behind a proxy, which accepts connections
+//! even if ALİM is down.
 //!
-//! Until a call has met the graph's routes, a 404 there means that the base URL is wrong: that counts at once.
+//! Until a call has reached the graph's routes, a 404 from them means a wrong base URL, and marks the upstream down at once.
 
 use std::{
     error::Error as StdError,
@@ -19,14 +20,14 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::error::{Error, Rejection};
 
-/// Probes in a row that must fail before the verdict flips.
+/// Probes in a row that must fail to mark the upstream down.
 const FAILED_PROBES: u32 = 3;
-/// Calls in a row that must fail.
+/// Calls in a row that must fail to mark the upstream down.
 const FAILED_CALLS: u32 = 5;
 /// How long a failed call counts.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// What is known of the upstream; clones share it.
+/// The known health of the upstream. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<Inner>);
 
@@ -39,9 +40,9 @@ struct Inner {
 /// What is wrong with the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What was asked.
+    /// The requested URL.
     pub url: String,
-    /// What came of it.
+    /// The result of the request.
     pub cause: String,
 }
 
@@ -52,7 +53,7 @@ impl fmt::Display for Fault {
 }
 
 impl Health {
-    /// Nothing is known yet.
+    /// Before the first probe.
     pub(super) fn unknown() -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),
@@ -60,45 +61,45 @@ impl Health {
         }))
     }
 
-    /// Whether the upstream is healthy now; `None` while nothing is known.
+    /// Whether the upstream is healthy now. `None` if nothing is known yet.
     pub fn is_up(&self) -> Option<bool> {
         self.state().is_up(Instant::now())
     }
 
-    /// What is wrong, or was when a base URL last answered 404 to all that it was asked.
+    /// What is wrong now, or what was wrong when the base URL last returned 404 for every route.
     pub fn fault(&self) -> Option<Fault> {
         self.state().fault(Instant::now())
     }
 
-    /// Waits until a call may have changed the verdict.
+    /// Waits until a call may have changed [`is_up`](Self::is_up).
     pub async fn changed(&self) {
         self.0.changed.notified().await;
     }
 
-    /// Notes a probe of `url`: nothing, or what was wrong.
-    pub(super) fn note_probe(&self, url: &Url, failed: Option<String>) {
+    /// Records a probe of `url`; `failed` has the cause of a failure.
+    pub(super) fn record_probe(&self, url: &Url, failed: Option<String>) {
         let fault = failed.map(|cause| Fault {
             url: url.to_string(),
             cause,
         });
-        self.state().probes.note(fault);
+        self.state().probes.record(fault);
     }
 
-    /// Notes what a call's head was; `is_graphs` where `url` is one that every ALİM has.
-    pub(super) fn note_call(&self, url: &Url, is_graphs: bool, failed: Option<&Error>) {
+    /// Records the result of a call; `is_graph_route` if `url` is a route that every ALİM has.
+    pub(super) fn record_call(&self, url: &Url, is_graph_route: bool, failed: Option<&Error>) {
         let now = Instant::now();
         let mut state = self.state();
         let before = state.is_up(now);
-        match failed.map_or(Seen::Upstream, Seen::of) {
-            Seen::Upstream => {
+        match failed.map_or(Evidence::Upstream, Evidence::of) {
+            Evidence::Upstream => {
                 state.calls = Calls::default();
-                if is_graphs {
+                if is_graph_route {
                     (state.has_routes, state.misrouted) = (true, None);
                 }
             }
-            Seen::Failure(cause) => state.calls.fail(url, &cause, now),
-            Seen::NoRoute(_) if !is_graphs || state.has_routes => {}
-            Seen::NoRoute(cause) => state.misrouted = Some((fault(url, &cause), now)),
+            Evidence::Failure(cause) => state.calls.fail(url, &cause, now),
+            Evidence::NoRoute(_) if !is_graph_route || state.has_routes => {}
+            Evidence::NoRoute(cause) => state.misrouted = Some((fault(url, &cause), now)),
         }
         let is_changed = state.is_up(now) != before;
         drop(state);
@@ -120,15 +121,15 @@ fn fault(url: &Url, cause: &str) -> Fault {
     }
 }
 
-/// What a call's head says of the upstream's health.
-enum Seen {
-    /// The upstream itself answered, if only to reject the call.
+/// What the result of a call shows about the upstream's health.
+enum Evidence {
+    /// The upstream itself answered, even if it rejected the call.
     Upstream,
     Failure(String),
     NoRoute(String),
 }
 
-impl Seen {
+impl Evidence {
     fn of(error: &Error) -> Self {
         match error {
             Error::Unreachable(error) | Error::Interrupted(error) => {
@@ -146,7 +147,7 @@ impl Seen {
     }
 }
 
-/// A 404 with a `detail` of its own is ALİM's word on what was asked for.
+/// Whether ALİM lacks the route. If a 404 has its own `detail`, ALİM itself reports that something does not exist.
 fn lacks_route(rejection: &Rejection) -> bool {
     match rejection.status {
         StatusCode::NOT_FOUND => rejection.is_route_missing || rejection.detail.is_none(),
@@ -164,7 +165,7 @@ fn misrouted(status: StatusCode) -> String {
     )
 }
 
-/// The first cause, such as a refused connection: the errors round it name libraries and the URL again.
+/// The innermost cause, such as a refused connection. The outer errors only name libraries and repeat the URL.
 pub(super) fn root_cause(error: &reqwest::Error) -> String {
     let mut first: &dyn StdError = error;
     while let Some(cause) = first.source() {
@@ -213,7 +214,7 @@ struct Probes {
 }
 
 impl Probes {
-    fn note(&mut self, fault: Option<Fault>) {
+    fn record(&mut self, fault: Option<Fault>) {
         let was_reached = fault.is_none();
         self.failures = if was_reached { 0 } else { self.failures + 1 };
         self.fault = fault;
@@ -225,7 +226,7 @@ impl Probes {
     }
 }
 
-/// Calls that failed one after the other.
+/// Consecutive failed calls.
 #[derive(Debug, Default)]
 struct Calls {
     failures: u32,
@@ -235,7 +236,7 @@ struct Calls {
 
 impl Calls {
     fn fail(&mut self, url: &Url, cause: &str, now: Instant) {
-        if !self.count(now) {
+        if !self.is_recent(now) {
             self.failures = 0;
         }
         self.failures += 1;
@@ -244,13 +245,13 @@ impl Calls {
         self.fault = Some(fault(url, &cause));
     }
 
-    fn count(&self, now: Instant) -> bool {
+    fn is_recent(&self, now: Instant) -> bool {
         self.last
             .is_some_and(|last| now.duration_since(last) < WINDOW)
     }
 
     fn are_failing(&self, now: Instant) -> bool {
-        self.failures >= FAILED_CALLS && self.count(now)
+        self.failures >= FAILED_CALLS && self.is_recent(now)
     }
 }
 
@@ -274,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_probe_decides_and_then_three_failures_or_one_success() {
+    fn the_first_probe_decides_then_three_failures_or_one_success() {
         let verdicts = |probes: &[bool]| -> Vec<bool> {
             let health = Health::unknown();
             let probes = probes.iter();
             let verdicts = probes.map(|reached| {
-                health.note_probe(&url(), (!reached).then(|| "no".into()));
+                health.record_probe(&url(), (!reached).then(|| "no".into()));
                 health.is_up().expect("known")
             });
             verdicts.collect()
@@ -291,10 +292,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn five_failed_calls_in_a_row_count_for_thirty_seconds_though_probes_succeed() {
+    async fn five_failed_calls_in_a_row_count_for_thirty_seconds_even_if_probes_succeed() {
         let health = Health::unknown();
-        health.note_probe(&url(), None);
-        let call = |failed: Option<&Error>| health.note_call(&url(), true, failed);
+        health.record_probe(&url(), None);
+        let call = |failed: Option<&Error>| health.record_call(&url(), true, failed);
         let failure = rejected(503, None);
         let fail = |times: usize| (0..times).for_each(|_| call(Some(&failure)));
         fail(4);
@@ -304,9 +305,9 @@ mod tests {
         fail(1);
         assert_eq!(health.is_up(), Some(false));
         let fault = health.fault().expect("a fault").to_string();
-        let told =
+        let expected =
             "http://alim/api/v1/graph/invoke: 5 calls in a row failed, the last: answered 503";
-        assert_eq!(fault, told);
+        assert_eq!(fault, expected);
         tokio::time::sleep(WINDOW).await;
         assert_eq!((health.is_up(), health.fault()), (Some(true), None));
         fail(4);
@@ -317,28 +318,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_404_of_the_graph_is_the_base_urls_fault_until_the_graph_has_answered() {
+    async fn a_404_from_the_graph_means_a_wrong_base_url_until_the_graph_has_answered() {
         for answer in [
             rejected(404, None),
             rejected(404, Some("Not Found")),
             rejected(405, None),
         ] {
             let health = Health::unknown();
-            health.note_probe(&url(), None);
-            health.note_call(&url(), false, Some(&answer));
-            assert_eq!(health.is_up(), Some(true), "an ALİM may lack threads");
-            health.note_call(&url(), true, Some(&answer));
+            health.record_probe(&url(), None);
+            health.record_call(&url(), false, Some(&answer));
+            assert_eq!(health.is_up(), Some(true), "an ALİM can lack threads");
+            health.record_call(&url(), true, Some(&answer));
             assert_eq!(health.is_up(), Some(false));
             tokio::time::sleep(WINDOW).await;
-            assert_eq!(health.is_up(), Some(true), "callers may try again");
-            assert!(health.fault().expect("told").cause.contains("UPSTREAM_URL"));
-            health.note_call(&url(), true, None);
+            assert_eq!(health.is_up(), Some(true), "callers can try again");
+            assert!(
+                health
+                    .fault()
+                    .expect("a fault")
+                    .cause
+                    .contains("UPSTREAM_URL")
+            );
+            health.record_call(&url(), true, None);
             assert_eq!(health.fault(), None);
-            health.note_call(&url(), true, Some(&answer));
+            health.record_call(&url(), true, Some(&answer));
             assert_eq!((health.is_up(), health.fault()), (Some(true), None));
         }
         let health = Health::unknown();
-        health.note_call(&url(), true, Some(&rejected(404, Some("no such farm"))));
+        health.record_call(&url(), true, Some(&rejected(404, Some("no such farm"))));
         assert_eq!((health.is_up(), health.fault()), (None, None));
     }
 }

@@ -1,8 +1,8 @@
-//! The upstream's bank: the only place that names reqwest and eventsource-stream.
+//! The client side towards ALİM: only here are reqwest and eventsource-stream used.
 //!
-//! [`Upstream::invoke`], [`Upstream::stream`] and, in `threads`, the three for threads send a [`Call`]
-//! and judge the head of the answer. What is promised: a call that may have reached the upstream is never sent twice; no answer is
-//! read without a bound; redirects are never followed, since the key would go along.
+//! [`Upstream::invoke`], [`Upstream::stream`] and the three methods of `threads` send a [`Call`] and check the head of the
+//! response. Three rules hold. A call that may have reached the upstream is never sent twice. No response is read without a
+//! limit. Redirects are never followed, because the key would go along.
 
 pub mod error;
 #[cfg(fuzzing)]
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub use self::{error::Error, health::Health, key::parse_key};
 use self::{
-    request::{Ask, Expected, JSON, SSE, Unknown},
+    request::{Expected, JSON, MarkSentOnDrop, Outgoing, SSE},
     response::Head,
     retry::Retries,
     sse::Events,
@@ -36,46 +36,45 @@ use crate::{
         Call, Question, headers,
         reply::{Reply, ReplyHead},
     },
-    quota::{self, Answer, Quota, Slot},
+    quota::{self, Quota, ReportedLimit, Slot},
     reload::Reload,
 };
 
-/// What hyper reads at once, at most: it makes its buffer twice as large each time that it was full.
+/// Maximum size of one read by hyper, in bytes. hyper doubles its buffer each time that a read filled it.
 pub(crate) const MAX_CHUNK_BYTES: usize = 416 * 1024;
 
-/// How to reach the upstream, and how far to trust it.
+/// How to reach the upstream, and the limits on what it sends.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The base that `/graph/invoke`, `/graph/stream` and `/threads` are appended to.
+    /// The base URL. `/graph/invoke`, `/graph/stream` and `/threads` are appended to it.
     pub url: Url,
-    /// The bridge's own key; `None` when callers bring theirs.
+    /// The bridge's own key. `None` if callers bring theirs.
     pub key: Option<Reload<SecretString>>,
-    /// Certificate authorities in PEM that may vouch for the upstream, in place of the system's.
+    /// Certificate authorities in PEM that replace the system's.
     pub ca_pem: Option<Vec<u8>>,
     /// From the start of a connection attempt to its end, TLS included.
     pub connect_timeout: Duration,
-    /// How long a connection without a call is kept; under the upstream's own 5.0 s.
+    /// How long an idle connection is kept. It must be less than the upstream's own 5.0 s.
     pub pool_idle_timeout: Duration,
-    /// Bytes of a unary answer; exactly as many pass.
+    /// Maximum size of a unary response in bytes, inclusive.
     pub max_reply_bytes: usize,
     /// How streamed bodies are read.
     pub sse: sse::Settings,
-    /// How many times a call that found no connection is tried again, while the budget of all calls
-    /// lasts.
+    /// Retries of one call that found no connection. All calls together share a retry budget.
     pub retries: u32,
-    /// What [`Upstream::probe`] asks with GET; without it, it opens a connection.
+    /// The URL that [`Upstream::probe`] requests with GET. Without it, the probe opens a connection.
     pub health_url: Option<Url>,
-    /// How many requests each key may send.
+    /// The request limit of each key.
     pub quota: quota::Settings,
 }
 
 /// ALİM, as the bridge reaches it.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// For calls and probes with the bridge's key.
+    /// Sends calls and probes with the bridge's key.
     client: Client,
-    /// For calls with a caller's key. Each has a connection of its own, so that a late answer can't meet another key. ALİM
-    /// lets a key ask 30 times a minute and closes a connection after 5 s, so there would be little to use again.
+    /// Sends calls with a caller's key, each over its own connection, so that a late response can't reach a call with another key.
+    /// Reuse would gain little: ALİM allows a key 30 requests a minute and closes an idle connection after 5 s.
     single_use: Client,
     invoke_url: Url,
     stream_url: Url,
@@ -83,28 +82,28 @@ pub struct Upstream {
     retries: Retries,
     health: Health,
     quota: Quota,
-    /// For probes that only connect.
+    /// TLS for probes that only connect.
     tls: Option<Arc<rustls::ClientConfig>>,
     settings: Settings,
 }
 
-/// Why there can be no client for these settings.
+/// Why no client can be built from the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The certificate authorities can't be read as PEM.
     #[error("the certificate authorities can't be used")]
     Authorities(#[source] reqwest::Error),
-    /// There are no system roots, or TLS can't be set up otherwise.
+    /// There are no system roots, or TLS can't be set up.
     #[error("the HTTP client can't be set up")]
     Client(#[source] reqwest::Error),
 }
 
 impl Upstream {
-    /// Sets up the client; nothing is connected yet, so the upstream may be down.
+    /// Builds the client. It does not connect yet, so the upstream can be down.
     ///
     /// # Errors
     ///
-    /// - [`BuildError`] when TLS can't be set up.
+    /// - [`BuildError`] if TLS can't be set up.
     pub fn new(settings: Settings) -> Result<Self, BuildError> {
         let single_use = client(&settings, 0)?;
         let client = match settings.key {
@@ -131,68 +130,69 @@ impl Upstream {
         })
     }
 
-    /// Asks for the whole answer; also gives what the head says beside its status. No attempt is
-    /// begun after `until`; who calls bounds the whole.
+    /// Requests the whole reply. Also returns the fields of the response's head. No attempt starts after `until`; the caller
+    /// must limit the whole call.
     ///
     /// # Errors
     ///
-    /// - [`Error`], any but [`Error::StreamFailed`] and [`Error::Truncated`].
+    /// - [`Error`], except [`Error::StreamFailed`] and [`Error::Truncated`].
     pub async fn invoke(
         &self,
         call: Call<Question>,
         until: Instant,
     ) -> Result<(Reply, ReplyHead), Error> {
-        let ask = Ask::post(self.invoke_url.clone(), &call.asked, expected(&call, JSON));
-        self.reply(ask, call, until, "response and thread_id").await
+        let outgoing = Outgoing::post(self.invoke_url.clone(), &call.asked, expected(&call, JSON));
+        self.reply(outgoing, call, until, "response and thread_id")
+            .await
     }
 
-    /// Asks for the events of the answer; also gives what the head says beside its status. A head
-    /// alone proves nothing: the first event may be a failure.
+    /// Requests the events of the reply. Also returns the fields of the response's head. A good head proves nothing: the first
+    /// event can be a failure.
     ///
     /// # Errors
     ///
-    /// - [`Error`], any but [`Error::StreamFailed`], [`Error::Truncated`] and [`Error::TooLarge`].
+    /// - [`Error`], except [`Error::StreamFailed`], [`Error::Truncated`] and [`Error::TooLarge`].
     pub async fn stream(
         &self,
         call: Call<Question>,
         until: Instant,
     ) -> Result<(Events, ReplyHead), Error> {
-        let ask = Ask::post(self.stream_url.clone(), &call.asked, expected(&call, SSE));
-        let (head, fields) = self.ask(ask, call, until).await?;
+        let outgoing = Outgoing::post(self.stream_url.clone(), &call.asked, expected(&call, SSE));
+        let (head, fields) = self.send_and_check(outgoing, call, until).await?;
         Ok((head.into_events(self.settings.sse), fields))
     }
 
-    /// What is known of the upstream's health.
+    /// The known health of the upstream.
     pub fn health(&self) -> &Health {
         &self.health
     }
 
-    /// How many requests each key may send: who calls takes the slots, and gives them with the call.
+    /// The request limits of all keys. The caller of a method acquires the slots, and passes them with the call.
     pub fn quota(&self) -> &Quota {
         &self.quota
     }
 
-    /// Asks for a whole answer with the `required` fields.
+    /// Requests a whole reply with the `required` fields.
     async fn reply<T: DeserializeOwned, Q>(
         &self,
-        ask: Ask,
+        outgoing: Outgoing,
         call: Call<Q>,
         until: Instant,
         required: &'static str,
     ) -> Result<(T, ReplyHead), Error> {
-        let (head, fields) = self.ask(ask, call, until).await?;
+        let (head, fields) = self.send_and_check(outgoing, call, until).await?;
         let limit = self.settings.max_reply_bytes;
         Ok((head.into_reply(limit, required).await?, fields))
     }
 
-    async fn ask<Q>(
+    async fn send_and_check<Q>(
         &self,
-        ask: Ask,
+        outgoing: Outgoing,
         call: Call<Q>,
         until: Instant,
     ) -> Result<(Head, ReplyHead), Error> {
         let (key, call) = (self.key(&call), call.written());
-        let body_bytes = ask.body_bytes();
+        let body_bytes = outgoing.body_bytes();
         call.memory.hold_or_reject(body_bytes).await?;
         call.memory.release_to(body_bytes);
         let client = match call.caller_key {
@@ -200,32 +200,37 @@ impl Upstream {
             None => &self.client,
         };
         let slot = call.slots.current().cloned();
-        let unknown = Unknown::new(slot.as_ref().filter(|_| !ask.has_body()));
-        let request = || request::build(&ask, &call, key.as_ref());
+        let mark = MarkSentOnDrop::new(slot.as_ref().filter(|_| !outgoing.has_body()));
+        let request = || request::build(&outgoing, &call, key.as_ref());
         let sent = self.send(client, request, until).await;
         if matches!(sent, Err(Error::Unreachable(_))) {
-            unknown.unsent();
+            mark.disarm();
         }
-        let (url, expected) = ask.answered();
+        let (url, expected) = outgoing.into_parts();
         call.memory.release_to(0);
-        let judged = match sent {
-            Ok(response) => response::judge(response, expected, call, key).await,
+        let checked = match sent {
+            Ok(response) => response::check(response, expected, call, key).await,
             Err(error) => Err(error),
         };
-        let mut judged = judged.map(|head| {
+        let mut checked = checked.map(|head| {
             let fields = head.fields();
             (head, fields)
         });
         if let Some(slot) = slot {
-            learn(&slot, &mut judged);
+            exchange_limits(&slot, &mut checked);
         }
-        let is_graphs = [&self.invoke_url, &self.stream_url].contains(&&url);
-        let url = if is_graphs { &url } else { &self.threads_url };
-        self.health.note_call(url, is_graphs, judged.as_ref().err());
-        judged
+        let is_graph_route = [&self.invoke_url, &self.stream_url].contains(&&url);
+        let url = if is_graph_route {
+            &url
+        } else {
+            &self.threads_url
+        };
+        self.health
+            .record_call(url, is_graph_route, checked.as_ref().err());
+        checked
     }
 
-    /// The key that the upstream is shown: the caller's own, else the bridge's as it is now.
+    /// The key that is sent to the upstream: the caller's own, otherwise the current key of the bridge.
     fn key<Q>(&self, call: &Call<Q>) -> Option<SecretString> {
         let service_key = || {
             self.settings
@@ -242,7 +247,7 @@ impl Upstream {
         request: impl Fn() -> Request,
         until: Instant,
     ) -> Result<reqwest::Response, Error> {
-        self.retries.begin();
+        self.retries.record_call();
         for attempt in 1.. {
             let error = match client.execute(request()).await {
                 Ok(response) => return Ok(response),
@@ -257,11 +262,11 @@ impl Upstream {
                 None => return Err(error),
             }
         }
-        unreachable!("attempts are counted without end")
+        unreachable!("the loop has no last attempt")
     }
 }
 
-/// A client that keeps so many connections without a call.
+/// A client that keeps at most `max_idle` idle connections.
 fn client(settings: &Settings, max_idle: usize) -> Result<Client, BuildError> {
     let mut client = Client::builder()
         .redirect(redirect::Policy::none())
@@ -279,9 +284,9 @@ fn client(settings: &Settings, max_idle: usize) -> Result<Client, BuildError> {
     client.build().map_err(BuildError::Client)
 }
 
-/// Takes what the answer's head says of ALİM's limit, and puts the bridge's own in its place.
-fn learn(slot: &Slot, judged: &mut Result<(Head, ReplyHead), Error>) {
-    let (stop, fields) = match judged {
+/// Reports ALİM's limit from the response's head to the quota, and replaces it by the bridge's own limit.
+fn exchange_limits(slot: &Slot, checked: &mut Result<(Head, ReplyHead), Error>) {
+    let (stop, fields) = match checked {
         Ok((_, fields)) => (None, fields),
         Err(Error::Rejected(rejection)) => {
             let is_limited = rejection.status == StatusCode::TOO_MANY_REQUESTS;
@@ -291,7 +296,7 @@ fn learn(slot: &Slot, judged: &mut Result<(Head, ReplyHead), Error>) {
         Err(_) => return,
     };
     let remaining = fields.remaining;
-    let limits = slot.learn(Answer { remaining, stop });
+    let limits = slot.reconcile(ReportedLimit { remaining, stop });
     headers::set_limits(&mut fields.headers, limits);
 }
 
@@ -302,7 +307,7 @@ fn expected(call: &Call<Question>, accept: &'static str) -> Expected {
     }
 }
 
-/// Whether a GET of `url` answers 200 within five seconds.
+/// Whether a GET of `url` returns 200 within five seconds.
 pub async fn answers(url: Url) -> bool {
     let client = Client::builder()
         .no_proxy()

@@ -1,7 +1,8 @@
-//! Probes: whether the upstream would take a call now.
+//! Probes: whether the upstream would accept a call now.
 //!
-//! Without a health URL, a connection is opened as for a call, TLS included, and closed again. With one, a GET must
-//! answer 200; below the base URL, where ALİM wants a key, it is asked with the bridge's own, which goes nowhere else.
+//! Without a health URL, the probe opens a connection as a call does, TLS included, and closes it. With one, a GET must
+//! return 200. If the health URL is below the base URL, where ALİM requires a key, the probe sends the bridge's own key. It sends
+//! the key to no other URL.
 
 use std::sync::Arc;
 
@@ -20,31 +21,32 @@ use tokio_rustls::TlsConnector;
 use super::{
     Settings, Upstream,
     health::root_cause,
-    request::{JSON, USER_AGENT, Unknown, key_header},
+    request::{JSON, MarkSentOnDrop, USER_AGENT, key_header},
     response,
 };
 use crate::quota::{Slots, UpstreamKey};
 
-/// Bytes of a health page; of a larger one only the status counts.
+/// Maximum size of a health page in bytes. For a larger page only the status counts.
 const MAX_PAGE_BYTES: usize = 16 * 1024;
 
 impl Settings {
-    /// The key that the health URL is asked with: the bridge's own, and only below the base URL. ALİM counts such
-    /// a probe against the key's rate limit.
+    /// The key that is sent to the health URL: the bridge's own, and only below the base URL. ALİM counts such a
+    /// probe against the key's rate limit.
     pub fn health_key(&self) -> Option<SecretString> {
         let health = self.health_url.as_ref()?;
         let base = format!("{}/", self.url.path().trim_end_matches('/'));
-        let is_below = health.origin() == self.url.origin() && health.path().starts_with(&base);
-        let key = self.key.as_ref().filter(|_| is_below)?;
+        let is_below_base =
+            health.origin() == self.url.origin() && health.path().starts_with(&base);
+        let key = self.key.as_ref().filter(|_| is_below_base)?;
         Some(key.load().as_ref().clone())
     }
 }
 
 impl Upstream {
-    /// Notes in [`Upstream::health`] whether the upstream can be reached now: the health URL answers 200, and
-    /// not `{"healthy": false}`, or, without one, a connection is accepted. Within the connect timeout.
+    /// Probes the upstream within the connect timeout, and records the result in [`Upstream::health`]. With a health URL, success is a
+    /// 200 that is not `{"healthy": false}`. Without one, success is an accepted connection.
     ///
-    /// Where the key is shown, the probe counts against its quota; with none left nothing is asked, and nothing noted.
+    /// A probe with the key counts against the key's quota. If the quota is used up, nothing is sent and nothing recorded.
     pub async fn probe(&self) {
         let (url, failed) = match &self.settings.health_url {
             Some(url) => {
@@ -54,14 +56,14 @@ impl Upstream {
                     None => Ok(Slots::default()),
                 };
                 let Ok(slots) = slots else { return };
-                (url, self.bounded(self.ask_page(url, key, &slots)).await)
+                (url, self.bounded(self.get_page(url, key, &slots)).await)
             }
             None => (
                 &self.settings.url,
                 self.bounded(self.connect(&self.settings.url)).await,
             ),
         };
-        self.health.note_probe(url, failed.err());
+        self.health.record_probe(url, failed.err());
     }
 
     async fn bounded(&self, work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
@@ -70,7 +72,7 @@ impl Upstream {
         bounded.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
     }
 
-    async fn ask_page(
+    async fn get_page(
         &self,
         url: &Url,
         key: Option<SecretString>,
@@ -81,14 +83,14 @@ impl Upstream {
         if let Some(key) = &key {
             request = request.header("x-api-key", key_header(key));
         }
-        let unknown = Unknown::new(slots.current());
+        let mark = MarkSentOnDrop::new(slots.current());
         let answer = request.send().await;
         if answer.as_ref().is_err_and(reqwest::Error::is_connect) {
-            unknown.unsent();
+            mark.disarm();
         }
         let answer = answer.map_err(|error| root_cause(&error))?;
         if let Some(slot) = slots.current() {
-            slot.learn(response::limits(&answer));
+            slot.reconcile(response::limits(&answer));
         }
         if answer.status() != StatusCode::OK {
             return Err(format!("answered {}", answer.status().as_u16()));
@@ -97,7 +99,7 @@ impl Upstream {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(JSON.as_bytes()));
-        match is_json && says_unhealthy(answer).await {
+        match is_json && reports_unhealthy(answer).await {
             true => Err("answered that it is not healthy".into()),
             false => Ok(()),
         }
@@ -112,12 +114,12 @@ impl Upstream {
         let Some(tls) = &self.tls else { return Ok(()) };
         let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
         let tls = TlsConnector::from(Arc::clone(tls));
-        let shaken = tls.connect(name, socket).await;
-        shaken.map(drop).map_err(|error| error.to_string())
+        let handshake = tls.connect(name, socket).await;
+        handshake.map(drop).map_err(|error| error.to_string())
     }
 }
 
-async fn says_unhealthy(answer: reqwest::Response) -> bool {
+async fn reports_unhealthy(answer: reqwest::Response) -> bool {
     let body = http::Response::from(answer).into_body();
     let Ok(page) = Limited::new(body, MAX_PAGE_BYTES).collect().await else {
         return false;
@@ -126,8 +128,8 @@ async fn says_unhealthy(answer: reqwest::Response) -> bool {
     page.is_ok_and(|page| page.get("healthy") == Some(&false.into()))
 }
 
-/// TLS as calls speak it, for a probe that only connects; none where the base URL is plain, or the roots can't be used,
-/// which the client for calls reports.
+/// TLS as calls use it, for a probe that only connects. `None` if the base URL is plain HTTP. Also `None` if the roots can't be
+/// used; the client for calls reports that.
 pub(super) fn tls(settings: &Settings) -> Option<Arc<ClientConfig>> {
     if settings.url.scheme() != "https" {
         return None;

@@ -1,7 +1,7 @@
-//! A call into the HTTP request that asks it of the upstream.
+//! Turns a call into an HTTP request to the upstream.
 //!
-//! The body is made once and shared, so that a retry costs nothing; the key is marked sensitive, so
-//! that no `Debug` of a request can print it.
+//! The body is encoded once and shared, so that a retry copies nothing. The key is marked sensitive, so that
+//! no `Debug` output of a request contains it.
 
 use std::{
     convert::Infallible,
@@ -25,25 +25,25 @@ pub(super) const SSE: &str = "text/event-stream";
 
 pub(super) const USER_AGENT: &str = concat!("alim-bridge/", env!("CARGO_PKG_VERSION"));
 
-/// What the upstream is asked to do.
-pub(super) struct Ask {
+/// A request to the upstream that can be built again for a retry.
+pub(super) struct Outgoing {
     method: Method,
     pub(super) url: Url,
     body: Option<Bytes>,
     pub(super) expected: Expected,
 }
 
-/// What an answer is judged by.
+/// What a response must satisfy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
-    /// The only content type that it may have.
+    /// The only accepted content type.
     pub(super) accept: &'static str,
-    /// Whether the upstream was asked about a thread, which a 404 may be about; else it lacks the route.
+    /// Whether the call named a thread. If it did, a 404 can concern the thread; otherwise the route is missing.
     pub(super) names_thread: bool,
 }
 
-impl Ask {
-    /// Takes `body` as JSON to `url`.
+impl Outgoing {
+    /// A POST of `body` as JSON to `url`.
     pub(super) fn post(url: Url, body: &impl Serialize, expected: Expected) -> Self {
         let body = serde_json::to_vec(body).expect("what is asked has only string keys");
         Self {
@@ -54,22 +54,22 @@ impl Ask {
         }
     }
 
-    /// Bytes of the JSON.
+    /// The size of the JSON in bytes.
     pub(super) fn body_bytes(&self) -> usize {
         self.body.as_ref().map_or(0, Bytes::len)
     }
 
-    /// What is of use once the head of the answer is there.
-    pub(super) fn answered(self) -> (Url, Expected) {
+    /// The parts that are needed after the head of the response has arrived.
+    pub(super) fn into_parts(self) -> (Url, Expected) {
         (self.url, self.expected)
     }
 
-    /// Whether its body marks the slot as sent.
+    /// Whether it has a body. If so, the body marks the slot as sent.
     pub(super) fn has_body(&self) -> bool {
         self.body.is_some()
     }
 
-    /// Asks about the thread that `url` names, and says no more.
+    /// A request without a body for the thread that `url` names.
     pub(super) fn of_thread(method: Method, url: Url) -> Self {
         Self {
             method,
@@ -83,20 +83,20 @@ impl Ask {
     }
 }
 
-/// Builds the request, with the headers that cross. Its slot, where it has one, is marked as sent by its body.
-pub(super) fn build<T>(ask: &Ask, call: &Call<T>, key: Option<&SecretString>) -> Request {
-    let mut request = Request::new(ask.method.clone(), ask.url.clone());
+/// Builds the request with the forwarded headers. If the call has a slot, the request's body marks it as sent.
+pub(super) fn build<T>(outgoing: &Outgoing, call: &Call<T>, key: Option<&SecretString>) -> Request {
+    let mut request = Request::new(outgoing.method.clone(), outgoing.url.clone());
     let headers = request.headers_mut();
     headers.clone_from(&call.headers);
     headers.insert(
         header::ACCEPT,
-        HeaderValue::from_static(ask.expected.accept),
+        HeaderValue::from_static(outgoing.expected.accept),
     );
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     if let Some(key) = key {
         headers.insert("x-api-key", key_header(key));
     }
-    if let Some(body) = &ask.body {
+    if let Some(body) = &outgoing.body {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
         *request.body_mut() = Some(match call.slots.current() {
             None => body.clone().into(),
@@ -109,8 +109,8 @@ pub(super) fn build<T>(ask: &Ask, call: &Call<T>, key: Option<&SecretString>) ->
     request
 }
 
-/// A body that notes when it is first asked for: hyper does so once there is a connection, with the head in its buffer, and before
-/// any byte leaves.
+/// A body that marks its slot as sent when it is first polled. hyper polls it once there is a connection, after it has buffered
+/// the head and before any byte leaves.
 struct SlotBody {
     body: Full<Bytes>,
     slot: Arc<Slot>,
@@ -137,21 +137,22 @@ impl HttpBody for SlotBody {
     }
 }
 
-/// Marks the slot of a request without a body as sent when it is dropped, so at the answer's head or when the request is given up.
-/// That may be later than the request left, and never earlier; [`unsent`](Self::unsent) says that it did not leave.
-pub(super) struct Unknown(Option<Arc<Slot>>);
+/// Marks the slot of a request without a body as sent when it is dropped: at the head of the response, or when the request is
+/// given up. That can be later than the request left, but never earlier. [`disarm`](Self::disarm) is for a request that did not
+/// leave.
+pub(super) struct MarkSentOnDrop(Option<Arc<Slot>>);
 
-impl Unknown {
+impl MarkSentOnDrop {
     pub(super) fn new(slot: Option<&Arc<Slot>>) -> Self {
         Self(slot.cloned())
     }
 
-    pub(super) fn unsent(mut self) {
+    pub(super) fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unknown {
+impl Drop for MarkSentOnDrop {
     fn drop(&mut self) {
         if let Some(slot) = &self.0 {
             slot.mark_sent();
@@ -159,7 +160,7 @@ impl Drop for Unknown {
     }
 }
 
-/// Keys are checked where they enter (settings, metadata): they are fit for a header.
+/// Keys are validated where they enter (settings, metadata), so each is valid in a header.
 pub(super) fn key_header(key: &SecretString) -> HeaderValue {
     let mut value = HeaderValue::from_str(key.expose_secret()).expect("a checked key");
     value.set_sensitive(true);

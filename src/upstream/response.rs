@@ -1,8 +1,7 @@
-//! The head of an answer judged, its body read within its limit.
+//! Checks the head of a response, and reads its body within a limit.
 //!
-//! Both kinds of call come here after the head: [`judge`] lets only a 200 of the right content type
-//! through and turns all else into an [`Error`]. reqwest's own `bytes()`, `text()` and `json()` have
-//! no bound, so the body is read here.
+//! Unary and streamed calls share this file. [`check`] accepts only a 200 of the right content type, and turns all
+//! else into an [`Error`]. reqwest's own `bytes()`, `text()` and `json()` have no limit, so the body is read here.
 
 use std::{
     sync::Arc,
@@ -27,32 +26,32 @@ use super::{
 use crate::{
     call::{Call, Violation, headers, reply::ReplyHead},
     memory::Account,
-    quota::Answer,
+    quota::ReportedLimit,
 };
 
-/// An error body over this size loses its `detail`; its status keeps its meaning.
+/// Maximum size of an error body in bytes. A larger one loses its `detail`; its status still counts.
 const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
-/// How long an error body is waited for after its head; then its `detail` is lost.
+/// From the head of an error response to the end of its body. A slower body loses its `detail`.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Retry-After is believed up to a day.
+/// Upper bound on Retry-After.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// A head that promises what was asked for, with its body still to be read.
+/// A response whose head was accepted, with its body still unread.
 #[derive(Debug)]
 pub(super) struct Head {
     response: Response,
     memory: Arc<Account>,
-    /// The key that the upstream was shown.
+    /// The key that was sent to the upstream.
     key: Option<SecretString>,
 }
 
-/// Lets a 200 of the expected content type pass; `key` is kept out of what errors quote.
+/// Accepts a 200 of the expected content type. Errors never quote `key`.
 ///
 /// # Errors
 ///
 /// - [`Error::Redirected`] for 3xx, [`Error::Rejected`] for 4xx and 5xx.
 /// - [`Error::Malformed`] for a 400 without JSON, another status, content type or content encoding.
-pub(super) async fn judge(
+pub(super) async fn check(
     response: Response,
     expected: Expected,
     call: Call<()>,
@@ -86,7 +85,7 @@ pub(super) async fn judge(
 }
 
 impl Head {
-    /// What it says beside its status.
+    /// The fields of the head that are passed on.
     pub(super) fn fields(&self) -> ReplyHead {
         fields(self.response.headers(), self.key.as_ref())
     }
@@ -97,19 +96,19 @@ impl Head {
         Events::new(body, settings, self.memory, self.key)
     }
 
-    /// Reads the whole answer, an object with the `required` fields; one of exactly `limit` bytes passes.
+    /// Reads the whole reply, an object with the `required` fields and at most `limit` bytes.
     ///
     /// # Errors
     ///
-    /// - [`Error::TooLarge`] over the limit, [`Error::Interrupted`] when the body is cut.
-    /// - [`Error::Malformed`] when it is empty, no JSON, or lacks a required field.
+    /// - [`Error::TooLarge`] above the limit, [`Error::Interrupted`] if the body is incomplete.
+    /// - [`Error::Malformed`] if it is empty, not JSON, or lacks a required field.
     pub(super) async fn into_reply<T: DeserializeOwned>(
         self,
         limit: usize,
         required: &'static str,
     ) -> Result<T, Error> {
         let body = read(self.response, limit, &self.memory).await?;
-        // serde would also read a list of the fields' values.
+        // serde would also accept an array of the fields' values.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let why = match serde_json::from_slice(&body) {
             Ok(reply) if is_object => return Ok(reply),
@@ -120,7 +119,7 @@ impl Head {
     }
 }
 
-/// Reads no more while there is no room for it: what comes, once more for what is made of it, and what hyper reads ahead.
+/// Reads the body, and waits while the memory budget is full. It reserves memory for the body, its parsed form, and hyper's read-ahead.
 async fn read(response: Response, limit: usize, memory: &Account) -> Result<Bytes, Error> {
     let too_large = Error::TooLarge {
         what: Part::Reply,
@@ -150,13 +149,13 @@ async fn read(response: Response, limit: usize, memory: &Account) -> Result<Byte
     })
 }
 
-/// What a reply of so many bytes takes until it is read.
+/// The memory that a reply of `bytes` needs while it is read.
 fn needed(bytes: usize) -> usize {
     2 * bytes + (2 * bytes).min(2 * MAX_CHUNK_BYTES)
 }
 
-/// The fields that are of use, but for one that quotes the key in its value or its name; names are in small
-/// letters, whatever the key is in.
+/// The fields that are passed on. A field that quotes the key in its value or its name is omitted. Names are in lower
+/// case, so the comparison ignores case.
 fn fields(head: &HeaderMap, key: Option<&SecretString>) -> ReplyHead {
     let key = key.map_or(&b""[..], |key| key.expose_secret().as_bytes());
     let quotes = |text: &[u8]| {
@@ -181,10 +180,10 @@ fn remaining(head: &HeaderMap) -> Option<u32> {
     left.to_str().ok()?.parse().ok()
 }
 
-/// What the head says of the upstream's limit.
-pub(super) fn limits(response: &Response) -> Answer {
+/// The state of the upstream's rate limit, from the head.
+pub(super) fn limits(response: &Response) -> ReportedLimit {
     let is_limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
-    Answer {
+    ReportedLimit {
         remaining: remaining(response.headers()),
         stop: retry_after(response.headers()).filter(|_| is_limited),
     }
@@ -212,7 +211,7 @@ async fn reject(
     let body = body.await.ok().and_then(Result::ok);
     let is_json = match &body {
         Some(body) => serde_json::from_slice::<IgnoredAny>(body).is_ok(),
-        None => says_json, // too long, or too slow
+        None => says_json, // too large, or too slow
     };
     if status == StatusCode::BAD_REQUEST && !is_json {
         let why = Malformed::Foreign400;
@@ -220,10 +219,11 @@ async fn reject(
     }
     let body = body.unwrap_or_default();
     let detail = detail_of(&body);
-    let is_of_path = !expected.names_thread || !is_json || detail.as_deref() == Some("Not Found");
+    let concerns_path =
+        !expected.names_thread || !is_json || detail.as_deref() == Some("Not Found");
     Error::Rejected(Box::new(Rejection {
         status,
-        is_route_missing: status == StatusCode::NOT_FOUND && is_of_path,
+        is_route_missing: status == StatusCode::NOT_FOUND && concerns_path,
         detail: detail.map(|detail| hide(detail, key)),
         violations: parse_violations(&body, key),
         retry_after,
@@ -231,7 +231,7 @@ async fn reject(
     }))
 }
 
-/// Retry-After as seconds or as a date (RFC 9110, 10.2.3); 0 and a date that has passed name no time to wait for.
+/// Retry-After as seconds or as a date (RFC 9110, 10.2.3). 0 and a date in the past mean no wait.
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let wait = match text.trim().parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -243,7 +243,7 @@ fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     (!wait.is_zero()).then_some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// FastAPI's list of invalid fields: `loc` joined with ".", the leading "body" off.
+/// Parses FastAPI's list of invalid fields. `loc` is joined with "."; a leading "body" is removed.
 fn parse_violations(body: &[u8], key: Option<&SecretString>) -> Vec<Violation> {
     let Ok(object) = serde_json::from_slice::<Value>(body) else {
         return Vec::new();

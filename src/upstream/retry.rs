@@ -1,9 +1,8 @@
-//! What may be tried again, and when.
+//! Which calls are retried, and when.
 //!
-//! Only a call that provably never reached the upstream is tried again: there was no connection. An
-//! LLM call that may have run costs money twice, so nothing else ever is. A budget for all calls
-//! together keeps retries from tripling the connections that an upstream in trouble is asked for
-//! (Google SRE, "Handling Overload").
+//! A call is retried only if it provably never reached the upstream: there was no connection. An LLM call that may have
+//! run would cost money twice. All calls share a retry budget. Without it, retries could triple the connection
+//! attempts to an upstream in trouble (Google SRE, "Handling Overload").
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,14 +12,14 @@ use tower::retry::budget::{Budget, TpsBudget};
 use super::error::Error;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// The time over which the budget looks back.
+/// The period that the budget covers.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-/// So many retries a second are always allowed, for a bridge with few calls.
+/// Retries a second that are always allowed, for a bridge with few calls.
 const BUDGET_FLOOR: u32 = 10;
-/// Retries for each call, beyond the floor: Finagle's and linkerd's figure.
+/// Retries per call above the floor: the figure of Finagle and linkerd.
 const BUDGET_SHARE: f32 = 0.2;
 
-/// The retries of all calls together; clones share the budget.
+/// The retry policy of all calls. Clones share the budget.
 #[derive(Clone, Debug)]
 pub(super) struct Retries {
     limit: u32,
@@ -28,24 +27,23 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    /// Each call may be tried again `limit` times, while the budget lasts.
+    /// Each call can be retried `limit` times while the budget lasts.
     pub(super) fn new(limit: u32) -> Self {
         let budget = TpsBudget::new(BUDGET_WINDOW, BUDGET_FLOOR, BUDGET_SHARE);
         let budget = Arc::new(budget);
         Self { limit, budget }
     }
 
-    /// A call begins: it adds its share to the budget.
-    pub(super) fn begin(&self) {
+    /// Records a new call, which adds its share to the budget.
+    pub(super) fn record_call(&self) {
         self.budget.deposit();
     }
 
-    /// How long to wait before attempt number `attempt` (the first retry is 1), or `None` when the
-    /// error must stand: it may have run, the retries of this call or of all are used up, or the wait
-    /// would end after `until`.
+    /// How long to wait before retry number `attempt`, counted from 1. `None` if the call must not be retried: it may have
+    /// run, the retries of this call or the shared budget are used up, or the wait would end after `until`.
     ///
-    /// `jitter` in 0..1 spreads the wait over the upper half of an exponentially growing step, so that
-    /// callers who failed together do not come back together.
+    /// `jitter` in 0..1 spreads the wait over the upper half of an exponentially growing step. Callers that failed together
+    /// then retry at different times.
     pub(super) fn backoff(
         &self,
         error: &Error,
@@ -78,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_have_run_is_never_tried_again() {
+    async fn a_call_that_may_have_run_is_never_retried() {
         let retries = Retries::new(9);
         let backoff = |error| retries.backoff(&error, 1, minute(), 0.5);
         assert_eq!(backoff(Error::Truncated), None);
@@ -87,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_connection_is_tried_again_within_retries_and_deadline() {
+    async fn a_refused_connection_is_retried_within_limit_and_deadline() {
         let (retries, error) = (Retries::new(2), unreachable().await);
         let wait = |attempt, until| retries.backoff(&error, attempt, until, 1.0);
         assert_eq!(wait(1, minute()), Some(Duration::from_millis(50)));
@@ -97,11 +95,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_calls_together_are_tried_again_by_a_fifth_and_a_floor() {
+    async fn the_shared_budget_allows_a_fifth_of_the_calls_and_a_floor() {
         let (retries, error) = (Retries::new(9), unreachable().await);
         let mut granted = 0;
         for _ in 0..1000 {
-            retries.begin();
+            retries.record_call();
             granted += usize::from(retries.backoff(&error, 1, minute(), 0.5).is_some());
         }
         let floor = usize::try_from(BUDGET_FLOOR * 10).expect("small");

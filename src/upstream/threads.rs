@@ -1,6 +1,6 @@
-//! Threads: made, looked up and deleted, under `{base}/threads`.
+//! Threads: created, read and deleted under `{base}/threads`.
 //!
-//! What [`Upstream::invoke`] promises holds here too; a path never bears anything but a [`ThreadId`].
+//! The guarantees of [`Upstream::invoke`] hold here too. The only variable part of a path is a [`ThreadId`].
 
 use reqwest::{Method, Url};
 use tokio::time::Instant;
@@ -8,18 +8,18 @@ use tokio::time::Instant;
 use super::{
     Error, Upstream,
     error::Malformed,
-    request::{Ask, Expected, JSON},
+    request::{Expected, JSON, Outgoing},
 };
 use crate::call::{
     Call, NewThread, ThreadId,
     reply::{Deleted, ReplyHead, Thread},
 };
 
-/// What the answer to a thread's deletion must say.
+/// What the response to a thread's deletion must contain.
 const GONE: &str = "deleted: true";
 
 impl Upstream {
-    /// Makes a thread; otherwise as [`Upstream::invoke`].
+    /// Creates a thread; otherwise as [`Upstream::invoke`].
     ///
     /// # Errors
     ///
@@ -33,11 +33,11 @@ impl Upstream {
             accept: JSON,
             names_thread: false,
         };
-        let ask = Ask::post(self.threads_url.clone(), &call.asked, expected);
-        self.reply(ask, call, until, "thread_id").await
+        let outgoing = Outgoing::post(self.threads_url.clone(), &call.asked, expected);
+        self.reply(outgoing, call, until, "thread_id").await
     }
 
-    /// Looks a thread up; otherwise as [`Upstream::invoke`].
+    /// Reads a thread; otherwise as [`Upstream::invoke`].
     ///
     /// # Errors
     ///
@@ -47,23 +47,22 @@ impl Upstream {
         call: Call<ThreadId>,
         until: Instant,
     ) -> Result<(Thread, ReplyHead), Error> {
-        let ask = Ask::of_thread(Method::GET, self.thread_url(call.asked));
-        self.reply(ask, call, until, "thread_id").await
+        let outgoing = Outgoing::of_thread(Method::GET, self.thread_url(call.asked));
+        self.reply(outgoing, call, until, "thread_id").await
     }
 
     /// Deletes a thread; otherwise as [`Upstream::invoke`].
     ///
     /// # Errors
     ///
-    /// - As [`Upstream::invoke`]; [`Error::Malformed`] too when the upstream does not say that the
-    ///   thread is gone.
+    /// - As [`Upstream::invoke`]. Also [`Error::Malformed`] if the upstream does not confirm the deletion.
     pub async fn delete_thread(
         &self,
         call: Call<ThreadId>,
         until: Instant,
     ) -> Result<((), ReplyHead), Error> {
-        let ask = Ask::of_thread(Method::DELETE, self.thread_url(call.asked));
-        let (reply, head): (Deleted, _) = self.reply(ask, call, until, GONE).await?;
+        let outgoing = Outgoing::of_thread(Method::DELETE, self.thread_url(call.asked));
+        let (reply, head): (Deleted, _) = self.reply(outgoing, call, until, GONE).await?;
         match reply.deleted {
             true => Ok(((), head)),
             false => Err(Error::Malformed {

@@ -1,4 +1,4 @@
-//! Callers of the callers file: who they are, what they may, whose key the upstream is shown, and what is told of them.
+//! Callers of the callers file: who they are, what they can do, which key the upstream gets, and what is reported of them.
 
 mod command;
 mod identity;
@@ -16,7 +16,7 @@ use crate::support::{
 use alim_bridge::pb::{InvokeRequest, InvokeResponse, StreamRequest};
 use tonic::{Code, IntoRequest, Request, Response, Status};
 
-/// A bridge that knows the callers of this text, with these settings besides.
+/// A bridge with the callers of this text and these other settings.
 async fn knowing(
     upstream: &Upstream,
     text: &str,

@@ -1,4 +1,4 @@
-//! Whose key opens what: the callers' at the bridge, and the one that the upstream is shown.
+//! Which key is accepted where: the callers' at the bridge, and the one that is sent to the upstream.
 
 mod quotes;
 
@@ -23,7 +23,7 @@ use tonic_reflection::pb::v1::{
 /// A key that only one caller has.
 const KEY: &str = "orders-key";
 
-/// What opens nothing.
+/// Credentials that are not accepted.
 const NOT_ITS_KEY: [&str; 8] = [
     "",
     "Bearer ",
@@ -35,23 +35,23 @@ const NOT_ITS_KEY: [&str; 8] = [
     "Bearer orders-key, Bearer orders-key",
 ];
 
-fn told(code: Code, reason: &str) -> (Code, String) {
+fn failure(code: Code, reason: &str) -> (Code, String) {
     (code, reason.into())
 }
 
 fn missing() -> (Code, String) {
-    told(Code::Unauthenticated, "CALLER_CREDENTIALS_MISSING")
+    failure(Code::Unauthenticated, "CALLER_CREDENTIALS_MISSING")
 }
 
 fn rejected() -> (Code, String) {
-    told(Code::Unauthenticated, "CALLER_CREDENTIALS_REJECTED")
+    failure(Code::Unauthenticated, "CALLER_CREDENTIALS_REJECTED")
 }
 
 fn a_reply() -> Reply {
     Reply::json(200, reply_json())
 }
 
-/// A bridge that knows one caller, an upstream behind it, and the file that says so.
+/// A bridge with one caller, its upstream, and its callers file.
 async fn guarded() -> (Upstream, Bridge, CallersFile) {
     let file = CallersFile::with(&entry("orders", KEY));
     let upstream = Upstream::answering(a_reply());
@@ -59,21 +59,21 @@ async fn guarded() -> (Upstream, Bridge, CallersFile) {
     (upstream, bridge, file)
 }
 
-/// A bridge that passes the caller's own key on.
+/// A bridge that forwards the caller's own key.
 async fn passing_on(reply: Reply) -> (Upstream, Bridge) {
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::with(&upstream.url(), &[("CREDENTIALS", "caller")]).await;
     (upstream, bridge)
 }
 
-/// A bridge whose service key is what this file holds.
+/// A bridge whose service key is in this file.
 async fn with_key_file(upstream: &Upstream, file: &NamedTempFile) -> Bridge {
     let (url, path) = (upstream.url(), file.path().to_str().expect("UTF-8"));
     let settings = [("UPSTREAM_URL", &*url), ("UPSTREAM_API_KEY_FILE", path)];
     Bridge::from_config(config(&settings)).await
 }
 
-fn bearing<T>(message: T, authorization: &str) -> Request<T> {
+fn authorized<T>(message: T, authorization: &str) -> Request<T> {
     with_metadata(message, &[("authorization", authorization.as_bytes())])
 }
 
@@ -81,8 +81,8 @@ fn keyed<T>(message: T, key: &str) -> Request<T> {
     with_metadata(message, &[("x-api-key", key.as_bytes())])
 }
 
-/// The statuses of both methods for what must fail before the first event.
-async fn refusals(
+/// The statuses of both methods for a request that must fail before the first event.
+async fn rejections(
     bridge: &Bridge,
     invoke: impl IntoRequest<InvokeRequest>,
     stream: impl IntoRequest<StreamRequest>,
@@ -95,9 +95,9 @@ async fn refusals(
 }
 
 #[tokio::test]
-async fn a_caller_without_a_key_is_told_so_and_nothing_is_sent() {
+async fn a_call_without_a_key_is_rejected_and_nothing_is_sent() {
     let (upstream, bridge, _dir) = guarded().await;
-    for status in refusals(&bridge, ask("Salam"), ask_stream("Salam")).await {
+    for status in rejections(&bridge, ask("Salam"), ask_stream("Salam")).await {
         assert_eq!(status.code_and_reason(), missing());
         assert_eq!(status.info("sent").as_deref(), Some("false"));
         assert_eq!(status.pushback(), None);
@@ -106,12 +106,12 @@ async fn a_caller_without_a_key_is_told_so_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_caller_with_anything_but_its_key_is_rejected_and_nothing_is_sent() {
+async fn any_other_credentials_are_rejected_and_nothing_is_sent() {
     let (upstream, bridge, _dir) = guarded().await;
     let hash = format!("Bearer {}", sha256(KEY));
     for shown in NOT_ITS_KEY.into_iter().chain([&*hash]) {
-        let invoke = bearing(ask("Salam"), shown);
-        for status in refusals(&bridge, invoke, bearing(ask_stream("Salam"), shown)).await {
+        let invoke = authorized(ask("Salam"), shown);
+        for status in rejections(&bridge, invoke, authorized(ask_stream("Salam"), shown)).await {
             assert_eq!(status.code_and_reason(), rejected(), "{shown:?}");
             assert_eq!(status.info("sent").as_deref(), Some("false"), "{shown:?}");
         }
@@ -120,7 +120,7 @@ async fn a_caller_with_anything_but_its_key_is_rejected_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_second_authorization_beside_the_key_is_rejected() {
+async fn a_second_authorization_header_is_rejected() {
     let (upstream, bridge, _file) = guarded().await;
     for other in [&b"Bearer orders-key"[..], b"Bearer another-key"] {
         let both = [
@@ -138,11 +138,11 @@ async fn a_second_authorization_beside_the_key_is_rejected() {
 }
 
 #[tokio::test]
-async fn a_caller_with_its_key_passes_and_the_key_stays_at_the_bridge() {
+async fn a_caller_with_its_key_is_admitted_and_the_key_is_not_forwarded() {
     let (upstream, bridge, _dir) = guarded().await;
     let mut client = bridge.client.clone();
     for shown in ["Bearer orders-key", "bearer  orders-key"] {
-        let reply = client.invoke(bearing(ask("Salam"), shown)).await;
+        let reply = client.invoke(authorized(ask("Salam"), shown)).await;
         reply.expect("a reply");
     }
     for asked in upstream.requests() {
@@ -166,18 +166,18 @@ async fn reflection_needs_a_key() {
     let asked = || tokio_stream::iter([ServerReflectionRequest::default()]);
     let status = reflection.server_reflection_info(asked()).await;
     assert_eq!(status.expect_err("no key").code_and_reason(), missing());
-    let asked = bearing(asked(), "Bearer orders-key");
+    let asked = authorized(asked(), "Bearer orders-key");
     let answer = reflection.server_reflection_info(asked).await;
     answer.expect("with the key");
 }
 
 #[tokio::test]
-async fn an_unknown_method_needs_a_key_before_it_is_called_unknown() {
+async fn an_unknown_method_needs_a_key_before_it_is_reported_as_unknown() {
     let (_upstream, bridge, _dir) = guarded().await;
     let status = unknown_method(&bridge, Request::new(ask("Salam"))).await;
     assert_eq!(status.code_and_reason(), missing());
-    let status = unknown_method(&bridge, bearing(ask("Salam"), "Bearer orders-key")).await;
-    let unknown = told(Code::Unimplemented, "METHOD_UNKNOWN");
+    let status = unknown_method(&bridge, authorized(ask("Salam"), "Bearer orders-key")).await;
+    let unknown = failure(Code::Unimplemented, "METHOD_UNKNOWN");
     assert_eq!(status.code_and_reason(), unknown);
 }
 
@@ -191,7 +191,7 @@ async fn unknown_method(bridge: &Bridge, request: Request<InvokeRequest>) -> Sta
 }
 
 #[tokio::test]
-async fn a_changed_key_file_is_taken_over_and_a_bad_change_leaves_the_old_one_standing() {
+async fn a_changed_callers_file_is_reloaded_and_a_bad_change_keeps_the_old_one() {
     let (_upstream, bridge, file) = guarded().await;
     let mut client = bridge.client.clone();
     for (content, known, unknown) in [
@@ -209,16 +209,16 @@ async fn a_changed_key_file_is_taken_over_and_a_bad_change_leaves_the_old_one_st
         (entry("orders", "third"), "Bearer third", "Bearer second"),
     ] {
         file.put("callers.toml", &content);
-        wait_for_file_reload().await;
-        let passed = client.invoke(bearing(ask("Salam"), known)).await;
+        files_are_read_again().await;
+        let passed = client.invoke(authorized(ask("Salam"), known)).await;
         passed.unwrap_or_else(|status| panic!("after {content:?}: {status:?}"));
-        let status = client.invoke(bearing(ask("Salam"), unknown)).await;
+        let status = client.invoke(authorized(ask("Salam"), unknown)).await;
         assert_eq!(status.expect_err("unknown").code_and_reason(), rejected());
     }
 }
 
 #[tokio::test]
-async fn a_callers_own_key_is_what_the_upstream_is_shown() {
+async fn a_callers_own_key_is_sent_to_the_upstream() {
     let (upstream, bridge) = passing_on(a_reply()).await;
     let mut client = bridge.client.clone();
     for key in ["first", "second"] {
@@ -231,7 +231,7 @@ async fn a_callers_own_key_is_what_the_upstream_is_shown() {
 }
 
 #[tokio::test]
-async fn a_caller_who_brings_no_key_of_its_own_is_told_so_and_nothing_is_sent() {
+async fn a_caller_that_brings_no_key_is_rejected_and_nothing_is_sent() {
     let (upstream, bridge) = passing_on(a_reply()).await;
     for key in [
         &[][..],
@@ -240,7 +240,7 @@ async fn a_caller_who_brings_no_key_of_its_own_is_told_so_and_nothing_is_sent() 
     ] {
         let invoke = with_metadata(ask("Salam"), key);
         let stream = with_metadata(ask_stream("Salam"), key);
-        for status in refusals(&bridge, invoke, stream).await {
+        for status in rejections(&bridge, invoke, stream).await {
             assert_eq!(status.code_and_reason(), missing(), "{key:?}");
             assert_eq!(status.info("sent").as_deref(), Some("false"));
         }
@@ -249,12 +249,12 @@ async fn a_caller_who_brings_no_key_of_its_own_is_told_so_and_nothing_is_sent() 
 }
 
 #[tokio::test]
-async fn a_callers_key_that_the_upstream_refuses_is_the_callers_fault() {
+async fn a_callers_key_that_the_upstream_rejects_is_the_callers_fault() {
     for (http, code) in [(401, Code::Unauthenticated), (403, Code::PermissionDenied)] {
         let (_upstream, bridge) = passing_on(Reply::json(http, "{}")).await;
         let invoke = keyed(ask("Salam"), KEY);
-        for status in refusals(&bridge, invoke, keyed(ask_stream("Salam"), KEY)).await {
-            let refused = told(code, "CALLER_CREDENTIALS_REJECTED");
+        for status in rejections(&bridge, invoke, keyed(ask_stream("Salam"), KEY)).await {
+            let refused = failure(code, "CALLER_CREDENTIALS_REJECTED");
             assert_eq!(status.code_and_reason(), refused, "{http}");
             assert_eq!(status.info("sent").as_deref(), Some("true"), "{http}");
         }
@@ -262,13 +262,13 @@ async fn a_callers_key_that_the_upstream_refuses_is_the_callers_fault() {
 }
 
 #[tokio::test]
-async fn a_service_key_that_the_upstream_refuses_is_the_bridges_fault() {
+async fn a_service_key_that_the_upstream_rejects_is_the_bridges_fault() {
     for http in [401, 403] {
         let upstream = Upstream::answering(Reply::json(http, "{}"));
         let bridge = Bridge::start(&upstream.url()).await;
         let invoke = keyed(ask("Salam"), KEY);
-        for status in refusals(&bridge, invoke, keyed(ask_stream("Salam"), KEY)).await {
-            let refused = told(Code::Internal, "UPSTREAM_CREDENTIALS_REJECTED");
+        for status in rejections(&bridge, invoke, keyed(ask_stream("Salam"), KEY)).await {
+            let refused = failure(Code::Internal, "UPSTREAM_CREDENTIALS_REJECTED");
             assert_eq!(status.code_and_reason(), refused, "{http}");
         }
     }
@@ -288,7 +288,7 @@ async fn with_a_service_key_the_callers_key_never_reaches_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_changed_service_key_is_shown_from_then_on_and_a_bad_change_is_not() {
+async fn a_changed_service_key_is_used_from_then_on_and_a_bad_change_is_not() {
     let file = NamedTempFile::new().expect("a file");
     fs::write(&file, "first\n").expect("written");
     let upstream = Upstream::answering(a_reply());
@@ -309,12 +309,12 @@ async fn a_changed_service_key_is_shown_from_then_on_and_a_bad_change_is_not() {
 }
 
 #[tokio::test]
-async fn half_a_key_file_is_not_used() {
+async fn a_partly_written_key_file_is_not_used() {
     let file = NamedTempFile::new().expect("a file");
     fs::write(&file, "first").expect("written");
     let upstream = Upstream::answering(a_reply());
     let bridge = with_key_file(&upstream, &file).await;
-    // It looks after 2 s and after 4 s, and finds another content each time.
+    // The file is checked after 2 s and after 4 s, and has another content each time.
     for (content, millis) in [("sec", 3000), ("second", 1500)] {
         fs::write(&file, content).expect("written");
         advance_time(Duration::from_millis(millis)).await;
@@ -328,25 +328,25 @@ async fn half_a_key_file_is_not_used() {
 }
 
 #[tokio::test]
-async fn half_a_callers_file_locks_nobody_out() {
+async fn a_partly_written_callers_file_locks_nobody_out() {
     let (_upstream, bridge, file) = guarded().await;
     let mut client = bridge.client.clone();
     file.put("callers.toml", &entry("orders", "another"));
-    advance_time(Duration::from_secs(3)).await; // one look
-    let passed = client.invoke(bearing(ask("Salam"), "Bearer orders-key"));
+    time_passes(Duration::from_secs(3)).await; // one check
+    let passed = client.invoke(authorized(ask("Salam"), "Bearer orders-key"));
     passed.await.expect("its line is not written yet");
 }
 
-/// Identity comes before the permit: who is not known must not learn how full the bridge is.
+/// Identity is checked before admission: an unidentified caller must not learn how loaded the bridge is.
 #[tokio::test]
-async fn a_caller_who_brings_no_key_is_rejected_before_it_is_admitted() {
+async fn a_caller_that_brings_no_key_is_rejected_before_admission() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let settings = [("CREDENTIALS", "caller"), ("MAX_CALLS", "1")];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
     let with_key = with_metadata(ask_stream("Salam"), &[("x-api-key", b"own")]);
     let open = bridge.client.clone().stream(with_key).await;
     let _open = open.expect("a token");
-    for status in refusals(&bridge, ask("Salam"), ask_stream("Salam")).await {
+    for status in rejections(&bridge, ask("Salam"), ask_stream("Salam")).await {
         assert_eq!(status.code_and_reason(), missing());
     }
     assert_eq!(upstream.requests().len(), 1);

@@ -1,5 +1,5 @@
-//! Connections that attack: floods of frames that cost the peer nothing, and peers that fall silent at each
-//! step. What they cost is bounded, and other callers do not notice.
+//! Hostile connections: floods of frames that cost the peer nothing, and peers that stop responding at each step.
+//! Their cost is bounded, and other callers do not notice them.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::support::{
     upstream::{Reply, Upstream},
 };
 
-/// What a flood may make the bridge's memory grow by.
+/// How much a flood can grow the bridge's memory.
 const GROWTH_KIB: u64 = 8 * 1024;
-/// How long a peer that does not read can send, before it is thought to be held up.
+/// How long a peer that does not read can send before it counts as blocked.
 const HELD_UP: Duration = Duration::from_secs(1);
-/// Long for what happens at once.
+/// A generous limit for what happens at once.
 const SOON: Duration = Duration::from_secs(10);
-/// So that a silent peer is found at once.
+/// So that a dead peer is detected at once.
 const IMPATIENT: [(&str, &str); 2] = [
     ("KEEPALIVE_INTERVAL", "300ms"),
     ("KEEPALIVE_TIMEOUT", "300ms"),
@@ -48,7 +48,7 @@ async fn no_call_is_open(bridge: &Bridge) {
 
 /// CVE-2023-44487.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_rapid_resets_reach_hardly_anybody_and_give_all_back() {
+async fn ten_thousand_rapid_resets_barely_reach_the_upstream_and_release_everything() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut attacker = Raw::open(bridge.address, &[]).await;
@@ -58,8 +58,8 @@ async fn ten_thousand_rapid_resets_reach_hardly_anybody_and_give_all_back() {
         .collect();
     let _ = attacker.send(&attack).await;
     let _ = attacker.send(&frame(PING, 0, 0, &[0; 8])).await;
-    // All is read when the PING is answered, or when the bridge has had enough of it: that depends on how many calls
-    // it reads together with their resets.
+    // The PING is answered once all is read, unless the bridge closes the connection first. That depends on how many calls it reads
+    // together with their resets.
     let _ = attacker.next(PING).await;
     no_call_is_open(&bridge).await;
     let reached = upstream.requests().len();
@@ -67,11 +67,11 @@ async fn ten_thousand_rapid_resets_reach_hardly_anybody_and_give_all_back() {
 }
 
 #[tokio::test]
-async fn over_1024_calls_taken_back_before_they_are_seen_end_their_connection() {
+async fn over_1024_calls_cancelled_before_they_are_read_end_their_connection() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::start(&upstream.url()).await;
     let mut attacker = Raw::open(bridge.address, &[]).await;
-    // POST, http and / of HPACK's static table: so small that one write takes all, and the bridge finds all at once.
+    // POST, http and / of HPACK's static table: so small that one write takes all, and the bridge reads all at once.
     let head = |stream| {
         frame(
             HEADERS,
@@ -89,7 +89,7 @@ async fn over_1024_calls_taken_back_before_they_are_seen_end_their_connection() 
 }
 
 #[tokio::test]
-async fn five_hundred_calls_taken_back_at_once_do_not_cost_the_caller_its_connection() {
+async fn five_hundred_calls_cancelled_at_once_keep_their_connection() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut caller = Raw::open(bridge.address, &[]).await;
@@ -112,7 +112,7 @@ async fn five_hundred_calls_taken_back_at_once_do_not_cost_the_caller_its_connec
 }
 
 #[tokio::test]
-async fn calls_that_are_reset_once_they_have_begun_give_all_back() {
+async fn calls_that_are_reset_after_their_start_release_everything() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "1")]).await;
     let mut attacker = Raw::open(bridge.address, &[]).await;
@@ -122,7 +122,7 @@ async fn calls_that_are_reset_once_they_have_begun_give_all_back() {
             .send(&call("Stream", stream, &[]))
             .await
             .expect("open");
-        upstream.wait_for_requests(count as usize).await; // so there was room again
+        upstream.received(count as usize).await; // so there were free permits again
         attacker.send(&reset(stream)).await.expect("open");
         upstream.wait_for_close().await;
     }
@@ -130,7 +130,7 @@ async fn calls_that_are_reset_once_they_have_begun_give_all_back() {
 }
 
 #[tokio::test]
-async fn a_head_without_end_is_refused_long_before_it_ends() {
+async fn an_endless_head_is_rejected_early() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::start(&upstream.url()).await;
     for piece in [field("a", b"b"), Vec::new()] {
@@ -139,14 +139,14 @@ async fn a_head_without_end_is_refused_long_before_it_ends() {
         for _ in 0..10_000 {
             attack.extend(frame(CONTINUATION, 0, 1, &piece));
         }
-        let _ = attacker.send(&attack).await; // the bridge may close before its end
-        assert_eq!(attacker.goaway_code().await, Some(ENHANCE_YOUR_CALM));
+        let _ = attacker.send(&attack).await; // the bridge can close before it ends
+        assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
         bridge.invoke("Salam").await.expect("others are answered");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_without_end_from_a_peer_that_does_not_read_are_not_kept() {
+async fn endless_frames_from_a_peer_that_does_not_read_are_not_buffered() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Deployed::with(&upstream.url(), &[]);
     bridge.client().invoke(ask("Salam")).await.expect("a reply");
@@ -170,9 +170,9 @@ async fn frames_without_end_from_a_peer_that_does_not_read_are_not_kept() {
     assert!(grown <= GROWTH_KIB, "{grown} KiB");
 }
 
-/// As a machine that lost its power: no FIN, no RST, no answer to a PING.
+/// Like a machine that lost its power: no FIN, no RST, no PING acknowledgement.
 #[tokio::test]
-async fn a_peer_that_falls_silent_gives_its_permits_and_upstream_calls_back() {
+async fn a_dead_peer_releases_its_permits_and_upstream_calls() {
     let flood = Reply::sse("").flood(format!("ea60\r\n{:60000}\r\n", "event: token\ndata: a\n\n"));
     for reply in [
         Reply::nothing().then_hold(),
@@ -192,7 +192,7 @@ async fn a_peer_that_falls_silent_gives_its_permits_and_upstream_calls_back() {
 }
 
 #[tokio::test]
-async fn a_peer_that_answers_pings_stays_however_silent_it_is() {
+async fn a_silent_peer_that_answers_pings_stays_connected() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::with(&upstream.url(), &IMPATIENT).await;
     let answer = bridge.client.clone().stream(ask_stream("Salam")).await;
@@ -202,9 +202,9 @@ async fn a_peer_that_answers_pings_stays_however_silent_it_is() {
     assert!(ended.is_err(), "{ended:?}");
 }
 
-/// Admission is the one that refuses; what a connection may have open beside it is bounded too.
+/// Admission must reject first. The streams that a connection can have in addition are bounded too.
 #[tokio::test]
-async fn a_connection_is_told_of_room_for_all_calls_and_1024_probes() {
+async fn a_connection_allows_streams_for_all_calls_and_1024_probes() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "10")]).await;
     let mut peer = Raw::open(bridge.address, &[]).await;
@@ -219,17 +219,17 @@ async fn assert_closed(connection: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn a_preface_that_is_never_finished_ends_its_connection() {
+async fn an_unfinished_preface_ends_its_connection() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::start(&upstream.url()).await;
     let mut half = Raw(TcpStream::connect(bridge.address).await.expect("a port"));
     half.send(&PREFACE[..23]).await.expect("open");
-    advance_time(Duration::from_secs(11)).await; // its preface was due after ten
+    time_passes(Duration::from_secs(11)).await; // the preface timeout is 10 s
     assert_closed(&mut half.0).await;
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_after_its_preface_is_closed() {
+async fn a_peer_that_sends_nothing_after_its_preface_is_closed() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::with(&upstream.url(), &IMPATIENT).await;
     let mut silent = Raw(TcpStream::connect(bridge.address).await.expect("a port"));

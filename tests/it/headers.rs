@@ -1,4 +1,4 @@
-//! What crosses the bridge beside the messages: metadata to the upstream, headers to the caller.
+//! What the bridge forwards in addition to messages: metadata to the upstream, headers to the caller.
 
 mod raw;
 
@@ -19,7 +19,7 @@ use self::raw::Outcome;
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// What the bridge itself says to the upstream.
+/// Headers that the bridge itself sends to the upstream.
 const ITS_OWN: [&str; 7] = [
     "accept",
     "content-length",
@@ -30,10 +30,10 @@ const ITS_OWN: [&str; 7] = [
     "x-request-id",
 ];
 
-/// What may be in any answer's metadata: gRPC's own, and the request id.
+/// Metadata that any response can have: gRPC's own, and the request id.
 const GRPCS_OWN: [&str; 4] = ["content-type", "date", "grpc-status", "x-request-id"];
 
-/// Headers that would harm on the wrong side.
+/// Headers that would do harm on the other side.
 const PRIVATE: [&str; 6] = [
     "authorization",
     "cookie",
@@ -43,7 +43,7 @@ const PRIVATE: [&str; 6] = [
     "x-custom",
 ];
 
-/// More limits than come back.
+/// More rate-limit headers than are forwarded.
 const LIMITS: [&str; 7] = [
     "x-ratelimit-a",
     "x-ratelimit-b",
@@ -60,7 +60,7 @@ async fn answering() -> (Upstream, Bridge) {
     (upstream, bridge)
 }
 
-/// The headers with which the upstream was asked.
+/// The headers that the upstream received.
 async fn sent_for(request: Request<InvokeRequest>) -> HeaderMap {
     let (upstream, bridge) = answering().await;
     let mut client = bridge.client.clone();
@@ -76,12 +76,12 @@ fn set<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     names.iter().copied().collect()
 }
 
-/// The names in an answer's metadata that are not gRPC's own.
+/// The names in a response's metadata that are not gRPC's own.
 fn passed_back(metadata: &HeaderMap) -> BTreeSet<&str> {
     &names(metadata) - &set(&GRPCS_OWN)
 }
 
-/// The metadata of an answer, or of a trailers-only status.
+/// The metadata of a response, or of a trailers-only status.
 fn metadata<T>(answer: Result<Response<T>, Status>) -> HeaderMap {
     let metadata = match answer {
         Ok(answer) => answer.metadata().clone(),
@@ -90,7 +90,7 @@ fn metadata<T>(answer: Result<Response<T>, Status>) -> HeaderMap {
     metadata.into_headers()
 }
 
-/// The metadata of both methods' good answers to a reply with these headers.
+/// The metadata of both methods' successful responses to a reply with these headers.
 async fn metadata_of_good_answers(headers: &[(&'static str, &str)]) -> [HeaderMap; 2] {
     let dress = |reply: Reply| {
         let add = |reply: Reply, (name, value): &(&'static str, &str)| reply.header(name, value);
@@ -104,7 +104,7 @@ async fn metadata_of_good_answers(headers: &[(&'static str, &str)]) -> [HeaderMa
     [metadata(Ok(reply)), metadata(Ok(stream))]
 }
 
-/// The metadata of both methods' statuses for an upstream that gives this reply.
+/// The metadata of both methods' statuses for an upstream that sends this reply.
 async fn metadata_of_statuses(reply: Reply) -> [HeaderMap; 2] {
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::start(&upstream.url()).await;
@@ -150,7 +150,7 @@ async fn no_other_metadata_reaches_the_upstream() {
 }
 
 #[tokio::test]
-async fn values_beyond_visible_ascii_or_8192_bytes_stay_at_the_bridge() {
+async fn values_beyond_visible_ascii_or_8192_bytes_are_not_forwarded() {
     for (value, crosses) in [
         (&[b'a'; 8192][..], true),
         (&[b'a'; 8193], false),
@@ -165,7 +165,7 @@ async fn values_beyond_visible_ascii_or_8192_bytes_stay_at_the_bridge() {
 }
 
 #[tokio::test]
-async fn a_line_end_in_metadata_makes_no_header_of_the_upstreams() {
+async fn a_line_end_in_metadata_adds_no_header_to_the_upstreams_request() {
     let (upstream, bridge) = answering().await;
     for end in ["\r\n", "\n", "\r", "\0"] {
         for name in ["traceparent", "x-request-id", "baggage"] {
@@ -183,21 +183,21 @@ async fn a_line_end_in_metadata_makes_no_header_of_the_upstreams() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_made_where_none_is_fit_and_told_to_both_sides() {
+async fn without_a_valid_request_id_one_is_generated_for_both_sides() {
     for unfit in [None, Some(&b""[..]), Some(&[b'r'; 129]), Some(b"r-\xff")] {
         let (upstream, bridge) = answering().await;
         let pairs: Vec<_> = unfit.map(|id| ("x-request-id", id)).into_iter().collect();
         let mut client = bridge.client.clone();
         let reply = client.invoke(with_metadata(ask("Salam"), &pairs)).await;
         let back = metadata(Ok(reply.expect("a reply")));
-        let told = back["x-request-id"].to_str().expect("ASCII");
-        assert!(Uuid::parse_str(told).is_ok(), "{told}");
-        assert_eq!(upstream.requests()[0].headers["x-request-id"], told);
+        let id = back["x-request-id"].to_str().expect("ASCII");
+        assert!(Uuid::parse_str(id).is_ok(), "{id}");
+        assert_eq!(upstream.requests()[0].headers["x-request-id"], id);
     }
 }
 
 #[tokio::test]
-async fn no_two_calls_are_given_the_same_request_id() {
+async fn no_two_calls_get_the_same_request_id() {
     let (upstream, bridge) = answering().await;
     for _ in 0..3 {
         bridge.invoke("Salam").await.expect("a reply");
@@ -232,7 +232,7 @@ async fn the_callers_request_id_comes_back_whatever_the_outcome() {
 }
 
 #[tokio::test]
-async fn a_call_that_the_bridge_itself_refuses_bears_its_request_id() {
+async fn a_call_that_the_bridge_rejects_has_its_request_id() {
     let (_upstream, bridge) = answering().await;
     let request = with_metadata(ask(""), &[("x-request-id", b"r-1")]);
     let status = bridge.client.clone().invoke(request).await;
@@ -255,7 +255,7 @@ async fn an_upstreams_request_id_does_not_replace_the_callers() {
 }
 
 #[tokio::test]
-async fn limits_come_back_with_a_good_answer_and_nothing_else_does() {
+async fn limits_are_forwarded_with_a_reply_and_nothing_else_is() {
     let limits = [
         ("x-ratelimit-limit", "60"),
         ("x-ratelimit-remaining", "59"),
@@ -277,7 +277,7 @@ async fn limits_come_back_with_a_good_answer_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn limits_come_back_with_a_status_and_nothing_else_does() {
+async fn limits_are_forwarded_with_a_status_and_nothing_else_is() {
     let mut reply = Reply::json(429, "{}");
     for name in PRIVATE.into_iter().chain(["x-api-key", "grpc-status"]) {
         reply = reply.header(name, "secret");
@@ -293,7 +293,7 @@ async fn limits_come_back_with_a_status_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn six_limits_at_most_come_back_and_never_crowd_out_retry_after() {
+async fn at_most_six_limits_are_forwarded_and_always_retry_after() {
     let (fits, long) = ("9".repeat(128), "9".repeat(129));
     for (retry_after, comes_back) in [(&fits, true), (&long, false)] {
         let mut headers = LIMITS.map(|name| (name, fits.as_str())).to_vec();
@@ -307,7 +307,7 @@ async fn six_limits_at_most_come_back_and_never_crowd_out_retry_after() {
 }
 
 #[tokio::test]
-async fn only_names_and_values_that_every_grpc_library_takes_come_back() {
+async fn only_names_and_values_that_every_grpc_library_accepts_are_forwarded() {
     let odd = ["!", "~", "#", "*", "'", "|", "$", "+", "`", "^", "%", "&"];
     let odd = odd.map(|letter| &*format!("x-ratelimit-a{letter}").leak());
     for names in odd.chunks(6) {
@@ -325,7 +325,7 @@ async fn only_names_and_values_that_every_grpc_library_takes_come_back() {
 }
 
 #[tokio::test]
-async fn a_header_whose_name_is_too_long_or_that_grpc_would_decode_does_not_come_back() {
+async fn headers_with_a_long_name_or_that_grpc_would_decode_are_not_forwarded() {
     let headers = [
         ("x-ratelimit-of-forty-bytes-exactly-01234", "1"),
         ("x-ratelimit-of-forty-one-bytes-0123456789", "1"),

@@ -1,4 +1,4 @@
-//! The upstream's health: what probes ask, what calls meet, and how each change is reported.
+//! The upstream's health: what probes request, what calls experience, and how each change is reported.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What `/readyz` says is wrong with the upstream.
+/// The upstream's fault as `/readyz` reports it.
 async fn fault(bridge: &Bridge) -> Option<String> {
     let (status, answer) = bridge.admin("/readyz").await;
     assert_eq!(
@@ -35,16 +35,16 @@ async fn fault(bridge: &Bridge) -> Option<String> {
     report["upstreamFault"].as_str().map(Into::into)
 }
 
-/// A bridge that learns of a change by its calls alone.
+/// A bridge whose only later source of health is its calls.
 async fn probed_once(upstream: &Upstream) -> Bridge {
     Bridge::with(&upstream.url(), &[("UPSTREAM_HEALTH_INTERVAL", "1h")]).await
 }
 
 #[tokio::test]
-async fn five_calls_in_a_row_that_fail_take_the_service_out_though_probes_succeed() {
+async fn five_failed_calls_in_a_row_take_the_service_out_even_if_probes_succeed() {
     let failing = std::iter::repeat_n(Reply::json(503, "{}"), 5);
     let answers = failing.chain([Reply::json(200, reply_json())]);
-    let upstream = Upstream::scripted(answers); // whatever stands behind it, it accepts connections
+    let upstream = Upstream::scripted(answers); // like a proxy, it accepts connections anyway
     let bridge = probed_once(&upstream).await;
     let mut watch = bridge.watch(SERVICE).await;
     while next_health(&mut watch).await != Serving {}
@@ -54,18 +54,18 @@ async fn five_calls_in_a_row_that_fail_take_the_service_out_though_probes_succee
     assert_eq!(fault(&bridge).await, None);
     bridge.invoke("Salam").await.expect_err("503");
     assert_eq!(next_health(&mut watch).await, NotServing);
-    let told = fault(&bridge).await.expect("a fault");
-    assert!(told.starts_with(&upstream.url()), "{told}");
+    let text = fault(&bridge).await.expect("a fault");
+    assert!(text.starts_with(&upstream.url()), "{text}");
     assert!(
-        told.ends_with("5 calls in a row failed, the last: answered 503"),
-        "{told}"
+        text.ends_with("5 calls in a row failed, the last: answered 503"),
+        "{text}"
     );
     bridge.invoke("Salam").await.expect("a reply");
     assert_eq!(next_health(&mut watch).await, Serving);
 }
 
 #[tokio::test]
-async fn calls_that_failed_half_a_minute_ago_no_longer_count() {
+async fn failed_calls_stop_counting_after_half_a_minute() {
     let upstream = Upstream::answering(Reply::json(500, "{}"));
     let bridge = Bridge::start(&upstream.url()).await;
     let mut watch = bridge.watch(SERVICE).await;
@@ -73,12 +73,12 @@ async fn calls_that_failed_half_a_minute_ago_no_longer_count() {
         bridge.invoke("Salam").await.expect_err("500");
     }
     while next_health(&mut watch).await != NotServing {}
-    advance_time(Duration::from_secs(36)).await; // a probe later
+    time_passes(Duration::from_secs(36)).await; // at least one probe later
     assert_eq!(next_health(&mut watch).await, Serving);
 }
 
 #[tokio::test]
-async fn a_base_url_that_answers_404_to_everything_is_named_at_the_first_call() {
+async fn a_base_url_that_returns_404_for_everything_is_reported_at_the_first_call() {
     for answer in [
         Reply::json(404, r#"{"detail":"Not Found"}"#),
         Reply::json(404, "<html>"),
@@ -89,17 +89,17 @@ async fn a_base_url_that_answers_404_to_everything_is_named_at_the_first_call() 
         while next_health(&mut watch).await != Serving {}
         bridge.invoke("Salam").await.expect_err("404");
         assert_eq!(next_health(&mut watch).await, NotServing);
-        let told = fault(&bridge).await.expect("a fault");
+        let text = fault(&bridge).await.expect("a fault");
         let expected = format!(
             "{}/graph/invoke: answered 404: UPSTREAM_URL does not lead to ALİM",
             upstream.url()
         );
-        assert_eq!(told, expected);
+        assert_eq!(text, expected);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_change_of_health_is_one_line_with_url_and_cause() {
+async fn each_change_of_health_is_logged_once_with_url_and_cause() {
     let url = refused_url();
     let settings = [("UPSTREAM_HEALTH_INTERVAL", "10ms"), ("LOG_FORMAT", "json")];
     let mut bridge = Deployed::with(&url, &settings);
@@ -121,7 +121,7 @@ async fn each_change_of_health_is_one_line_with_url_and_cause() {
     );
 }
 
-/// What the service is once that is known.
+/// The service's status, once it is known.
 async fn known(watch: &mut Streaming<HealthCheckResponse>) -> ServingStatus {
     loop {
         let health = next_health(watch).await;
@@ -131,7 +131,7 @@ async fn known(watch: &mut Streaming<HealthCheckResponse>) -> ServingStatus {
     }
 }
 
-/// The key that a probe of `path` shows, and whether its answer is taken for health.
+/// The key that a probe of `path` sends, and whether the bridge takes the response as healthy.
 async fn probed(path: &str, body: &str) -> (Option<String>, bool) {
     let upstream = Upstream::answering(Reply::json(200, body));
     let url = upstream.url().replace("/api/v1", path);
@@ -145,7 +145,7 @@ async fn probed(path: &str, body: &str) -> (Option<String>, bool) {
 }
 
 #[tokio::test]
-async fn a_health_url_below_the_base_is_asked_with_the_key_and_no_other() {
+async fn the_key_is_sent_only_to_a_health_url_below_the_base_url() {
     let key = Some(SERVICE_KEY.to_owned());
     assert_eq!(probed("/api/v1/graph/health", "{}").await, (key, true));
     for elsewhere in ["/live", "/api/v10/graph/health", "/health"] {
@@ -154,7 +154,7 @@ async fn a_health_url_below_the_base_is_asked_with_the_key_and_no_other() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_says_it_is_not_healthy_is_believed() {
+async fn an_upstream_that_reports_itself_unhealthy_is_unhealthy() {
     for (body, is_healthy) in [
         (r#"{"healthy": false}"#, false),
         (r#"{"healthy": true}"#, true),
@@ -164,7 +164,7 @@ async fn an_upstream_that_says_it_is_not_healthy_is_believed() {
 }
 
 #[tokio::test]
-async fn the_probe_speaks_tls_where_the_base_url_does() {
+async fn the_probe_uses_tls_if_the_base_url_does() {
     let (authority, upstream) = (Authority::new(), Upstream::answering(Reply::nothing()));
     let identity = authority.vouch_for("127.0.0.1");
     let (url, _front) = tls_before(&upstream, &identity).await;

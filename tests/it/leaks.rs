@@ -1,7 +1,7 @@
-//! No key leaves by any way but the upstream's request: one run over all kinds of failure, at the finest
-//! level of the log, after which all that the bridge has said anywhere is searched for each key.
+//! No key leaves the bridge except in the upstream's request. One run covers all kinds of failure at the finest log level.
+//! Then everything that the bridge has output is searched for each key.
 //!
-//! The upstream quotes the key that it was shown wherever it can.
+//! The upstream quotes the key that it received wherever it can.
 
 use std::{fmt::Write, fs};
 
@@ -19,11 +19,11 @@ use crate::support::{
     upstream::{Reply, Upstream, refused_url},
 };
 
-/// The part of each key that no encoding of text touches; around it stands what each encoding changes.
+/// The part of each key that no text encoding changes. The characters around it are changed by some.
 const SERVICE: &str = "Serv1ceS3cretZz9Q";
 const CALLER: &str = "Cal1erS3cretYy8W";
 
-/// Whose key the upstream is shown, and where it comes from.
+/// Whose key is sent to the upstream, and where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     Variable,
@@ -35,12 +35,12 @@ fn key(core: &str) -> String {
     format!("k\"%\\{core}/+==")
 }
 
-/// How bytes look in each encoding that logs, statuses and headers know, wherever they begin in a group.
+/// The bytes in each encoding of logs, statuses and headers, at each offset within a base64 group.
 fn forms(core: &str) -> Vec<String> {
     let base64 = (0..3).map(|shift| {
         let padded = [&b"xx"[..shift], core.as_bytes()].concat();
         let text = base64(&padded);
-        text[4..text.len() - 4].to_owned() // the first and last groups hold other bytes too
+        text[4..text.len() - 4].to_owned() // the first and last groups contain other bytes too
     });
     let hex = core.bytes().map(|byte| format!("{byte:02x}"));
     let list = core.bytes().map(|byte| byte.to_string());
@@ -64,7 +64,7 @@ fn quoted_twice(key: &str) -> String {
     format!("no such key: '{key}' ({key})")
 }
 
-/// Answers that quote this key in every place that an answer has.
+/// Responses that quote this key in every possible position.
 fn quoting(key: &str) -> Vec<Reply> {
     let quote = quoted_twice(key);
     let detail = json!({"detail": quote, "error": quote, "path": quote});
@@ -114,7 +114,7 @@ fn quoting(key: &str) -> Vec<Reply> {
     replies
 }
 
-/// All that callers were given, as text.
+/// All that callers received, as text.
 #[derive(Default)]
 struct RichStatus(String);
 
@@ -134,7 +134,7 @@ impl RichStatus {
     }
 }
 
-/// A request with every key that this caller has, and a clock that does not wait for long.
+/// A request with every key that this caller has, and a short deadline.
 fn keyed<T>(message: T) -> Request<T> {
     let own = key(CALLER);
     let bearer = format!("Bearer {own}");
@@ -148,29 +148,29 @@ fn keyed<T>(message: T) -> Request<T> {
     )
 }
 
-/// Both methods; for what is asked of a caller that has none, and of one whose key is unknown, too.
-async fn call(bridge: &Deployed, told: &mut RichStatus) {
+/// Calls both methods: with the caller's keys, with none, and with an unknown key.
+async fn call(bridge: &Deployed, received: &mut RichStatus) {
     let mut client = bridge.client();
     match client.invoke(keyed(ask("Salam"))).await {
-        Ok(reply) => told.headers(reply.metadata().as_ref()),
-        Err(status) => told.status(&status),
+        Ok(reply) => received.headers(reply.metadata().as_ref()),
+        Err(status) => received.status(&status),
     }
     match client.stream(keyed(ask_stream("Salam"))).await {
         Ok(answer) => {
-            told.headers(answer.metadata().as_ref());
+            received.headers(answer.metadata().as_ref());
             let mut events = answer.into_inner();
             while let Some(message) = events.message().await.transpose() {
                 match message {
-                    Ok(message) => write!(told.0, "{message:?}").expect("memory"),
-                    Err(status) => return told.status(&status),
+                    Ok(message) => write!(received.0, "{message:?}").expect("memory"),
+                    Err(status) => return received.status(&status),
                 }
             }
         }
-        Err(status) => told.status(&status),
+        Err(status) => received.status(&status),
     }
 }
 
-/// The settings of one bridge; `dir` is where its files are.
+/// The settings of one bridge. `dir` has its files.
 fn settings(shown: Shown, format: &'static str, dir: &TempDir) -> Vec<(&'static str, String)> {
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
@@ -199,7 +199,7 @@ fn settings(shown: Shown, format: &'static str, dir: &TempDir) -> Vec<(&'static 
     settings
 }
 
-/// Everything that a bridge with these settings says in a run over all kinds of failure.
+/// All output of a bridge with these settings in a run over all kinds of failure.
 async fn everything(shown: Shown, format: &'static str) -> String {
     let quoted = key(if shown == Shown::Callers {
         CALLER
@@ -238,11 +238,11 @@ async fn everything(shown: Shown, format: &'static str) -> String {
         .into_iter()
         .map(|request| request.headers["x-api-key"].clone());
     let shown: Vec<_> = shown.collect();
-    assert_eq!(shown, vec![quoted; 2 * count], "so there was a key to tell");
+    assert_eq!(shown, vec![quoted; 2 * count], "so there was a key to leak");
     all.0
 }
 
-fn assert_told_nothing(all: &str, case: &str) {
+fn assert_no_leak(all: &str, case: &str) {
     for core in [SERVICE, CALLER, "Wr0ngS3cretKey"] {
         for form in forms(core) {
             let at = all.find(&form);
@@ -253,7 +253,7 @@ fn assert_told_nothing(all: &str, case: &str) {
             assert_eq!(around, None, "{case}: {core} as {form}");
         }
     }
-    for told in [
+    for expected in [
         "TRACE",
         "hyper_util",
         "call ended",
@@ -261,24 +261,24 @@ fn assert_told_nothing(all: &str, case: &str) {
         "grpc_server_handled_total",
         "<key>",
     ] {
-        assert!(all.contains(told), "{case}: {told} is nowhere");
+        assert!(all.contains(expected), "{case}: {expected} is nowhere");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_of_a_variable_is_nowhere_after_all_kinds_of_failure() {
-    assert_told_nothing(&everything(Shown::Variable, "text").await, "text");
+    assert_no_leak(&everything(Shown::Variable, "text").await, "text");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_of_a_file_is_nowhere_after_all_kinds_of_failure() {
-    assert_told_nothing(&everything(Shown::File, "json").await, "json");
+    assert_no_leak(&everything(Shown::File, "json").await, "json");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_of_a_caller_is_nowhere_after_all_kinds_of_failure() {
     for format in ["text", "json"] {
-        assert_told_nothing(&everything(Shown::Callers, format).await, format);
+        assert_no_leak(&everything(Shown::Callers, format).await, format);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Log lines and whoever reads them: a reader that is slow or gone must not stall a call. Two things are
-//! written: the application log, and a record of each call.
+//! Log lines and their readers: a slow or dead reader must not stall a call. Two logs are written: the application log,
+//! and a record of each call.
 
 use std::{
     io::Read,
@@ -20,7 +20,7 @@ use crate::support::{
 use alim_bridge::pb::graph_service_client::GraphServiceClient;
 use serde_json::Value;
 
-/// Enough calls, each with the libraries' own lines, for far more lines than may wait.
+/// Enough calls for far more lines than the queue holds, since the libraries log lines for each call too.
 const CALLS: usize = 400;
 
 const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
@@ -50,7 +50,7 @@ async fn call_often(address: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_stalls_no_call_and_does_not_keep_the_process() {
+async fn an_unread_log_stalls_neither_calls_nor_the_exit() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let (mut bridge, mut unread) = start(&upstream);
     call_often(&bridge.address()).await;
@@ -67,7 +67,7 @@ async fn a_log_that_nobody_reads_stalls_no_call_and_does_not_keep_the_process() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_whose_reader_is_gone_fails_no_call() {
+async fn a_log_with_a_dead_reader_fails_no_call() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let (mut bridge, unread) = start(&upstream);
     drop(unread);
@@ -76,7 +76,7 @@ async fn a_log_whose_reader_is_gone_fails_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outputs_that_stall_together_do_not_keep_the_process_either() {
+async fn two_stalled_outputs_do_not_stall_the_exit() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let url = upstream.url();
     let (bridge, address, _unread) = running::start_on_one_pipe(&SERVE, &settings(&url));
@@ -87,7 +87,7 @@ async fn outputs_that_stall_together_do_not_keep_the_process_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_the_drain_cuts_is_recorded_though_its_caller_does_not_read() {
+async fn a_call_that_the_drain_forces_to_end_is_recorded_even_if_its_caller_does_not_read() {
     const CALLERS: usize = 3;
     let tokens = sse_tokens(&["Suvarma vaxtı səhər tezdəndir. "; 10_000]);
     let upstream = Upstream::answering(Reply::sse(tokens).then_hold());
@@ -110,17 +110,17 @@ async fn a_call_that_the_drain_cuts_is_recorded_though_its_caller_does_not_read(
     let ended = tokio::task::spawn_blocking(|| bridge.stop())
         .await
         .expect("no panic");
-    assert_eq!(ended.code, Some(1), "it had to cut");
+    assert_eq!(ended.code, Some(1), "it had to force the end");
     let records = ended
         .stderr
         .lines()
         .filter(|line| line.contains("call ended"));
-    let cut = records.filter(|line| line.contains("BRIDGE_DRAINING"));
-    assert_eq!(cut.count(), CALLERS, "{}", ended.stderr);
+    let forced = records.filter(|line| line.contains("BRIDGE_DRAINING"));
+    assert_eq!(forced.count(), CALLERS, "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_has_the_upstreams_request_id_beside_the_bridges() {
+async fn a_record_has_the_request_ids_of_the_upstream_and_the_bridge() {
     for (status, body) in [(200, reply_json()), (500, "{}".to_owned())] {
         let reply = Reply::json(status, body).header("x-request-id", "u-1");
         let upstream = Upstream::answering(reply);
@@ -140,7 +140,7 @@ async fn a_record_has_the_upstreams_request_id_beside_the_bridges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_is_left_out_of_replies_is_warned_of_once_and_not_quoted() {
+async fn a_field_omitted_from_replies_is_warned_about_once_and_not_quoted() {
     let body = r#"{"response":"a","thread_id":"t","model":["gizli"],"metadata":"gizli"}"#;
     let upstream = Upstream::answering(Reply::json(200, body));
     let url = upstream.url();
@@ -157,7 +157,7 @@ async fn a_field_that_is_left_out_of_replies_is_warned_of_once_and_not_quoted() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_who_are_not_known_fill_no_log_and_are_counted() {
+async fn unidentified_callers_are_counted_and_cannot_fill_the_log() {
     const UNKNOWN: usize = 100;
     let keys = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&keys, "[[caller]]\nname = 'orders'\n").expect("written");
@@ -206,7 +206,7 @@ fn field(line: &str, name: &str) -> String {
     line[name].as_str().expect("a text").to_owned()
 }
 
-/// What two calls, one of which fails, and a health check leave on standard error.
+/// The standard error of a bridge after two calls, one of which fails, and a health check.
 async fn written(settings: &[(&str, &str)]) -> String {
     let upstream = Upstream::scripted([Reply::json(200, reply_json()), Reply::json(500, "{}")]);
     let bridge = Deployed::with_log(&upstream.url(), settings);
@@ -221,7 +221,7 @@ async fn written(settings: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_access_log_does_not_follow_the_filter_of_the_application_log() {
+async fn the_access_log_ignores_the_filter_of_the_application_log() {
     for log in ["warn", "off"] {
         let written = written(&[("LOG", log)]).await;
         assert_eq!(written.lines().count(), 2, "{written}");
@@ -233,7 +233,7 @@ async fn the_access_log_does_not_follow_the_filter_of_the_application_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_access_log_can_hold_failures_alone_or_health_checks_too() {
+async fn the_access_log_can_have_failures_only_or_health_checks_too() {
     let errors = written(&[("LOG", "off"), ("ACCESS_LOG", "errors")]).await;
     assert_eq!(errors.lines().count(), 1, "{errors}");
     assert!(errors.contains("\"UPSTREAM_FAILED\""), "{errors}");
@@ -248,7 +248,7 @@ async fn a_record_has_the_bytes_of_both_messages_as_json_and_as_text() {
     let record = json.lines().next().expect("a record");
     let record: Value = serde_json::from_str(record).expect("JSON");
     let expected = |name: &str| record[name].as_u64().expect("a count");
-    // Fields of two bytes and their text, and gRPC's prefix of five before the answer.
+    // Fields of two bytes and their text; before the reply, gRPC's prefix of five bytes.
     let (asked, answered) = (ask("Salam"), "Suvarın.".len() + 36 + 1);
     let asked = asked.message.len() + asked.user_id.len() + 2 * 2;
     assert_eq!(expected("bytes_in"), asked as u64, "{record}");
@@ -258,17 +258,17 @@ async fn a_record_has_the_bytes_of_both_messages_as_json_and_as_text() {
         "{record}"
     );
     let text = written(&[("LOG", "off"), ("LOG_FORMAT", "text")]).await;
-    let told = format!("bytes_in={asked} bytes_out=");
+    let expected = format!("bytes_in={asked} bytes_out=");
     let record = text.lines().next().expect("a record");
     assert!(
         record.contains("  INFO alim_bridge::call: call ended rpc.method=\"Invoke\"")
-            && record.contains(&told),
+            && record.contains(&expected),
         "{record}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_calls_record_names_the_peer_that_it_came_from() {
+async fn a_record_names_the_peer_of_its_call() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let mut bridge = Deployed::with(&upstream.url(), &[]);
     let mut caller = Raw::open(bridge.address, &[]).await;

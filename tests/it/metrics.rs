@@ -29,7 +29,7 @@ async fn samples(bridge: &Bridge) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// Scrapes until a sample has this value: a call is counted when its body has been let go.
+/// Scrapes until a sample has this value. A call is counted once its response body is dropped.
 async fn scraped(bridge: &Bridge, name: &str, value: f64) -> BTreeMap<String, f64> {
     let until = async {
         loop {
@@ -57,7 +57,7 @@ fn with_code(labels: &str, code: &str) -> String {
 }
 
 #[tokio::test]
-async fn calls_and_tokens_are_counted_under_the_names_that_public_dashboards_know() {
+async fn calls_and_tokens_are_counted_under_the_names_of_public_dashboards() {
     let upstream = Upstream::scripted([
         Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7"),
         Reply::sse(sse_answer(&["a", "b", "c"])),
@@ -98,7 +98,7 @@ async fn calls_and_tokens_are_counted_under_the_names_that_public_dashboards_kno
 }
 
 #[tokio::test]
-async fn every_reason_is_counted_from_zero_and_those_that_are_not_alims_too() {
+async fn every_reason_is_counted_from_zero() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::start(&upstream.url()).await;
     let before = samples(&bridge).await;
@@ -112,7 +112,7 @@ async fn every_reason_is_counted_from_zero_and_those_that_are_not_alims_too() {
 }
 
 #[tokio::test]
-async fn an_open_call_is_seen_and_a_caller_who_leaves_is_counted_as_cancelled() {
+async fn an_open_call_is_exported_and_a_caller_that_leaves_counts_as_cancelled() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.client.clone();
@@ -167,7 +167,7 @@ async fn the_first_scrape_has_a_zero_for_each_method_and_code_that_can_occur() {
 }
 
 #[tokio::test]
-async fn no_answer_of_the_upstreams_adds_a_series() {
+async fn no_response_of_the_upstream_adds_a_series() {
     let answers: Vec<_> = (400..=599)
         .map(|status| Reply::json(status, "{}"))
         .collect();
@@ -185,7 +185,7 @@ async fn no_answer_of_the_upstreams_adds_a_series() {
 }
 
 #[tokio::test]
-async fn what_the_service_key_may_still_do_is_told_for_a_minute() {
+async fn the_service_keys_remaining_requests_are_exported_for_a_minute() {
     const LEFT: &str = "alim_bridge_upstream_ratelimit_remaining";
     let reply = Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7");
     let upstream = Upstream::answering(reply);
@@ -200,7 +200,7 @@ async fn what_the_service_key_may_still_do_is_told_for_a_minute() {
 }
 
 #[tokio::test]
-async fn what_a_callers_own_key_may_still_do_is_not_told() {
+async fn a_callers_own_keys_remaining_requests_are_not_exported() {
     let reply = Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7");
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::with(&upstream.url(), &[("CREDENTIALS", "caller")]).await;

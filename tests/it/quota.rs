@@ -1,4 +1,4 @@
-//! UPSTREAM_QUOTA and QUOTA_WAIT: what reaches ALİM, counted where it arrives, and what callers learn who find no room.
+//! UPSTREAM_QUOTA and QUOTA_WAIT: the requests that reach ALİM, and what rejected callers learn.
 
 mod emulated;
 mod share;
@@ -21,16 +21,16 @@ fn a_reply() -> Reply {
     Reply::json(200, reply_json())
 }
 
-/// A bridge whose key may send so many requests.
+/// A bridge whose key has this quota.
 async fn with_quota(upstream: &Upstream, quota: &str, wait: &str) -> Bridge {
     let settings = [("UPSTREAM_QUOTA", quota), ("QUOTA_WAIT", wait)];
     Bridge::with(&upstream.url(), &settings).await
 }
 
-/// The status of a call that found no room: nothing was sent. The wait that it gives.
+/// Checks the status of a call that the quota rejected, unsent. Returns the wait that it names.
 fn exhausted(status: &Status) -> Duration {
-    let told = (Code::ResourceExhausted, "QUOTA_EXHAUSTED".to_owned());
-    assert_eq!(status.code_and_reason(), told, "{status:?}");
+    let expected = (Code::ResourceExhausted, "QUOTA_EXHAUSTED".to_owned());
+    assert_eq!(status.code_and_reason(), expected, "{status:?}");
     assert_eq!(status.info("sent").as_deref(), Some("false"));
     let rich = status.error_details();
     let info = rich.retry_info().expect("RetryInfo");
@@ -48,7 +48,7 @@ fn limits(metadata: &MetadataMap) -> [u64; 3] {
     })
 }
 
-/// No more than `limit` requests arrived in any window.
+/// No window had more than `limit` requests.
 fn assert_kept(upstream: &Upstream, limit: usize, window: Duration) {
     let requests = upstream.requests();
     for first_and_last in requests.windows(limit + 1) {
@@ -58,15 +58,15 @@ fn assert_kept(upstream: &Upstream, limit: usize, window: Duration) {
 }
 
 #[tokio::test]
-async fn the_call_beyond_the_quota_learns_when_to_come_and_is_let_through_then() {
+async fn a_call_beyond_the_quota_gets_the_exact_wait() {
     let upstream = Upstream::answering(a_reply());
     let bridge = with_quota(&upstream, "3/2s", "0s").await;
     for left in (0..3).rev() {
-        let answer = bridge.invoke("Salam").await.expect("room");
+        let answer = bridge.invoke("Salam").await.expect("a free slot");
         let [limit, remaining, reset] = limits(answer.metadata());
         assert_eq!((limit, remaining, reset), (3, left, 3));
     }
-    let status = bridge.invoke("Salam").await.expect_err("no room");
+    let status = bridge.invoke("Salam").await.expect_err("no free slot");
     let wait = exhausted(&status);
     let millis = wait.as_micros().div_ceil(1000);
     assert_eq!(status.pushback(), Some(millis.to_string()));
@@ -94,7 +94,7 @@ async fn the_wait_is_exact_for_a_burst_whose_requests_have_not_left_yet() {
 }
 
 #[tokio::test]
-async fn no_window_holds_more_than_the_quota_however_calls_come() {
+async fn no_window_exceeds_the_quota_however_calls_arrive() {
     let upstream = Upstream::answering(a_reply());
     let bridge = with_quota(&upstream, "3/s", "30s").await;
     let calls = (0..12).map(|number| {
@@ -119,7 +119,7 @@ async fn no_window_holds_more_than_the_quota_however_calls_come() {
 }
 
 #[tokio::test]
-async fn a_stream_that_starts_a_thread_takes_room_for_two_or_sends_nothing() {
+async fn a_stream_that_starts_a_thread_acquires_two_slots_or_sends_nothing() {
     let thread = Reply::json(200, format!(r#"{{"thread_id":"{THREAD}"}}"#));
     let upstream = Upstream::scripted([a_reply(), thread, Reply::sse(sse_answer(&["a"]))]);
     let bridge = with_quota(&upstream, "2/s", "0s").await;
@@ -127,13 +127,13 @@ async fn a_stream_that_starts_a_thread_takes_room_for_two_or_sends_nothing() {
         start_thread: true,
         ..ask_stream("Salam")
     };
-    bridge.invoke("Salam").await.expect("room");
+    bridge.invoke("Salam").await.expect("a free slot");
     let mut client = bridge.client.clone();
     let rejected = client.stream(starting.clone()).await;
-    let wait = exhausted(&rejected.expect_err("room for one alone"));
+    let wait = exhausted(&rejected.expect_err("one slot only"));
     assert_eq!(upstream.requests().len(), 1);
-    advance_time(wait).await;
-    let stream = client.stream(starting).await.expect("room for two");
+    time_passes(wait).await;
+    let stream = client.stream(starting).await.expect("two slots");
     assert_eq!(limits(stream.metadata())[..2], [2, 0]);
     assert_eq!(upstream.requests().len(), 3);
 }
@@ -147,14 +147,17 @@ async fn requests_without_a_body_count_too() {
         thread_id: THREAD.into(),
     };
     for _ in 0..2 {
-        threads.get_thread(asked.clone()).await.expect("room");
+        threads
+            .get_thread(asked.clone())
+            .await
+            .expect("a free slot");
     }
-    let rejected = threads.get_thread(asked).await.expect_err("no room");
+    let rejected = threads.get_thread(asked).await.expect_err("no free slot");
     assert!(exhausted(&rejected) > Duration::from_secs(59));
 }
 
 #[tokio::test]
-async fn a_request_that_was_given_up_counts_with_a_body_and_without() {
+async fn an_abandoned_request_counts_with_a_body_and_without() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = with_quota(&upstream, "2/min", "0s").await;
     let (mut client, mut threads) = (bridge.client.clone(), bridge.threads());
@@ -165,12 +168,12 @@ async fn a_request_that_was_given_up_counts_with_a_body_and_without() {
     late.expect_err("no answer comes");
     let late = client.invoke(with_timeout(300, ask("Salam"))).await;
     late.expect_err("no answer comes");
-    assert_eq!(upstream.wait_for_requests(2).await.len(), 2);
-    exhausted(&bridge.invoke("Salam").await.expect_err("no room"));
+    assert_eq!(upstream.received(2).await.len(), 2);
+    exhausted(&bridge.invoke("Salam").await.expect_err("no free slot"));
 }
 
 #[tokio::test]
-async fn what_found_no_connection_costs_nothing() {
+async fn a_call_that_found_no_connection_costs_no_quota() {
     let settings = [("UPSTREAM_QUOTA", "2/min"), ("RETRIES", "1")];
     let bridge = Bridge::with(&refused_url(), &settings).await;
     for _ in 0..4 {
@@ -186,7 +189,7 @@ async fn what_found_no_connection_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_health_probe_with_the_key_counts_and_without_room_is_not_sent() {
+async fn a_health_probe_with_the_key_counts_and_is_not_sent_above_the_quota() {
     let upstream = Upstream::answering(a_reply());
     let url = format!("{}/graph/health", upstream.url());
     let settings = [
@@ -217,14 +220,14 @@ async fn a_429_with_retry_after_stops_the_key_until_then() {
 }
 
 #[tokio::test]
-async fn a_429_ends_the_wait_of_calls_whose_turn_can_not_come_in_time() {
+async fn a_429_ends_the_wait_of_calls_that_can_not_be_served_in_time() {
     let gate = Gate::default();
     let limited = Reply::nothing()
         .wait(&gate)
         .send("HTTP/1.1 429 Too Many Requests\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n");
     let upstream = Upstream::scripted([a_reply(), limited]);
     let bridge = with_quota(&upstream, "2/2s", "5s").await;
-    bridge.invoke("Salam").await.expect("room");
+    bridge.invoke("Salam").await.expect("a free slot");
     let limited = share::call(&bridge, "", "limited");
     upstream.wait_for_requests(2).await;
     let waiting = share::call(&bridge, "", "waits");
@@ -236,7 +239,7 @@ async fn a_429_ends_the_wait_of_calls_whose_turn_can_not_come_in_time() {
     assert_eq!(upstream.requests().len(), 2);
 }
 
-/// Waits until so many calls wait for their turn.
+/// Waits until this many calls wait for the quota.
 async fn waits(bridge: &Bridge, calls: usize) {
     let line = format!("alim_bridge_quota_waiting_calls {calls}\n");
     let until = Instant::now() + Duration::from_secs(10);
@@ -247,7 +250,7 @@ async fn waits(bridge: &Bridge, calls: usize) {
 }
 
 #[tokio::test]
-async fn what_alim_says_is_left_lowers_the_quota() {
+async fn the_remaining_requests_that_alim_reports_lower_the_quota() {
     let reply = a_reply()
         .header("x-ratelimit-limit", "30")
         .header("x-ratelimit-remaining", "1")
@@ -255,22 +258,22 @@ async fn what_alim_says_is_left_lowers_the_quota() {
         .header("x-ratelimit-policy", "log");
     let upstream = Upstream::answering(reply);
     let bridge = with_quota(&upstream, "5/min", "0s").await;
-    let answer = bridge.invoke("Salam").await.expect("room");
+    let answer = bridge.invoke("Salam").await.expect("a free slot");
     assert_eq!(limits(answer.metadata()), [5, 1, 61], "others use the key");
     assert!(!answer.metadata().contains_key("x-ratelimit-policy"));
-    let told = bridge.admin("/metrics").await.1;
+    let metrics = bridge.admin("/metrics").await.1;
     for line in [
         "alim_bridge_quota_limit 5\n",
         "alim_bridge_quota_remaining{upstream_key=\"service\"} 1\n",
         "alim_bridge_quota_requests_total{upstream_key=\"service\"} 1\n",
         "alim_bridge_upstream_ratelimit_remaining 1\n",
     ] {
-        assert!(told.contains(line), "{told}");
+        assert!(metrics.contains(line), "{metrics}");
     }
 }
 
 #[tokio::test]
-async fn without_a_quota_alims_own_limits_go_back_and_no_metric_speaks_of_one() {
+async fn without_a_quota_alims_limits_are_forwarded_and_no_quota_metric_exists() {
     let upstream = Upstream::answering(a_reply().header("x-ratelimit-limit", "30"));
     let bridge = Bridge::start(&upstream.url()).await;
     let answer = bridge.invoke("Salam").await.expect("a reply");
@@ -288,7 +291,7 @@ async fn without_a_quota_alims_own_limits_go_back_and_no_metric_speaks_of_one() 
 }
 
 #[tokio::test]
-async fn each_key_that_callers_bring_has_a_quota_of_its_own() {
+async fn each_key_that_callers_bring_has_its_own_quota() {
     let upstream = Upstream::answering(a_reply());
     let settings = [("CREDENTIALS", "caller"), ("UPSTREAM_QUOTA", "2/min")];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
@@ -297,9 +300,9 @@ async fn each_key_that_callers_bring_has_a_quota_of_its_own() {
         |key: &str| -> Request<_> { with_metadata(ask("Salam"), &[("x-api-key", key.as_bytes())]) };
     for key in ["one", "other"] {
         for _ in 0..2 {
-            client.invoke(keyed(key)).await.expect("room");
+            client.invoke(keyed(key)).await.expect("a free slot");
         }
-        exhausted(&client.invoke(keyed(key)).await.expect_err("no room"));
+        exhausted(&client.invoke(keyed(key)).await.expect_err("no free slot"));
     }
 }
 
@@ -308,7 +311,7 @@ async fn a_wait_beyond_the_callers_deadline_is_rejected_at_once() {
     let upstream = Upstream::answering(a_reply());
     let bridge = with_quota(&upstream, "2/2s", "30s").await;
     for _ in 0..2 {
-        bridge.invoke("Salam").await.expect("room");
+        bridge.invoke("Salam").await.expect("a free slot");
     }
     let began = Instant::now();
     let mut client = bridge.client.clone();

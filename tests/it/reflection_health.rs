@@ -1,4 +1,4 @@
-//! What tools and balancers ask: which services there are, and whether they serve.
+//! What tools and balancers request: which services exist, and whether they serve.
 
 use std::collections::BTreeSet;
 
@@ -18,12 +18,12 @@ use crate::support::{
     upstream::{Gate, Reply, Upstream, refused_url},
 };
 
-/// A bridge that nobody asks for an answer.
+/// A bridge whose upstream is never called.
 async fn bridge() -> Bridge {
     Bridge::start(&refused_url()).await
 }
 
-/// The one answer of reflection v1 to one request.
+/// The response of reflection v1 to one request.
 async fn reflect(
     bridge: &Bridge,
     asked: v1::server_reflection_request::MessageRequest,
@@ -41,7 +41,7 @@ async fn reflect(
         .expect("an answer"))
 }
 
-/// The files that define a symbol, the one that holds it first.
+/// The files that define a symbol, first the one that contains it.
 async fn files_with(bridge: &Bridge, symbol: &str) -> Vec<FileDescriptorProto> {
     use v1::{server_reflection_request as request, server_reflection_response as response};
     let asked = request::MessageRequest::FileContainingSymbol(symbol.into());
@@ -55,7 +55,7 @@ async fn files_with(bridge: &Bridge, symbol: &str) -> Vec<FileDescriptorProto> {
         .collect()
 }
 
-/// What stands above this part of the file; the path is protobuf's own (descriptor.proto).
+/// The comment above this part of the file. The path is protobuf's own (descriptor.proto).
 fn comment_above<'a>(file: &'a FileDescriptorProto, path: &[i32]) -> &'a str {
     let found = |location: &&Location| location.path == path;
     let mut locations = file.source_code_info.iter().flat_map(|info| &info.location);
@@ -63,7 +63,7 @@ fn comment_above<'a>(file: &'a FileDescriptorProto, path: &[i32]) -> &'a str {
     location.leading_comments().trim()
 }
 
-/// What both versions list.
+/// The services that both versions list.
 const ALL_SERVICES: [&str; 5] = [
     SERVICE,
     THREAD_SERVICE,
@@ -73,7 +73,7 @@ const ALL_SERVICES: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn reflection_v1_answers_unknown_names_in_band_and_lists_all_services_after() {
+async fn reflection_v1_answers_unknown_names_in_band_and_continues() {
     use v1::{server_reflection_request as request, server_reflection_response as response};
     let bridge = bridge().await;
     let mut client =
@@ -187,7 +187,7 @@ async fn the_contract_comes_with_its_comments() {
 }
 
 #[tokio::test]
-async fn what_the_contract_imports_can_be_resolved_too() {
+async fn the_imports_of_the_contract_can_be_resolved() {
     let bridge = bridge().await;
     for service in [SERVICE, THREAD_SERVICE] {
         for import in &files_with(&bridge, service).await[0].dependency {
@@ -199,7 +199,7 @@ async fn what_the_contract_imports_can_be_resolved_too() {
 }
 
 #[tokio::test]
-async fn the_details_of_statuses_can_be_resolved_by_their_names() {
+async fn the_details_of_statuses_can_be_resolved_by_name() {
     let bridge = bridge().await;
     for name in ["ErrorInfo", "BadRequest", "RetryInfo"] {
         let files = files_with(&bridge, &format!("google.rpc.{name}")).await;
@@ -225,7 +225,7 @@ async fn the_service_serves_while_the_upstream_accepts_connections() {
     let url = format!("http://{}/api/v1", listener.local_addr().expect("bound"));
     let bridge = Bridge::with(&url, &[("UPSTREAM_HEALTH_INTERVAL", "10ms")]).await;
     for _ in 0..2 {
-        listener.accept().await.expect("a probe"); // at the second, the first has been judged
+        listener.accept().await.expect("a probe"); // at the second probe, the first has a result
     }
     assert_eq!(bridge.health(SERVICE).await.expect("known"), Serving);
 }
@@ -233,7 +233,7 @@ async fn the_service_serves_while_the_upstream_accepts_connections() {
 #[tokio::test]
 async fn the_service_does_not_serve_while_the_upstream_is_unreachable() {
     let bridge = bridge().await;
-    bridge.invoke("Salam").await.expect_err("unreachable"); // so the first probe was, too
+    bridge.invoke("Salam").await.expect_err("unreachable"); // so the first probe has failed too
     assert_eq!(bridge.health(SERVICE).await.expect("known"), NotServing);
     let ready = bridge.admin("/readyz").await;
     assert_eq!(ready.0, 200, "taking it out of balancers would not help");
@@ -252,7 +252,7 @@ async fn an_unknown_service_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_watch_of_an_unknown_service_says_so_and_stays_open() {
+async fn a_watch_of_an_unknown_service_reports_it_and_stays_open() {
     let bridge = bridge().await;
     let mut watch = bridge.watch("alim.v1.Graph").await;
     assert_eq!(next_health(&mut watch).await, ServiceUnknown);
@@ -265,7 +265,7 @@ async fn a_watch_of_an_unknown_service_says_so_and_stays_open() {
     assert_eq!(end.code_and_reason(), draining);
 }
 
-/// An empty answer to a probe, once the gate is open.
+/// An empty response to a probe, once the gate is open.
 fn probed(status: u16, gate: &Gate) -> Reply {
     let answer = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: 0\r\n\r\n");
     Reply::nothing().wait(gate).send(answer)
@@ -277,13 +277,13 @@ fn opened() -> Gate {
     gate
 }
 
-/// A bridge that probes a path of this upstream without pause.
+/// A bridge that probes a path of this upstream continuously.
 async fn probing(upstream: &Upstream) -> Bridge {
     let health = upstream.url().replace("/api/v1", "/health");
     let settings = [
         ("UPSTREAM_HEALTH_URL", health.as_str()),
         ("UPSTREAM_HEALTH_INTERVAL", "10ms"),
-        ("CONNECT_TIMEOUT", "1m"), // the last probe is held
+        ("CONNECT_TIMEOUT", "1m"), // the last probe gets no response
     ];
     Bridge::with(&upstream.url(), &settings).await
 }
@@ -299,7 +299,7 @@ async fn a_health_url_must_answer_200() {
     ] {
         let upstream = Upstream::answering(probed(http, &opened()));
         let bridge = probing(&upstream).await;
-        let probe = upstream.wait_for_requests(2).await.remove(0); // at the second, the first has been judged
+        let probe = upstream.received(2).await.remove(0); // at the second probe, the first has a result
         assert_eq!((&*probe.method, &*probe.path), ("GET", "/health"));
         assert!(!probe.headers.contains_key("x-api-key"), "no key needed");
         let health = bridge.health(SERVICE).await;
@@ -308,7 +308,7 @@ async fn a_health_url_must_answer_200() {
 }
 
 #[tokio::test]
-async fn until_the_first_probe_is_over_the_service_is_known_but_not_how_it_is() {
+async fn until_the_first_probe_ends_the_service_is_known_with_status_unknown() {
     let first = Gate::default();
     let upstream = Upstream::scripted([probed(200, &first), Reply::nothing().then_hold()]);
     let bridge = probing(&upstream).await;
@@ -320,7 +320,7 @@ async fn until_the_first_probe_is_over_the_service_is_known_but_not_how_it_is() 
 }
 
 #[tokio::test]
-async fn who_watches_sees_the_service_go_after_three_failures_and_come_back_after_one_success() {
+async fn a_watch_sees_the_service_go_after_three_failures_and_return_after_one_success() {
     let [failing, recovering] = [Gate::default(), Gate::default()];
     let upstream = Upstream::scripted([
         probed(200, &opened()),
@@ -331,7 +331,7 @@ async fn who_watches_sees_the_service_go_after_three_failures_and_come_back_afte
         Reply::nothing().then_hold(),
     ]);
     let bridge = probing(&upstream).await;
-    upstream.wait_for_requests(2).await; // at the second, the first has been judged
+    upstream.received(2).await; // at the second probe, the first has a result
     let mut watch = bridge.watch(SERVICE).await;
     assert_eq!(next_health(&mut watch).await, Serving);
     failing.open();
@@ -356,7 +356,7 @@ async fn two_failures_in_a_row_do_not_flip_the_service() {
 }
 
 #[tokio::test]
-async fn a_failing_probe_refuses_no_call() {
+async fn a_failing_probe_rejects_no_call() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let probed = Upstream::answering(probed(500, &opened()));
     let settings = [
@@ -364,6 +364,6 @@ async fn a_failing_probe_refuses_no_call() {
         ("UPSTREAM_HEALTH_INTERVAL", "10ms"),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
-    probed.wait_for_requests(2).await; // at the second, the first has been judged
+    probed.received(2).await; // at the second probe, the first has a result
     bridge.invoke("Salam").await.expect("a reply");
 }

@@ -1,4 +1,4 @@
-//! What is sent again, and what never is.
+//! Which calls are retried, and which never are.
 
 use std::{
     sync::{
@@ -17,8 +17,8 @@ use axum::{Router, http::header::CONTENT_TYPE};
 use tokio::net::TcpSocket;
 use tokio_util::task::AbortOnDropHandle;
 
-/// An upstream that answers everything with `body`, but begins to listen only after the first attempts
-/// were refused; and how many calls have reached it.
+/// An upstream that answers everything with `body`, but starts to listen only after the first attempts were refused. Also
+/// returns how many calls have reached it.
 async fn late_upstream(body: String) -> (String, Arc<AtomicUsize>, AbortOnDropHandle<()>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket
@@ -40,7 +40,7 @@ async fn late_upstream(body: String) -> (String, Arc<AtomicUsize>, AbortOnDropHa
 }
 
 #[tokio::test]
-async fn a_call_that_found_no_connection_is_tried_again_and_sent_once() {
+async fn a_call_that_found_no_connection_is_retried_and_sent_once() {
     let (url, calls, _late) = late_upstream(reply_json()).await;
     let bridge = Bridge::with(&url, &[("RETRIES", "10")]).await;
     bridge
@@ -51,7 +51,7 @@ async fn a_call_that_found_no_connection_is_tried_again_and_sent_once() {
 }
 
 #[tokio::test]
-async fn a_thread_call_that_found_no_connection_is_tried_again_and_sent_once() {
+async fn a_thread_call_that_found_no_connection_is_retried_and_sent_once() {
     let (url, calls, _late) = late_upstream(r#"{"thread_id":"t"}"#.into()).await;
     let bridge = Bridge::with(&url, &[("RETRIES", "10")]).await;
     let asked = CreateThreadRequest::default();
@@ -61,7 +61,7 @@ async fn a_thread_call_that_found_no_connection_is_tried_again_and_sent_once() {
 }
 
 #[tokio::test]
-async fn a_call_whose_kept_connection_was_closed_meanwhile_goes_over_a_new_one() {
+async fn a_call_whose_pooled_connection_was_closed_uses_a_new_one() {
     let upstream = Upstream::scripted([
         Reply::json(200, reply_json()).header("connection", "close"),
         Reply::json(200, reply_json()),

@@ -19,27 +19,27 @@ use self::wire::{GOAWAY, HEADERS, Wire};
 
 const DONE: &str = "event: done\ndata: [DONE]\n\n";
 
-/// Far longer than any test: only what must end a call can have ended it.
+/// Far longer than any test, so that only the shutdown can have ended a call.
 const NEVER: &str = "1h";
-/// How long a test waits for what must happen.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a test waits for an expected event.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A token, and `done` when the gate opens.
+/// A token, and `done` once the gate opens.
 fn token_then_done(gate: &Gate) -> Reply {
     let begun = Reply::sse(sse_tokens(&["a"]));
     begun.wait(gate).chunk(DONE)
 }
 
-/// The status of a call that was still open when the drain's time was up.
-fn assert_cut(status: &Status, events: Option<&str>) {
-    let told = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
-    assert_eq!(status.code_and_reason(), told, "{status:?}");
+/// The status of a call that was still open at the drain timeout.
+fn assert_forced(status: &Status, events: Option<&str>) {
+    let expected = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
+    assert_eq!(status.code_and_reason(), expected, "{status:?}");
     assert_eq!(status.pushback().as_deref(), Some("-1"), "it may have run");
     assert_eq!(status.info("sent").as_deref(), Some("true"));
     assert_eq!(status.info("eventsDelivered").as_deref(), events);
 }
 
-/// Begins the drain, and waits until it has reached the wire.
+/// Begins the drain, and waits until its GOAWAY has reached the wire.
 async fn begin_drain(bridge: &Bridge, wire: &Wire) {
     wire.hold();
     bridge.shutdown.drain.cancel();
@@ -60,7 +60,7 @@ async fn without_calls_the_drain_is_over_at_once() {
 }
 
 #[tokio::test]
-async fn an_open_stream_goes_on_through_the_drain_to_its_done() {
+async fn an_open_stream_continues_through_the_drain_to_its_done() {
     let gate = Gate::default();
     let upstream = Upstream::answering(token_then_done(&gate));
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
@@ -76,7 +76,7 @@ async fn an_open_stream_goes_on_through_the_drain_to_its_done() {
 }
 
 #[tokio::test]
-async fn an_open_invoke_goes_on_through_the_drain_to_its_reply() {
+async fn an_open_invoke_continues_through_the_drain_to_its_reply() {
     let gate = Gate::default();
     let body = reply_json();
     let late = Reply::head(200).header("content-type", "application/json");
@@ -95,7 +95,7 @@ async fn an_open_invoke_goes_on_through_the_drain_to_its_reply() {
 }
 
 #[tokio::test]
-async fn while_open_calls_go_on_new_connections_find_nobody() {
+async fn during_the_drain_new_connections_are_refused() {
     let gate = Gate::default();
     let upstream = Upstream::answering(token_then_done(&gate));
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
@@ -112,14 +112,14 @@ async fn while_open_calls_go_on_new_connections_find_nobody() {
 }
 
 #[tokio::test]
-async fn a_call_that_meets_the_goaway_is_refused_as_draining_and_may_be_tried_elsewhere() {
+async fn a_call_that_crosses_the_goaway_is_rejected_as_draining_and_retryable_elsewhere() {
     let gate = Gate::default();
     let upstream = Upstream::answering(token_then_done(&gate));
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
     let wire = Wire::to(bridge.address).await;
     let mut client = wire.client();
     let open = client.stream(ask_stream("Salam")).await.expect("a token");
-    begin_drain(&bridge, &wire).await; // and the caller does not know of it yet
+    begin_drain(&bridge, &wire).await; // the caller has not received the GOAWAY yet
     let answered = async {
         wire.holds(HEADERS).await;
         wire.release();
@@ -133,26 +133,26 @@ async fn a_call_that_meets_the_goaway_is_refused_as_draining_and_may_be_tried_el
 }
 
 fn assert_refused(status: &Status) {
-    let told = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
-    assert_eq!(status.code_and_reason(), told, "{status:?}");
+    let expected = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
+    assert_eq!(status.code_and_reason(), expected, "{status:?}");
     assert_eq!(status.info("sent").as_deref(), Some("false"));
     assert_eq!(status.pushback(), None);
 }
 
 #[tokio::test]
-async fn a_stream_that_outlasts_the_drain_ends_with_a_status_of_its_own() {
+async fn a_stream_that_outlasts_the_drain_ends_with_its_own_status() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
     let events = bridge.stream("Salam").await.expect("a token").into_inner();
     let ((events, ending), drained) = tokio::join!(read_all(events), drained(bridge));
     assert_eq!(events, [token("a")]);
-    assert_cut(&ending.expect_err("cut"), Some("1"));
+    assert_forced(&ending.expect_err("forced"), Some("1"));
     assert_eq!(drained, Drained::Forced);
     upstream.wait_for_close().await;
 }
 
 #[tokio::test]
-async fn a_call_without_an_event_or_reply_yet_ends_with_a_status_too() {
+async fn a_call_without_an_event_or_reply_ends_with_a_status_too() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
     let (mut first, mut second) = (bridge.client.clone(), bridge.client.clone());
@@ -161,15 +161,15 @@ async fn a_call_without_an_event_or_reply_yet_ends_with_a_status_too() {
     upstream.wait_for_requests(2).await;
     assert_eq!(drained(bridge).await, Drained::Forced);
     let invoked = invoke.await.expect("no panic");
-    assert_cut(&invoked.expect_err("cut"), None);
+    assert_forced(&invoked.expect_err("forced"), None);
     let streamed = stream.await.expect("no panic");
-    assert_cut(&streamed.expect_err("trailers only"), None);
-    upstream.wait_for_close().await;
-    upstream.wait_for_close().await;
+    assert_forced(&streamed.expect_err("trailers only"), None);
+    upstream.connection_closed().await;
+    upstream.connection_closed().await;
 }
 
 #[tokio::test]
-async fn the_second_stage_cuts_at_once_before_the_drain_delay_is_over_and_after() {
+async fn the_second_stage_forces_the_end_at_once_during_the_drain_delay_and_after() {
     for delay in ["0s", NEVER] {
         let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
         let settings = [("DRAIN_DELAY", delay), ("DRAIN_TIMEOUT", NEVER)];
@@ -178,13 +178,13 @@ async fn the_second_stage_cuts_at_once_before_the_drain_delay_is_over_and_after(
         bridge.shutdown.drain.cancel();
         bridge.shutdown.force.cancel();
         let ((_, ending), _) = tokio::join!(read_all(events), drained(bridge));
-        assert_cut(&ending.expect_err("cut"), Some("1"));
-        upstream.wait_for_close().await;
+        assert_forced(&ending.expect_err("forced"), Some("1"));
+        upstream.connection_closed().await;
     }
 }
 
 #[tokio::test]
-async fn a_caller_who_does_not_read_cannot_hold_up_the_drain() {
+async fn a_caller_that_does_not_read_cannot_delay_the_drain() {
     let more_than_windows_hold = vec![sse_tokens(&[&"x".repeat(100_000)]); 100];
     let upstream = Upstream::answering(Reply::sse_chunks(more_than_windows_hold).then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
@@ -194,19 +194,19 @@ async fn a_caller_who_does_not_read_cannot_hold_up_the_drain() {
 }
 
 #[tokio::test]
-async fn a_caller_who_hears_nothing_cannot_hold_up_the_second_stage() {
+async fn a_caller_that_receives_nothing_cannot_delay_the_second_stage() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
     let wire = Wire::to(bridge.address).await;
     let _open = wire.client().stream(ask_stream("Salam")).await;
-    begin_drain(&bridge, &wire).await; // and the wire stays held
+    begin_drain(&bridge, &wire).await; // the wire stays held
     bridge.shutdown.force.cancel();
     assert_eq!(drained(bridge).await, Drained::Forced);
     upstream.wait_for_close().await;
 }
 
 #[tokio::test]
-async fn a_health_watch_is_told_and_does_not_hold_up_the_drain() {
+async fn a_health_watch_reports_the_drain_and_does_not_delay_it() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", NEVER)]).await;
     let mut watch = bridge.watch("").await;
@@ -217,7 +217,7 @@ async fn a_health_watch_is_told_and_does_not_hold_up_the_drain() {
 }
 
 #[tokio::test]
-async fn during_the_drain_delay_calls_are_answered_and_balancers_told() {
+async fn during_the_drain_delay_calls_are_answered_and_health_reports_not_serving() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_DELAY", NEVER)]).await;
     assert_eq!(bridge.admin("/readyz").await.0, 200);
@@ -239,7 +239,7 @@ async fn both_services_stop_serving_as_soon_as_the_drain_begins() {
         ("DRAIN_DELAY", NEVER),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
-    upstream.wait_for_requests(2).await; // the first probe has been judged
+    upstream.received(2).await; // the first probe has a result
     let mut watches = [bridge.watch("").await, bridge.watch(SERVICE).await];
     for expected in [ServingStatus::Serving, ServingStatus::NotServing] {
         for watch in &mut watches {

@@ -1,4 +1,4 @@
-//! The SSE pipeline against the standard and against the backend's framing, however its bytes are cut.
+//! The SSE pipeline against the standard and against ALİM's framing, however its bytes are split.
 
 use std::{
     future::poll_fn,
@@ -81,7 +81,7 @@ fn tokens(events: &[Event]) -> Vec<String> {
 }
 
 #[test]
-fn the_standards_cases_give_their_events_whole_and_byte_by_byte_in_either_framing() {
+fn the_standards_cases_hold_whole_and_byte_by_byte_in_either_framing() {
     for case in CASES {
         for framing in [Framing::Recover, Framing::Strict] {
             let expected = others(case.events);
@@ -101,7 +101,7 @@ fn the_standards_cases_give_their_events_whole_and_byte_by_byte_in_either_framin
 }
 
 #[test]
-fn unescaped_newlines_are_recovered_as_the_table_says() {
+fn unescaped_newlines_are_recovered_as_listed() {
     for row in FRAMING {
         let name = row.name;
         for read in [whole, byte_by_byte] {
@@ -115,7 +115,7 @@ fn unescaped_newlines_are_recovered_as_the_table_says() {
 }
 
 #[test]
-fn what_can_be_told_apart_is_what_the_model_said() {
+fn unambiguous_text_is_recovered_exactly() {
     let faithful = FRAMING
         .iter()
         .filter(|row| row.tokens.concat() == row.joined)
@@ -126,7 +126,7 @@ fn what_can_be_told_apart_is_what_the_model_said() {
 #[test]
 fn an_event_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
     let event = b"event: token\ndata: abcde\n\n".to_vec();
-    let lines = event.len() - 2; // the two line ends that are not between lines
+    let lines = event.len() - 2; // without the last two line ends, which join no lines
     let (events, error) = pipeline(vec![event.clone()], Framing::Recover, lines);
     assert_eq!(events, [Event::Token("abcde".into())]);
     assert!(matches!(error, Some(Error::Truncated)));
@@ -151,21 +151,21 @@ fn an_event_of_many_lines_is_joined_whatever_its_size() {
 }
 
 #[test]
-fn an_endless_line_is_refused_long_before_it_ends() {
+fn an_endless_line_is_rejected_early() {
     let chunks = vec![vec![b'x'; 1000]; 2000];
     let (_, error) = pipeline(chunks, Framing::Recover, 4096);
     assert!(matches!(error, Some(Error::TooLarge { limit: 4096, .. })));
 }
 
 #[test]
-fn endless_data_lines_without_a_blank_line_are_refused() {
+fn endless_data_lines_without_a_blank_line_are_rejected() {
     let chunks = vec![b"data: x\n".to_vec(); 2000];
     let (_, error) = pipeline(chunks, Framing::Recover, 4096);
     assert!(matches!(error, Some(Error::TooLarge { .. })));
 }
 
 #[test]
-fn endless_heartbeats_are_no_event_and_take_no_room() {
+fn endless_heartbeats_are_no_event_and_use_no_memory() {
     let mut chunks = vec![b"data: x\n".to_vec()];
     chunks.extend(vec![b": ping\n".repeat(1000); 2000]);
     chunks.push(b"\n".to_vec());
@@ -174,7 +174,7 @@ fn endless_heartbeats_are_no_event_and_take_no_room() {
 }
 
 #[tokio::test]
-async fn a_body_is_read_to_its_end_after_done_so_that_its_connection_can_serve_again() {
+async fn after_done_the_body_is_read_to_its_end_and_its_connection_reused() {
     let (ended, end) = tokio::sync::oneshot::channel();
     let chunks = async_chunks(DONE, ended);
     let settings = Settings {
@@ -194,7 +194,7 @@ async fn a_body_is_read_to_its_end_after_done_so_that_its_connection_can_serve_a
     end.await.expect("the end was asked for");
 }
 
-/// One chunk; `ended` tells when somebody asks for what comes after it.
+/// One chunk. `ended` is signalled when the stream is polled after it.
 fn async_chunks(
     chunk: &'static [u8],
     ended: tokio::sync::oneshot::Sender<()>,
@@ -209,7 +209,7 @@ fn async_chunks(
 }
 
 #[test]
-fn bytes_that_are_no_utf8_and_byte_order_marks_are_read_alike_in_small_events_and_in_large_ones() {
+fn invalid_utf8_and_byte_order_marks_are_read_alike_in_small_and_large_events() {
     for lines in [1, 1000] {
         let mut body = b"\n\xEF\xBB\xBFunknown\ndata: \xEF\xBB\xBF\n".to_vec();
         body.extend(b"data: \xFF\n".repeat(lines));
@@ -221,8 +221,8 @@ fn bytes_that_are_no_utf8_and_byte_order_marks_are_read_alike_in_small_events_an
     }
 }
 
-/// Model text, newlines and multi-byte characters among it, without the lines that can't be told
-/// apart: those that begin with a field's name and colon, or with a colon, and `\r`.
+/// Model text with newlines and multi-byte characters, but without ambiguous lines: those that begin with a field's name
+/// and colon, or with a colon, and `\r`.
 fn model_text() -> impl Strategy<Value = Vec<String>> {
     let piece = prop_oneof![
         4 => "[a-zəğıöüçş ,.!-]{0,6}",
@@ -246,20 +246,24 @@ fn model_text() -> impl Strategy<Value = Vec<String>> {
     })
 }
 
-fn split(body: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
-    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (body.len() + 1)).collect();
-    cuts.extend([0, body.len()]);
-    cuts.sort_unstable();
-    cuts.windows(2)
+fn split(body: &[u8], splits: &[usize]) -> Vec<Vec<u8>> {
+    let mut splits: Vec<_> = splits
+        .iter()
+        .map(|split| split % (body.len() + 1))
+        .collect();
+    splits.extend([0, body.len()]);
+    splits.sort_unstable();
+    splits
+        .windows(2)
         .map(|pair| body[pair[0]..pair[1]].to_vec())
         .collect()
 }
 
 proptest! {
     #[test]
-    fn what_the_model_said_comes_back_however_the_bytes_are_cut(
+    fn the_models_text_is_recovered_however_the_bytes_are_split(
         said in model_text(),
-        cuts in proptest::collection::vec(any::<usize>(), 0..30),
+        splits in proptest::collection::vec(any::<usize>(), 0..30),
         heartbeats in any::<bool>(),
     ) {
         let mut body = Vec::new();
@@ -270,14 +274,14 @@ proptest! {
             }
         }
         body.extend_from_slice(DONE);
-        let (events, error) = pipeline(split(&body, &cuts), Framing::Recover, 1 << 20);
+        let (events, error) = pipeline(split(&body, &splits), Framing::Recover, 1 << 20);
         prop_assert!(error.is_none());
         prop_assert_eq!(tokens(&events).concat(), said.concat());
         prop_assert_eq!(events.last(), Some(&Event::Done));
     }
 
     #[test]
-    fn any_bytes_give_the_same_events_however_they_are_cut(
+    fn any_bytes_give_the_same_events_however_they_are_split(
         body in proptest::collection::vec(
             prop_oneof![
                 Just(b"data: ".to_vec()), Just(b"event: token\n".to_vec()), Just(b"\n".to_vec()),
@@ -286,17 +290,17 @@ proptest! {
             ],
             0..40,
         ),
-        cuts in proptest::collection::vec(any::<usize>(), 0..30),
+        splits in proptest::collection::vec(any::<usize>(), 0..30),
     ) {
         let body = body.concat();
         let (at_once, _) = pipeline(vec![body.clone()], Framing::Recover, 256);
-        let (in_pieces, _) = pipeline(split(&body, &cuts), Framing::Recover, 256);
+        let (in_pieces, _) = pipeline(split(&body, &splits), Framing::Recover, 256);
         prop_assert_eq!(at_once, in_pieces);
     }
 }
 
-/// How often the pipeline gives way while it reads one chunk of `count` such lines.
-fn turns(line: &str, count: usize) -> usize {
+/// How often the pipeline yields while it reads one chunk of `count` such lines.
+fn yields(line: &str, count: usize) -> usize {
     let body = [line.repeat(count).as_bytes(), DONE].concat();
     let settings = Settings {
         framing: Framing::Recover,
@@ -309,26 +313,26 @@ fn turns(line: &str, count: usize) -> usize {
         None,
     );
     let mut cx = Context::from_waker(Waker::noop());
-    let mut turns = 0;
+    let mut yields = 0;
     loop {
         match events.poll_event(&mut cx) {
             Poll::Ready(Some(Ok(_))) => {}
             Poll::Ready(end) => {
                 assert!(end.is_none(), "{end:?}");
-                return turns;
+                return yields;
             }
-            Poll::Pending => turns += 1,
+            Poll::Pending => yields += 1,
         }
     }
 }
 
 #[test]
-fn a_flood_of_lines_or_bytes_gives_way_to_other_tasks() {
+fn a_flood_of_lines_or_bytes_yields_to_other_tasks() {
     for line in ["\n", ": ping\n", "id: 1\n\n", "event: token\ndata: a\n\n"] {
         let lines = 10_000 * line.matches('\n').count();
-        let turns = turns(line, 10_000);
-        assert!(turns >= lines / 256, "{line:?}: {turns}");
+        let yields = yields(line, 10_000);
+        assert!(yields >= lines / 256, "{line:?}: {yields}");
     }
     let long = format!(": {}\n", "x".repeat(8_000));
-    assert!(turns(&long, 900) >= 100);
+    assert!(yields(&long, 900) >= 100);
 }

@@ -1,10 +1,10 @@
-//! What an event stream's bytes mean: a table written from the WHATWG HTML standard, 9.2.6
-//! (interpreting an event stream), and in [`FRAMING`] what ALİM's unescaped newlines mean.
+//! The meaning of an event stream's bytes: a table written from the WHATWG HTML standard, 9.2.6
+//! (interpreting an event stream), and in [`FRAMING`] the meaning of ALİM's unescaped newlines.
 //!
-//! No event in [`CASES`] is called `token`, `node`, `done` or `error`, so each holds in `recover` as
-//! in `strict` and, type by type, is what the caller gets as `Other`. Each holds for the body in one
-//! piece and for every way to split it. What the standard keeps besides (last event id, reconnection
-//! time) is nothing a caller sees; its lines are here because they must not disturb the rest.
+//! No event in [`CASES`] is named `token`, `node`, `done` or `error`, so each case holds in `recover` and in `strict`, and
+//! the caller gets each event as `Other`. Each case holds for the body in one piece and for every way to split it.
+//! The standard's last event id and reconnection time are not visible to a caller. Their lines are here because they
+//! must not disturb the rest.
 
 mod framing;
 
@@ -13,14 +13,14 @@ pub(crate) use framing::FRAMING;
 /// A body and the events that the standard dispatches from it.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// The sentence of the standard that decides, in our words.
+    /// The deciding sentence of the standard, in our words.
     pub(crate) rule: &'static str,
     pub(crate) body: &'static [u8],
-    /// Type and data of each event.
+    /// The type and data of each event.
     pub(crate) events: &'static [(&'static str, &'static str)],
 }
 
-/// The table, by what each part is about.
+/// The table, grouped by subject.
 pub(crate) const CASES: &[Case] = &[
     // Byte order marks.
     Case {
@@ -295,25 +295,25 @@ pub(crate) const CASES: &[Case] = &[
         events: &[("message", "\u{fffd}\u{fffd}")],
     },
     Case {
-        name: "sequence cut off by a letter",
+        name: "sequence truncated by a letter",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: \xe2\x82a\xf0\x9f\x98b\n\n",
         events: &[("message", "\u{fffd}a\u{fffd}b")],
     },
     Case {
-        name: "sequence cut off by LF",
+        name: "sequence truncated by LF",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: a\xf0\x9f\x98\ndata: b\xc9\n\n",
         events: &[("message", "a\u{fffd}\nb\u{fffd}")],
     },
     Case {
-        name: "sequence cut off by CR",
+        name: "sequence truncated by CR",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: a\xe2\x82\r\rdata: b\xe2\r\n\r\n",
         events: &[("message", "a\u{fffd}"), ("message", "b\u{fffd}")],
     },
     Case {
-        name: "sequence cut off by the next one",
+        name: "sequence truncated by the next one",
         rule: "the stream is decoded as UTF-8, errors become U+FFFD",
         body: b"data: \xe2\x82\xc9\x99\xc9\xe2\x82\xac\n\n",
         events: &[("message", "\u{fffd}ə\u{fffd}€")],
@@ -351,7 +351,7 @@ pub(crate) const CASES: &[Case] = &[
         body: b"event: x\xff\ndat\xe1: a\n\xc9data: b\ndata: c\n\n",
         events: &[("x\u{fffd}", "c")],
     },
-    // EndConditions.
+    // The end of the stream.
     Case {
         name: "empty body",
         rule: "what no blank line has ended is discarded at the end",
@@ -377,7 +377,7 @@ pub(crate) const CASES: &[Case] = &[
         events: &[("message", "a")],
     },
     Case {
-        name: "sequence cut off by the end",
+        name: "sequence truncated by the end",
         rule: "what no blank line has ended is discarded at the end",
         body: b"data: a\n\ndata: b\xe2\x82",
         events: &[("message", "a")],

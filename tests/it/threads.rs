@@ -1,4 +1,4 @@
-//! ThreadService: what it asks of the upstream, what it answers, and conversations that go on.
+//! ThreadService: its requests to the upstream, its responses, and conversations over several calls.
 
 mod failures;
 mod started;
@@ -28,7 +28,7 @@ use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving
 
 const THREAD: &str = "6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b";
 
-/// An answer that is good for every method.
+/// A response that is valid for every method.
 fn a_thread() -> Reply {
     Reply::json(200, json!({"thread_id": THREAD, "deleted": true}))
 }
@@ -62,7 +62,7 @@ fn number(name: &str, number: f64) -> Struct {
     }
 }
 
-/// What every method makes of the same upstream, under the method's name.
+/// The result of each method for the same upstream, with the method's name.
 async fn all(bridge: &Bridge) -> [(&'static str, Result<(), Status>); 3] {
     let mut client = bridge.threads();
     let (created, got) = (
@@ -77,7 +77,7 @@ async fn all(bridge: &Bridge) -> [(&'static str, Result<(), Status>); 3] {
     ]
 }
 
-/// The start line, the names of the headers, and the body, as they came.
+/// The start line, the names of the headers, and the raw body.
 fn wire(request: &Request) -> (String, BTreeSet<&str>, &[u8]) {
     let names = request.headers.keys().map(http::HeaderName::as_str);
     let line = format!("{} {}", request.method, request.path);
@@ -110,7 +110,7 @@ async fn create_thread_posts_the_metadata_and_answers_with_the_thread() {
 }
 
 #[tokio::test]
-async fn a_thread_without_metadata_is_asked_for_with_an_empty_object() {
+async fn a_thread_without_metadata_is_created_with_an_empty_object() {
     let upstream = Upstream::answering(a_thread());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
@@ -142,15 +142,15 @@ async fn threads_are_found_under_any_base_url() {
     for base in ["", "/", "/m%C9%99sl%C9%99h%C9%99t/"] {
         let upstream = Upstream::answering(a_thread());
         let url = upstream.url().replace("/api/v1", base);
-        let bridge = Bridge::start(&url).await;
-        let told = bridge.threads().get_thread(get(THREAD)).await;
-        told.expect("OK");
+        let bridge = Bridge::before(&url).await;
+        let result = bridge.threads().get_thread(get(THREAD)).await;
+        result.expect("OK");
         let path = format!("{}/threads/{THREAD}", base.trim_end_matches('/'));
         assert_eq!(upstream.requests()[0].path, path);
     }
 }
 
-/// What is not the hyphenated form of a UUID.
+/// Texts that are not the hyphenated form of a UUID.
 const NO_UUIDS: [&str; 11] = [
     "",
     " ",
@@ -166,7 +166,7 @@ const NO_UUIDS: [&str; 11] = [
 ];
 
 #[tokio::test]
-async fn an_id_that_is_no_uuid_is_named_and_never_leaves_the_bridge() {
+async fn an_id_that_is_not_a_uuid_is_reported_and_never_sent() {
     let upstream = Upstream::answering(a_thread());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
@@ -181,7 +181,7 @@ async fn an_id_that_is_no_uuid_is_named_and_never_leaves_the_bridge() {
 }
 
 #[tokio::test]
-async fn metadata_that_json_cannot_hold_is_named_and_never_leaves_the_bridge() {
+async fn metadata_that_json_cannot_represent_is_reported_and_never_sent() {
     let upstream = Upstream::answering(a_thread());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
@@ -193,8 +193,8 @@ async fn metadata_that_json_cannot_hold_is_named_and_never_leaves_the_bridge() {
 }
 
 fn assert_invalid(status: &Status, field: &str, sent: &str) {
-    let told = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
-    assert_eq!(status.code_and_reason(), told, "{sent:?}");
+    let expected = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
+    assert_eq!(status.code_and_reason(), expected, "{sent:?}");
     assert_eq!(status.info("sent").as_deref(), Some("false"), "{sent:?}");
     let rich = status.error_details();
     let violations = &rich.bad_request().expect("a BadRequest").field_violations;
@@ -206,7 +206,7 @@ fn assert_invalid(status: &Status, field: &str, sent: &str) {
 }
 
 #[tokio::test]
-async fn what_crosses_beside_the_messages_crosses_for_threads_too() {
+async fn metadata_and_headers_are_forwarded_for_threads_too() {
     let reply = a_thread()
         .header("x-ratelimit-remaining", "29")
         .header("set-cookie", "a=b");
@@ -243,16 +243,16 @@ async fn what_crosses_beside_the_messages_crosses_for_threads_too() {
 }
 
 #[tokio::test]
-async fn the_callers_own_key_is_required_and_shown_where_the_bridge_passes_keys_on() {
+async fn the_callers_own_key_is_required_and_sent_if_the_bridge_forwards_keys() {
     let upstream = Upstream::answering(a_thread());
     let bridge = Bridge::with(&upstream.url(), &[("CREDENTIALS", "caller")]).await;
-    for (method, told) in all(&bridge).await {
+    for (method, result) in all(&bridge).await {
         let missing = (
             Code::Unauthenticated,
             "CALLER_CREDENTIALS_MISSING".to_owned(),
         );
         assert_eq!(
-            told.expect_err(method).code_and_reason(),
+            result.expect_err(method).code_and_reason(),
             missing,
             "{method}"
         );
@@ -266,9 +266,9 @@ async fn the_callers_own_key_is_required_and_shown_where_the_bridge_passes_keys_
 #[tokio::test]
 async fn thread_calls_are_counted_under_their_own_service() {
     let upstream = Upstream::answering(a_thread());
-    let bridge = Bridge::start(&upstream.url()).await;
-    for (method, told) in all(&bridge).await {
-        told.expect(method);
+    let bridge = Bridge::before(&upstream.url()).await;
+    for (method, result) in all(&bridge).await {
+        result.expect(method);
     }
     bridge
         .threads()
@@ -313,12 +313,12 @@ async fn health_of_the_thread_service_is_that_of_the_upstream() {
     let url = format!("http://{}/api/v1", up.local_addr().expect("bound"));
     let bridge = Bridge::with(&url, &[("UPSTREAM_HEALTH_INTERVAL", "10ms")]).await;
     for _ in 0..2 {
-        up.accept().await.expect("a probe"); // at the second, the first has been judged
+        up.accept().await.expect("a probe"); // at the second probe, the first has a result
     }
     let health = bridge.health(THREAD_SERVICE).await;
     assert_eq!(health.expect("known"), Serving);
-    let bridge = Bridge::start(&refused_url()).await;
-    bridge.invoke("Salam").await.expect_err("unreachable"); // so the first probe was, too
+    let bridge = Bridge::before(&refused_url()).await;
+    bridge.invoke("Salam").await.expect_err("unreachable"); // so the first probe has failed too
     let health = bridge.health(THREAD_SERVICE).await;
     assert_eq!(health.expect("known"), NotServing);
 }
@@ -338,7 +338,7 @@ async fn before_the_emulator() -> (DropGuard, Bridge) {
 }
 
 #[tokio::test]
-async fn a_conversation_goes_on_in_the_thread_that_was_created_for_it() {
+async fn a_conversation_continues_in_its_thread() {
     let (_emulator, bridge) = before_the_emulator().await;
     let (mut client, mut threads) = (bridge.client.clone(), bridge.threads());
     let made = threads
@@ -372,8 +372,8 @@ async fn a_conversation_goes_on_in_the_thread_that_was_created_for_it() {
             .await
             .map(drop),
     ] {
-        let told = (Code::NotFound, "UPSTREAM_NOT_FOUND".to_owned());
-        assert_eq!(unknown.expect_err("deleted").code_and_reason(), told);
+        let expected = (Code::NotFound, "UPSTREAM_NOT_FOUND".to_owned());
+        assert_eq!(unknown.expect_err("deleted").code_and_reason(), expected);
     }
 }
 

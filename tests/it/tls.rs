@@ -1,4 +1,4 @@
-//! TLS on both sides: whom callers may trust, whom the bridge trusts, and certificates that change.
+//! TLS on both sides: whom callers trust, whom the bridge trusts, and certificates that change.
 
 pub(crate) mod authority;
 
@@ -78,13 +78,13 @@ async fn call(bridge: &Bridge, tls: ClientTlsConfig) -> Answer {
     in_time(client(bridge.address, tls)).await
 }
 
-/// Calls, and does not wait until the bridge gives a handshake up.
+/// Calls, without waiting for the bridge's handshake timeout.
 async fn in_time(mut client: GraphServiceClient<Channel>) -> Answer {
-    let answer = timeout(TIMEOUT, client.invoke(ask("Salam"))).await;
-    answer.expect("an answer or a refusal at once")
+    let answer = timeout(PATIENCE, client.invoke(ask("Salam"))).await;
+    answer.expect("a reply or a rejection at once")
 }
 
-/// No status came over the connection, for it was closed.
+/// The connection was closed, so no status was sent.
 fn assert_closed(status: &Status) {
     let is_closed = matches!(status.code(), Code::Unknown | Code::Unavailable);
     assert!(is_closed && status.source().is_some(), "{status:?}");
@@ -108,7 +108,7 @@ async fn connect(
     connector.connect(name, socket).await
 }
 
-/// The certificate that a new connection is shown.
+/// The certificate that the bridge presents to a new connection.
 async fn shown(bridge: &Bridge, authority: &Authority) -> Vec<u8> {
     let connection = connect(bridge, authority, &[]).await.expect("TLS");
     let chain = connection.get_ref().1.peer_certificates().expect("shown");
@@ -116,7 +116,7 @@ async fn shown(bridge: &Bridge, authority: &Authority) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_caller_who_trusts_the_authority_is_answered_over_tls() {
+async fn a_caller_that_trusts_the_authority_is_answered_over_tls() {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for(LOCALHOST));
     let (upstream, bridge) = behind_tls(&files, "").await;
@@ -125,7 +125,7 @@ async fn a_caller_who_trusts_the_authority_is_answered_over_tls() {
 }
 
 #[tokio::test]
-async fn a_caller_who_trusts_another_authority_does_not_call() {
+async fn a_caller_that_trusts_another_authority_sends_no_call() {
     let files = Files::with(&Authority::new().vouch_for(LOCALHOST));
     let (upstream, bridge) = behind_tls(&files, "").await;
     let status = call(&bridge, trusting(&Authority::new())).await;
@@ -144,7 +144,7 @@ async fn a_caller_without_tls_is_not_answered() {
 }
 
 #[tokio::test]
-async fn with_a_client_ca_only_callers_whom_it_vouches_for_are_answered() {
+async fn with_a_client_ca_only_callers_with_its_certificates_are_answered() {
     let (authority, callers) = (Authority::new(), Authority::new());
     let files = Files::with(&authority.vouch_for(LOCALHOST));
     files.put("ca.crt", &callers.pem);
@@ -162,7 +162,7 @@ async fn with_a_client_ca_only_callers_whom_it_vouches_for_are_answered() {
 }
 
 #[tokio::test]
-async fn a_changed_certificate_is_shown_to_new_connections_and_a_bad_change_is_not() {
+async fn a_changed_certificate_serves_new_connections_and_a_bad_change_does_not() {
     let authority = Authority::new();
     let [first, second] = [(); 2].map(|()| authority.vouch_for(LOCALHOST));
     let files = Files::with(&first);
@@ -178,7 +178,7 @@ async fn a_changed_certificate_is_shown_to_new_connections_and_a_bad_change_is_n
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_while_the_certificate_changes() {
+async fn a_stream_continues_while_the_certificate_changes() {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for(LOCALHOST));
     let gate = Gate::default();
@@ -196,7 +196,7 @@ async fn a_stream_goes_on_while_the_certificate_changes() {
 }
 
 #[tokio::test]
-async fn a_changed_client_ca_decides_over_new_connections() {
+async fn a_changed_client_ca_applies_to_new_connections() {
     let (authority, callers) = (Authority::new(), Authority::new());
     let files = Files::with(&authority.vouch_for(LOCALHOST));
     files.put("ca.crt", &Authority::new().pem);
@@ -209,7 +209,7 @@ async fn a_changed_client_ca_decides_over_new_connections() {
 }
 
 #[tokio::test]
-async fn handshakes_that_stall_block_nobody() {
+async fn stalled_handshakes_block_nobody() {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for(LOCALHOST));
     let (_upstream, bridge) = behind_tls(&files, "").await;
@@ -220,7 +220,7 @@ async fn handshakes_that_stall_block_nobody() {
     call(&bridge, trusting(&authority)).await.expect("a reply");
 }
 
-/// What the bridge chooses of these protocols (ALPN); an error where it has none of them.
+/// The protocol that the bridge selects from these (ALPN). An error if it supports none.
 async fn chosen(bridge: &Bridge, authority: &Authority, offered: &[&str]) -> io::Result<String> {
     let connection = connect(bridge, authority, offered).await?;
     let chosen = connection.get_ref().1.alpn_protocol().unwrap_or_default();
@@ -228,7 +228,7 @@ async fn chosen(bridge: &Bridge, authority: &Authority, offered: &[&str]) -> io:
 }
 
 #[tokio::test]
-async fn http1_is_offered_beside_http2_only_where_pages_may_call() {
+async fn http1_is_offered_only_if_pages_can_call() {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for(LOCALHOST));
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
@@ -247,19 +247,22 @@ async fn http1_is_offered_beside_http2_only_where_pages_may_call() {
     let refused = chosen(&off, &authority, &["http/1.1"]).await;
     refused.expect_err("no protocol in common");
     files.replace(&authority.vouch_for(LOCALHOST));
-    wait_for_file_reload().await;
-    let alone = connect(&on, &authority, &["http/1.1"]).await;
-    let mut alone = alone.expect("a handshake, after a change too");
-    assert_eq!(alone.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    files_are_read_again().await;
+    let http1_only = connect(&on, &authority, &["http/1.1"]).await;
+    let mut http1_only = http1_only.expect("a handshake, after a change too");
+    assert_eq!(
+        http1_only.get_ref().1.alpn_protocol(),
+        Some(&b"http/1.1"[..])
+    );
     let call = b"GET / HTTP/1.1\r\nhost: bridge\r\nconnection: close\r\n\r\n";
-    alone.write_all(call).await.expect("open");
+    http1_only.write_all(call).await.expect("open");
     let mut answer = String::new();
-    let _ = alone.read_to_string(&mut answer).await; // it need not say goodbye
+    let _ = http1_only.read_to_string(&mut answer).await; // it can close without close_notify
     assert!(answer.starts_with("HTTP/1.1 400 "), "no gRPC-Web: {answer}");
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_never_finished_gives_its_place_back() {
+async fn an_unfinished_handshake_releases_its_connection_slot() {
     let authority = Authority::new();
     let files = Files::with(&authority.vouch_for(LOCALHOST));
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
@@ -273,14 +276,16 @@ async fn a_handshake_that_is_never_finished_gives_its_place_back() {
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
     silent.write_all(&[22, 3, 1]).await.expect("open"); // a record's first bytes (RFC 8446, 5.1)
     let mut early = TcpStream::connect(bridge.address).await.expect("a port");
-    assert_eq!(early.read(&mut [0]).await.ok(), Some(0)); // so the silent one has the place
-    advance_time(Duration::from_secs(11)).await; // its handshake was due after ten
-    let end = timeout(TIMEOUT, silent.read(&mut [0])).await;
+    assert_eq!(early.read(&mut [0]).await.ok(), Some(0)); // the silent one holds the only slot
+    time_passes(Duration::from_secs(11)).await; // the handshake timeout is 10 s
+    let end = timeout(PATIENCE, silent.read(&mut [0])).await;
     let _ = end.expect("closed"); // by FIN or by RST
-    call(&bridge, trusting(&authority)).await.expect("room");
+    call(&bridge, trusting(&authority))
+        .await
+        .expect("a free slot");
 }
 
-/// TLS in front of a plain upstream: its base URL, and what keeps it running.
+/// TLS in front of a plain upstream: its base URL, and the guard that keeps it running.
 pub(crate) async fn tls_before(
     upstream: &Upstream,
     identity: &Identity,
@@ -312,7 +317,7 @@ fn acceptor(identity: &Identity) -> TlsAcceptor {
 }
 
 #[tokio::test]
-async fn an_upstream_with_tls_is_reached_when_its_authority_is_given() {
+async fn an_upstream_with_tls_is_reached_if_its_authority_is_given() {
     let authority = Authority::new();
     let identity = authority.vouch_for(LOCALHOST);
     let files = Files::with(&identity);
@@ -325,7 +330,7 @@ async fn an_upstream_with_tls_is_reached_when_its_authority_is_given() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_no_given_authority_vouches_for_is_unreachable_and_gets_nothing() {
+async fn an_upstream_of_another_authority_is_unreachable_and_receives_nothing() {
     let (authority, other) = (Authority::new(), Authority::new());
     for (name, trusted) in [
         (LOCALHOST, None),
@@ -346,14 +351,14 @@ async fn an_upstream_that_no_given_authority_vouches_for_is_unreachable_and_gets
 }
 
 fn assert_unreachable(status: &Status) {
-    let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let expected = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
     assert_eq!(status.info("sent").as_deref(), Some("false"));
     assert_eq!(status.pushback(), None);
 }
 
 #[tokio::test]
-async fn when_a_client_ca_is_withdrawn_connections_made_under_it_end() {
+async fn if_a_client_ca_is_removed_connections_made_under_it_end() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let files = Files::with(&ours.vouch_for(LOCALHOST));
     files.put("ca.crt", &theirs.pem);

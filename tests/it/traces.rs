@@ -38,7 +38,7 @@ async fn traced(upstream: &Upstream, collector: &str) -> (Bridge, Traces) {
     (Bridge::from_config(config).await, traces)
 }
 
-/// Sends all that is queued.
+/// Exports all queued spans.
 async fn flushed(traces: Traces) {
     let stopped = tokio::task::spawn_blocking(move || traces.stop()).await;
     stopped.expect("no panic");
@@ -48,7 +48,7 @@ fn hex(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The server span and the client span of the one call that was made.
+/// The server span and the client span of the only call.
 fn both(spans: &[Span]) -> (&Span, &Span) {
     assert_eq!(spans.len(), 2, "{spans:#?}");
     let of = |kind| spans.iter().find(|span| span.kind() == kind).expect("one");
@@ -56,8 +56,7 @@ fn both(spans: &[Span]) -> (&Span, &Span) {
 }
 
 #[tokio::test]
-async fn an_invoke_is_a_server_span_in_the_callers_trace_with_a_client_span_that_the_upstream_is_told()
- {
+async fn an_invoke_has_a_server_span_in_the_callers_trace_and_a_client_span_for_the_upstream() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let collector = Collector::start().await;
     let (bridge, traces) = traced(&upstream, &collector.url).await;
@@ -93,16 +92,16 @@ async fn an_invoke_is_a_server_span_in_the_callers_trace_with_a_client_span_that
     assert_eq!(attribute(client, "http.response.status_code"), "200");
     assert_eq!(attribute(client, "server.address"), "127.0.0.1");
     assert_eq!(collector.service(), "alim-bridge");
-    let told = upstream.requests().remove(0).headers;
+    let headers = upstream.requests().remove(0).headers;
     assert_eq!(
-        told["traceparent"],
+        headers["traceparent"],
         format!("00-{TRACE}-{}-01", hex(&client.span_id))
     );
-    assert_eq!(told["tracestate"], "a=b");
+    assert_eq!(headers["tracestate"], "a=b");
 }
 
 #[tokio::test]
-async fn a_server_span_names_the_peer_that_its_call_came_from() {
+async fn a_server_span_names_the_peer_of_its_call() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let collector = Collector::start().await;
     let (bridge, traces) = traced(&upstream, &collector.url).await;
@@ -124,7 +123,7 @@ async fn a_server_span_names_the_peer_that_its_call_came_from() {
 }
 
 #[tokio::test]
-async fn a_stream_notes_its_first_token_and_its_end() {
+async fn a_streams_span_records_its_first_token_and_its_end() {
     let upstream = Upstream::answering(Reply::sse(sse_answer(&["a", "b"])));
     let collector = Collector::start().await;
     let (bridge, traces) = traced(&upstream, &collector.url).await;
@@ -136,13 +135,13 @@ async fn a_stream_notes_its_first_token_and_its_end() {
     assert_eq!(events(server), ["first token", "done"]);
     assert_eq!(attribute(server, "alim_bridge.tokens"), "2");
     assert_ne!(hex(&server.trace_id), TRACE, "a trace of its own");
-    let told = upstream.requests().remove(0).headers;
-    assert!(!told.contains_key("tracestate"));
+    let headers = upstream.requests().remove(0).headers;
+    assert!(!headers.contains_key("tracestate"));
     assert!(client.end_time_unix_nano <= server.end_time_unix_nano);
 }
 
 #[tokio::test]
-async fn what_the_upstream_fails_marks_both_spans_and_what_the_caller_fails_none() {
+async fn a_failure_of_the_upstream_marks_both_spans_and_one_of_the_caller_neither() {
     let upstream = Upstream::answering(Reply::json(500, r#"{"detail":"secret detail"}"#));
     let collector = Collector::start().await;
     let (bridge, traces) = traced(&upstream, &collector.url).await;
@@ -178,7 +177,7 @@ async fn what_the_upstream_fails_marks_both_spans_and_what_the_caller_fails_none
 }
 
 #[tokio::test]
-async fn nothing_is_exported_of_probes_and_of_libraries_insides() {
+async fn probes_and_internals_of_libraries_are_not_exported() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let collector = Collector::start().await;
     let (bridge, traces) = traced(&upstream, &collector.url).await;
@@ -192,7 +191,7 @@ async fn nothing_is_exported_of_probes_and_of_libraries_insides() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_gone_costs_spans_and_no_call() {
+async fn a_dead_collector_costs_spans_and_no_call() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let gone = refused_url();
     let (bridge, traces) = traced(&upstream, gone.trim_end_matches("/api/v1")).await;
@@ -202,7 +201,7 @@ async fn a_collector_that_is_gone_costs_spans_and_no_call() {
     flushed(traces).await;
 }
 
-/// The built command, told of its collector by these variables; one call, and its stop.
+/// Runs the built command with these variables for its collector: one call, then the stop.
 async fn deployed(variables: &[(&str, &str)]) {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let url = upstream.url();
@@ -219,7 +218,7 @@ async fn deployed(variables: &[(&str, &str)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn opentelemetrys_own_variables_are_honoured_and_the_last_spans_are_sent_at_the_stop() {
+async fn opentelemetrys_variables_are_used_and_the_last_spans_are_sent_at_the_stop() {
     let collector = Collector::start().await;
     let bare = collector.url.trim_start_matches("http://");
     deployed(&[
@@ -241,14 +240,14 @@ async fn opentelemetrys_own_variables_are_honoured_and_the_last_spans_are_sent_a
 }
 
 #[test]
-fn a_protocol_that_is_not_spoken_is_told_once_at_the_start_with_what_to_do() {
+fn an_unsupported_protocol_is_reported_once_at_startup_with_the_remedy() {
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
     const GENERAL: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     const OF_TRACES: (&str, &str) = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json");
     let grpc = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
     let ours = ("ALIM_BRIDGE_OTLP_ENDPOINT", "http://127.0.0.1:4317");
     let off = ("OTEL_TRACES_EXPORTER", "none");
-    for (variables, told) in [
+    for (variables, unsupported) in [
         (&[ENDPOINT, GENERAL][..], Some(GENERAL.0)),
         (&[ENDPOINT, GENERAL, OF_TRACES], Some(OF_TRACES.0)),
         (&[ENDPOINT, GENERAL, grpc], None),
@@ -265,8 +264,8 @@ fn a_protocol_that_is_not_spoken_is_told_once_at_the_start_with_what_to_do() {
             .lines()
             .filter(|line| line.contains("no traces are sent"));
         let warnings: Vec<_> = warnings.collect();
-        assert_eq!(warnings.len(), usize::from(told.is_some()), "{log}");
-        let named = format!("\"variable\":\"{}\"", told.unwrap_or_default());
+        assert_eq!(warnings.len(), usize::from(unsupported.is_some()), "{log}");
+        let named = format!("\"variable\":\"{}\"", unsupported.unwrap_or_default());
         assert!(warnings.iter().all(|line| line.contains(&named)), "{log}");
     }
 }
@@ -287,7 +286,7 @@ async fn a_collector_with_tls_is_trusted_by_the_systems_roots() {
 }
 
 #[tokio::test]
-async fn a_span_names_its_caller_and_a_caller_who_is_not_known_makes_none() {
+async fn a_span_names_its_caller_and_an_unidentified_caller_has_no_span() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let collector = Collector::start().await;
     let file = CallersFile::with(&entry("orders", "o"));
@@ -314,15 +313,15 @@ async fn a_span_names_its_caller_and_a_caller_who_is_not_known_makes_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_does_not_answer_holds_the_exit_no_longer_than_the_drain() {
+async fn a_silent_collector_delays_the_exit_no_longer_than_the_drain() {
     let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let mute = format!("http://{}", mute.local_addr().expect("bound"));
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let settings = [("OTLP_ENDPOINT", mute.as_str()), ("DRAIN_TIMEOUT", "0s")];
     let bridge = Deployed::with(&upstream.url(), &settings);
-    bridge.client().invoke(ask("Salam")).await.expect("a reply"); // and so a span
+    bridge.client().invoke(ask("Salam")).await.expect("a reply"); // this makes a span
     let start = Instant::now();
-    assert_eq!(bridge.running.stop().code, Some(0));
-    let took = start.elapsed(); // the SDK itself would wait for five seconds
+    assert_eq!(bridge.running.stopped().code, Some(0));
+    let took = start.elapsed(); // the SDK alone would wait five seconds
     assert!(took < Duration::from_secs(3), "{took:?}");
 }

@@ -1,10 +1,9 @@
-//! One connection's bytes: what comes first must come soon, what leaves together leaves in one write, and a
-//! peer who reads nothing is closed.
+//! The bytes of one connection: a timeout for its preface, one write for what is ready together, and a timeout for writes.
 //!
-//! HTTP/2 is one task a connection, and tokio runs a task that was just woken next: it would write each message
-//! of each stream by itself. So the first write of the task's turn waits until the tasks that are ready now have had theirs.
-//! That is no timer: where none is ready it comes at once. A turn begins with reading all that is there, as h2 does before it
-//! writes. HTTP/1.1 has one answer at a time, and nothing to gain.
+//! hyper runs an HTTP/2 connection in one task, and tokio runs a task that was just woken next. Without care it would
+//! write each message of each stream on its own. So the task yields once before the first write of its turn, and all tasks
+//! that are ready run first. That adds no timer: if no task is ready, the write happens at once. A turn begins when
+//! the task has read all that has arrived, as h2 does before it writes. HTTP/1.1 has one reply at a time and never yields.
 
 use std::{
     fmt,
@@ -25,91 +24,91 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::opening::Opening;
+use super::opening::Preface;
 use crate::inbound::Connection;
 
-/// From the first write that a peer has no room for to the closing of its connection. HTTP/2's PING finds out
-/// sooner; HTTP/1.1 has none, and hyper would wait without end.
+/// From the first write that the peer does not take to the closing of its connection. HTTP/2's PING detects a dead peer
+/// sooner. HTTP/1.1 has no PING, and hyper would wait forever.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// TCP, or TLS over it.
+/// TCP, or TLS over TCP.
 pub(super) type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 
 pin_project! {
-    /// A connection's bytes, both ways.
+    /// The bytes of a connection, in both directions.
     pub(super) struct Io {
         #[pin]
         socket: Socket,
-        awaited: Option<Awaited>,
-        turn: Turn,
-        stalled: Option<Pin<Box<Sleep>>>,
+        pending: Option<PendingPreface>,
+        turn: WriteTurn,
+        write_timer: Option<Pin<Box<Sleep>>>,
         connection: Arc<Connection>,
     }
 }
 
-/// An opening that is still to come.
-struct Awaited {
-    opening: Opening,
-    due: Pin<Box<Sleep>>,
+/// A preface that has not arrived yet.
+struct PendingPreface {
+    preface: Preface,
+    timer: Pin<Box<Sleep>>,
 }
 
-/// The opening did not come in time.
+/// The preface did not arrive in time.
 #[derive(Debug)]
-pub(super) struct OpeningTimeout;
+pub(super) struct PrefaceTimeout;
 
-impl fmt::Display for OpeningTimeout {
+impl fmt::Display for PrefaceTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection's opening took too long")
+        f.write_str("the connection's preface took too long")
     }
 }
 
-impl std::error::Error for OpeningTimeout {}
+impl std::error::Error for PrefaceTimeout {}
 
 impl Io {
-    /// The bytes of a connection that ends when its opening is not whole after `within`.
+    /// If the preface is not whole after `within`, reads fail.
     pub(super) fn new(
         socket: Socket,
         serves_http1: bool,
         within: Duration,
         connection: Arc<Connection>,
     ) -> Self {
-        let awaited = Awaited {
-            opening: Opening::new(serves_http1),
-            due: Box::pin(sleep(within)),
+        let pending = PendingPreface {
+            preface: Preface::new(serves_http1),
+            timer: Box::pin(sleep(within)),
         };
         Self {
             socket,
-            awaited: Some(awaited),
-            turn: Turn::Fresh,
-            stalled: None,
+            pending: Some(pending),
+            turn: WriteTurn::Fresh,
+            write_timer: None,
             connection,
         }
     }
 }
 
-/// Where the connection's task is in its turn.
+/// What the connection's task does at its next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// It has written nothing yet.
+enum WriteTurn {
+    /// It has written nothing yet: it will yield.
     Fresh,
-    /// It lets the tasks that are ready go first.
-    GivesWay,
-    /// All that it writes goes out.
+    /// It has yielded, so that the ready tasks run first.
+    Yielded,
+    /// It writes without yielding until it has read everything.
     Writes,
-    /// It writes whenever it has something: HTTP/1.1.
+    /// It never yields: HTTP/1.1.
     Always,
 }
 
-impl Turn {
-    /// Pending for the first write of a turn, once.
+impl WriteTurn {
+    /// Pending once, for the first write of a turn.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Fresh => {
-                *self = Self::GivesWay;
-                cx.waker().wake_by_ref(); // a task that wakes itself goes to the end of the queue
+                *self = Self::Yielded;
+                cx.waker().wake_by_ref(); // a task that wakes itself goes to the back of the queue
                 Poll::Pending
             }
-            Self::GivesWay | Self::Writes => {
+            Self::Yielded | Self::Writes => {
                 *self = Self::Writes;
                 Poll::Ready(())
             }
@@ -117,30 +116,30 @@ impl Turn {
         }
     }
 
-    /// Nothing is left to read: what was written belongs to the turn before.
-    fn has_read_all(&mut self) {
+    /// Nothing is left to read, so the next write begins a new turn.
+    fn end_turn(&mut self) {
         if *self == Self::Writes {
             *self = Self::Fresh;
         }
     }
 }
 
-fn unless_stalled<T>(
+fn check_write_timeout<T>(
     written: Poll<io::Result<T>>,
-    stalled: &mut Option<Pin<Box<Sleep>>>,
+    write_timer: &mut Option<Pin<Box<Sleep>>>,
     connection: &Connection,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<T>> {
     if written.is_ready() {
-        *stalled = None;
+        *write_timer = None;
         connection.set_unwritten(false);
         return written;
     }
-    let due = stalled.get_or_insert_with(|| {
+    let timer = write_timer.get_or_insert_with(|| {
         connection.set_unwritten(true);
         Box::pin(sleep(WRITE_TIMEOUT))
     });
-    match due.as_mut().poll(cx) {
+    match timer.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
         Poll::Pending => Poll::Pending,
     }
@@ -155,20 +154,20 @@ impl AsyncRead for Io {
         let this = self.project();
         let before = buffer.filled().len();
         let read = this.socket.poll_read(cx, buffer);
-        if let Some(awaited) = this.awaited {
-            let came = &buffer.filled()[before..];
-            if awaited.opening.is_whole_after(came) {
-                if matches!(awaited.opening, Opening::Http1(_)) {
-                    *this.turn = Turn::Always;
+        if let Some(pending) = this.pending {
+            let arrived = &buffer.filled()[before..];
+            if pending.preface.is_complete_after(arrived) {
+                if matches!(pending.preface, Preface::Http1(_)) {
+                    *this.turn = WriteTurn::Always;
                 }
-                *this.awaited = None;
-            } else if read.is_pending() && awaited.due.as_mut().poll(cx).is_ready() {
-                let error = io::Error::new(io::ErrorKind::TimedOut, OpeningTimeout);
+                *this.pending = None;
+            } else if read.is_pending() && pending.timer.as_mut().poll(cx).is_ready() {
+                let error = io::Error::new(io::ErrorKind::TimedOut, PrefaceTimeout);
                 return Poll::Ready(Err(error));
             }
         }
         if read.is_pending() {
-            this.turn.has_read_all();
+            this.turn.end_turn();
         }
         read
     }
@@ -186,19 +185,19 @@ impl AsyncWrite for Io {
             return Poll::Pending;
         }
         let written = this.socket.poll_write(cx, bytes);
-        unless_stalled(written, this.stalled, this.connection, cx)
+        check_write_timeout(written, this.write_timer, this.connection, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        let flushed = this.socket.poll_flush(cx); // TLS keeps what the peer has no room for
-        unless_stalled(flushed, this.stalled, this.connection, cx)
+        let flushed = this.socket.poll_flush(cx); // TLS buffers what the peer does not take
+        check_write_timeout(flushed, this.write_timer, this.connection, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let closed = this.socket.poll_shutdown(cx);
-        unless_stalled(closed, this.stalled, this.connection, cx)
+        check_write_timeout(closed, this.write_timer, this.connection, cx)
     }
 
     fn poll_write_vectored(
@@ -212,7 +211,7 @@ impl AsyncWrite for Io {
             return Poll::Pending;
         }
         let written = this.socket.poll_write_vectored(cx, slices);
-        unless_stalled(written, this.stalled, this.connection, cx)
+        check_write_timeout(written, this.write_timer, this.connection, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_ready_goes_before_the_first_write_of_a_turn_and_before_no_other() {
+    async fn ready_tasks_run_before_the_first_write_of_a_turn_only() {
         let (mut connection, _peer) = connection().await;
         let turns = RefCell::new(Vec::new());
         for _ in 0..2 {

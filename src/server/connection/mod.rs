@@ -1,7 +1,8 @@
 //! One connection, from its first byte to its last: TLS, HTTP, age, idleness and drain.
 //!
-//! hyper serves it; this decides how long. A connection that must go gets GOAWAY (RFC 9113, 6.8), or no further request over
-//! HTTP/1.1, and closes when its calls have ended. Each HTTP/2 stream runs in a task that can be aborted.
+//! hyper serves the connection; this file decides how long. To end a connection it sends GOAWAY (RFC 9113, 6.8), or over HTTP/1.1
+//! accepts no further request. The connection closes when its calls have ended. Each HTTP/2 stream runs in a task that can be
+//! aborted.
 
 mod io;
 mod opening;
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
-use self::io::{Io, OpeningTimeout};
+use self::io::{Io, PrefaceTimeout};
 use super::tls;
 use crate::{
     inbound::{Connection, Ending},
@@ -32,33 +33,33 @@ use crate::{
     timer::Timer,
 };
 
-/// From the connection's start to the end of its TLS handshake, and from then to the end of its opening. Over HTTP/1.1, from the
-/// end of an answer to the end of the next head too.
+/// From the connection's start to the end of its TLS handshake, and from there to the end of its preface. Over HTTP/1.1 also from
+/// the end of a reply to the end of the next request's head.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// From GOAWAY to the closing of a connection without calls: what a caller has sent meanwhile is still answered.
+/// From GOAWAY to the closing of a connection without calls. Requests that the caller sent meanwhile are still answered.
 const LINGER: Duration = Duration::from_millis(250);
-/// Bytes of a request message that may wait unread on one stream, and on all streams of a connection: what is rejected or has
-/// to wait costs no more.
+/// Flow-control windows: unread request bytes of one stream, and of all streams of a connection. They bound what a call costs that
+/// is rejected or has to wait.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of an answer that h2 keeps for one stream, however large the caller's windows are.
+/// Reply bytes that h2 buffers for one stream, however large the caller's windows are.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
-/// Calls that a connection may take back before the bridge has seen them: a caller who gives up on many at
-/// once must not lose the others, as it would over h2's own 20. More are an attack (CVE-2023-44487).
+/// Calls of a connection that can be cancelled before the bridge has seen them. With h2's default of 20, a caller that cancels
+/// many calls at once would lose its other calls too. More than this are an attack (CVE-2023-44487).
 const MAX_UNSEEN_CANCELS: usize = 1024;
 
-/// How a listener's connections are served.
+/// The settings of a listener's connections.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    /// Which versions of HTTP there are.
+    /// Versions of HTTP that are served.
     pub(super) protocols: Protocols,
-    /// Bytes of a request's head.
+    /// Maximum size of a request's head in bytes.
     pub(super) max_head_bytes: u32,
-    /// Streams of one connection.
+    /// Maximum of concurrent streams of one connection.
     pub(super) max_streams: u32,
-    /// Between HTTP/2 PINGs, and from a PING to the closing of a connection that did not answer it.
+    /// Between HTTP/2 PINGs; and from a PING to the closing of a connection that did not acknowledge it.
     pub(super) keepalive: Option<(Duration, Duration)>,
-    /// From a connection's start to its GOAWAY, give or take a tenth.
+    /// From a connection's start to its GOAWAY, plus or minus a tenth.
     pub(super) max_age: Option<Duration>,
     /// From the end of its last request to its GOAWAY.
     pub(super) max_idle: Duration,
@@ -72,7 +73,7 @@ pub(super) enum Protocols {
     Both,
 }
 
-/// Runs each HTTP/2 stream of a connection in a task of its own.
+/// Runs each HTTP/2 stream of a connection in its own task.
 #[derive(Clone)]
 struct StreamTasks(Arc<Connection>);
 
@@ -93,7 +94,7 @@ where
 ///
 /// # Errors
 ///
-/// - [`ConnectionRejection`] when no request could come over it.
+/// - [`ConnectionRejection`] if the connection ended before it could carry a request.
 pub(super) async fn serve<S, B>(
     stream: TcpStream,
     connection: &Arc<Connection>,
@@ -107,7 +108,7 @@ where
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     let io = tokio::select! {
-        io = shake_hands(stream, tls) => io?,
+        io = accept_tls(stream, tls) => io?,
         _ = connection.ended(None) => return Ok(()),
     };
     if let Either::Right(tls) = &io
@@ -124,27 +125,27 @@ where
     );
     let builder = settings.builder(StreamTasks(Arc::clone(connection)));
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut end = End::new(connection, settings);
+    let mut lifetime = Lifetime::new(connection, settings);
     loop {
         tokio::select! {
             biased;
-            ended = served.as_mut() => return judge(ended),
-            ending = connection.ended(end.ending) => match ending {
-                Ending::GoAway => end.go_away(),
+            ended = served.as_mut() => return check_preface_timeout(ended),
+            ending = connection.ended(lifetime.ending) => match ending {
+                Ending::GoAway => lifetime.go_away(),
                 Ending::Close => return Ok(()),
             },
-            () = poll_fn(|cx| end.timer.poll(cx)) => if end.is_over() {
+            () = poll_fn(|cx| lifetime.timer.poll(cx)) => if lifetime.is_over() {
                 return Ok(());
             },
         }
-        if end.is_going() {
+        if lifetime.is_draining() {
             served.as_mut().graceful_shutdown();
         }
     }
 }
 
-/// When a connection must go, and when it is gone.
-struct End<'a> {
+/// Decides when a connection gets GOAWAY, and when it closes.
+struct Lifetime<'a> {
     connection: &'a Connection,
     age: Option<Instant>,
     max_idle: Duration,
@@ -152,23 +153,23 @@ struct End<'a> {
     timer: Timer,
 }
 
-impl<'a> End<'a> {
+impl<'a> Lifetime<'a> {
     fn new(connection: &'a Connection, settings: &Settings) -> Self {
-        // A tenth more or less, so that connections made together do not go together (gRFC A9).
+        // Plus or minus a tenth, so that connections made together do not end together (gRFC A9).
         let jitter = 0.9 + 0.2 * fastrand::f64();
         let age = settings.max_age.map(|age| age.mul_f64(jitter));
-        let mut end = Self {
+        let mut lifetime = Self {
             connection,
             age: age.map(|age| connection.accepted() + age),
             max_idle: settings.max_idle,
             ending: None,
             timer: Timer::new(connection.accepted()),
         };
-        end.timer.set(end.next_look(Instant::now()));
-        end
+        lifetime.timer.set(lifetime.next_check(Instant::now()));
+        lifetime
     }
 
-    fn is_going(&self) -> bool {
+    fn is_draining(&self) -> bool {
         self.ending.is_some()
     }
 
@@ -177,10 +178,10 @@ impl<'a> End<'a> {
         self.timer.set(Instant::now() + LINGER);
     }
 
-    /// Looks at the connection when its timer has fired: true where it is gone.
+    /// Checks the connection when the timer has fired. Returns true if it can close.
     fn is_over(&mut self) -> bool {
         let now = Instant::now();
-        if self.is_going() {
+        if self.is_draining() {
             let is_idle = self.connection.last_active() + LINGER <= now;
             let has_calls = self.connection.open_calls() > 0 || self.connection.has_unwritten();
             self.timer.set(now + LINGER);
@@ -190,12 +191,12 @@ impl<'a> End<'a> {
         let is_idle = self.connection.open_requests() == 0 && idle_until <= now;
         match is_idle || self.age.is_some_and(|age| age <= now) {
             true => self.go_away(),
-            false => self.timer.set(self.next_look(now)),
+            false => self.timer.set(self.next_check(now)),
         }
         false
     }
 
-    fn next_look(&self, now: Instant) -> Instant {
+    fn next_check(&self, now: Instant) -> Instant {
         let from = match self.connection.open_requests() {
             0 => self.connection.last_active(),
             _ => now,
@@ -216,7 +217,7 @@ impl Settings {
         builder
             .http2()
             .timer(TokioTimer::new())
-            .auto_date_header(false) // no gRPC caller reads it
+            .auto_date_header(false) // gRPC callers ignore it
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(MAX_SEND_BUFFER)
@@ -236,7 +237,7 @@ impl Settings {
     }
 }
 
-async fn shake_hands(
+async fn accept_tls(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
 ) -> Result<io::Socket, ConnectionRejection> {
@@ -256,15 +257,17 @@ async fn shake_hands(
     }
 }
 
-/// hyper's word for how a connection ended.
-fn judge(ended: Result<(), Box<dyn Error + Send + Sync>>) -> Result<(), ConnectionRejection> {
+/// Whether the connection ended because its preface timed out. hyper wraps the cause in its own errors.
+fn check_preface_timeout(
+    ended: Result<(), Box<dyn Error + Send + Sync>>,
+) -> Result<(), ConnectionRejection> {
     let Err(error) = ended else { return Ok(()) };
     tracing::debug!(%error, "a connection ended");
     let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>()
             && let Some(inner) = io.get_ref()
-            && inner.is::<OpeningTimeout>()
+            && inner.is::<PrefaceTimeout>()
         {
             return Err(ConnectionRejection::OpeningTimeout);
         }

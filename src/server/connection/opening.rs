@@ -1,23 +1,23 @@
-//! What a connection must send first, and soon: HTTP/2's preface (RFC 9113, 3.4) or, where HTTP/1.1 is served
-//! too, the head of its first request (RFC 9112, 2).
+//! Detects the end of what a connection must send first: HTTP/2's preface (RFC 9113, 3.4), or the head of the first
+//! request if HTTP/1.1 is served too (RFC 9112, 2). Here both are called the preface.
 //!
-//! hyper itself waits for a preface without end, and for any head 30 s: the later ones of a connection are left
-//! to that. What was sent is not judged here, only whether it is whole.
+//! hyper waits for HTTP/2's preface forever and for any head 30 s. Later heads of a connection are left to hyper.
+//! This file does not validate the bytes. It only detects whether they are complete.
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The opening of one connection, as far as it has come.
+/// The preface of one connection, as far as it has arrived.
 #[derive(Debug)]
-pub(super) enum Opening {
-    /// The preface's bytes so far, whatever they are.
+pub(super) enum Preface {
+    /// Number of bytes of HTTP/2's preface so far, valid or not.
     Http2(usize),
-    /// The preface's bytes so far; the first that differs begins a head.
+    /// Number of bytes of HTTP/2's preface so far. The first byte that differs begins a head of HTTP/1.1.
     Either(usize),
-    /// A head of HTTP/1.1, and where its last byte stands.
+    /// A head of HTTP/1.1.
     Http1(Line),
 }
 
-/// Where the last byte of a head stands; empty lines before the first word count for nothing.
+/// The position of a head's last byte. Empty lines before the first word are ignored.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Line {
     BeforeAny,
@@ -26,7 +26,7 @@ pub(super) enum Line {
     EndedAndReturned,
 }
 
-impl Opening {
+impl Preface {
     pub(super) fn new(serves_http1: bool) -> Self {
         match serves_http1 {
             true => Self::Either(0),
@@ -34,8 +34,8 @@ impl Opening {
         }
     }
 
-    /// Takes these bytes in; true once all is there.
-    pub(super) fn is_whole_after(&mut self, bytes: &[u8]) -> bool {
+    /// Reads `bytes`. Returns true if the preface is complete with them.
+    pub(super) fn is_complete_after(&mut self, bytes: &[u8]) -> bool {
         bytes.iter().any(|byte| self.take(*byte))
     }
 
@@ -75,41 +75,42 @@ impl Line {
 mod tests {
     use super::*;
 
-    /// After how many bytes, one by one, it is whole.
-    fn whole_after(mut opening: Opening, bytes: &[u8]) -> Option<usize> {
-        let place = bytes.iter().position(|byte| opening.take(*byte));
-        place.map(|place| place + 1)
+    /// The number of bytes, read one by one, with which the preface is complete.
+    fn complete_after(mut preface: Preface, bytes: &[u8]) -> Option<usize> {
+        let position = bytes.iter().position(|byte| preface.take(*byte));
+        position.map(|position| position + 1)
     }
 
     #[test]
-    fn a_preface_is_whole_with_its_last_byte_whether_or_not_http1_is_served() {
+    fn a_preface_is_complete_with_its_last_byte_whether_or_not_http1_is_served() {
         for serves_http1 in [false, true] {
-            let opening = || Opening::new(serves_http1);
-            assert_eq!(whole_after(opening(), PREFACE), Some(PREFACE.len()));
-            assert_eq!(whole_after(opening(), &PREFACE[..23]), None);
+            let preface = || Preface::new(serves_http1);
+            assert_eq!(complete_after(preface(), PREFACE), Some(PREFACE.len()));
+            assert_eq!(complete_after(preface(), &PREFACE[..23]), None);
         }
     }
 
     #[test]
-    fn a_head_is_whole_with_the_empty_line_that_ends_it() {
+    fn a_head_is_complete_with_the_empty_line_that_ends_it() {
         for head in [
             "POST / HTTP/1.1\r\nhost: a\r\n\r\n",
             "PRI / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\nhost: a\n\n",
             "\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         ] {
-            let whole = whole_after(Opening::new(true), format!("{head}body\r\n\r\n").as_bytes());
-            assert_eq!(whole, Some(head.len()), "{head}");
+            let complete =
+                complete_after(Preface::new(true), format!("{head}body\r\n\r\n").as_bytes());
+            assert_eq!(complete, Some(head.len()), "{head}");
         }
         for part in ["\r\n\r\n\r\n", "GET / HTTP/1.1\r\nx: \r\rz\r\n", ""] {
-            assert_eq!(whole_after(Opening::new(true), part.as_bytes()), None);
+            assert_eq!(complete_after(Preface::new(true), part.as_bytes()), None);
         }
     }
 
     #[test]
-    fn bytes_that_come_together_are_taken_together() {
-        let mut opening = Opening::new(true);
-        assert!(!opening.is_whole_after(b"POST / HTTP/1.1\r\nho"));
-        assert!(opening.is_whole_after(b"st: a\r\n\r\n\0\0\0\0\0"));
+    fn bytes_that_arrive_together_are_read_together() {
+        let mut preface = Preface::new(true);
+        assert!(!preface.is_complete_after(b"POST / HTTP/1.1\r\nho"));
+        assert!(preface.is_complete_after(b"st: a\r\n\r\n\0\0\0\0\0"));
     }
 }

@@ -1,34 +1,26 @@
-//! Lines into lines: newlines that the upstream did not escape are put into the standard's form.
+//! Repairs the framing of tokens: puts newlines that the upstream did not escape into the standard's form.
 //!
-//! ALİM writes `event: token\ndata: <text>\n\n` with the model's raw text, so a token that holds a
-//! newline breaks the framing, and a parser that follows the standard loses text. What is lost can
-//! be told from what is framing, without delaying any event, by three states:
+//! ALİM writes `event: token\ndata: <text>\n\n` with the model's raw text. So a newline in a token breaks the framing, and
+//! a standard parser loses text. Three states recover it without delaying any event:
 //!
-//! - `Out`: read by the standard. After `event: token`, its first `data` line leads to `In`.
-//! - `In`: a blank line completes the event and leads to `After`. `data:…` is the standard's next
-//!   data line; `event:`, `id:` and `retry:` are read by the standard. Any other line, a bare `data`
-//!   too, is text: a newline and the line.
-//! - `After`: a blank line is one more Token, a newline. A field line leads to `Out` and is read
-//!   there. Any other line is a new Token, two newlines and the line, and leads to `In`.
+//! - `Out`: reads by the standard. After `event: token`, the first `data` line leads to `In`.
+//! - `In`: a blank line completes the event and leads to `After`. A line that begins with `data:`, `event:`, `id:` or `retry:`
+//!   is read by the standard. Any other line, a bare `data` too, is text: a newline and the line.
+//! - `After`: a blank line is one more Token, a newline. A field line leads to `Out` and is read there. Any other line is a new
+//!   Token, two newlines and the line, and leads to `In`. Comments are dropped in every state; in `After` one leads to `Out`.
 //!
-//! A comment is left out everywhere, and also leads from `After` to `Out`.
-//!
-//! # Limits
-//!
-//! Lines of model text that begin with `data:`, `event:`, `id:`, `retry:` or `:` are read as the
-//! standard reads them, and so is `\r`; model text can therefore forge an event, a `done` too. An
-//! upstream that puts extra blank lines between its events needs [`Framing::Strict`].
+//! Model text that looks like a field, a comment or `\r` reads as such, so it can forge a `done`; see [`Framing::Strict`].
 
 /// How `event: token` is read: the setting `SSE_FRAMING`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Unescaped newlines are recovered.
+    /// Recovers unescaped newlines.
     Recover,
-    /// The standard alone: for an upstream that escapes its newlines.
+    /// Reads by the standard alone. It is for an upstream that escapes its newlines, or adds blank lines between its events.
     Strict,
 }
 
-/// Where a stream is between two lines.
+/// The state between two lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Outside a token.
@@ -45,9 +37,9 @@ pub enum State {
 const NEWLINE_TOKEN: &[u8] = b"event: token\ndata:\ndata:\n";
 
 impl Framing {
-    /// Appends to `block` what a standard parser must read in this line's place; true when that
-    /// completes an event. Pure: the next state depends on the state and the line alone. A comment
-    /// adds nothing, so that heartbeats, which may come without end, take no room.
+    /// Appends to `block` the lines that a standard parser must read instead of `line`. Returns true if the event is complete.
+    /// The next state depends only on the state and the line. A comment adds nothing, so an endless series of heartbeats
+    /// needs no memory.
     pub fn read(self, state: &mut State, line: &[u8], block: &mut Vec<u8>) -> bool {
         if line.starts_with(b":") {
             if *state == State::After {
@@ -127,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn well_framed_events_pass_as_they_are() {
+    fn well_framed_events_are_unchanged() {
         let lines = [
             "event: node",
             "data: weather",
@@ -170,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_inside_a_token_is_left_out() {
+    fn a_comment_inside_a_token_is_dropped() {
         assert_eq!(
             reframed(&["event: token", ": ping", "data: a", ": ping", "b", ""]),
             "event: token\ndata: a\ndata: b\n\n"

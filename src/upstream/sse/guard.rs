@@ -1,12 +1,12 @@
-//! Bytes into lines that are safe to parse: whole, bounded, without a byte order mark.
+//! Splits bytes into lines that are safe to parse: complete, bounded, without a byte order mark.
 //!
-//! Stands before [`framing`](super::framing) and eventsource-stream, which panics on a BOM and is
-//! quadratic in long lines. The invariant: each byte is looked at once, wherever the chunks are cut,
-//! and at most `limit` bytes of an unfinished line are kept.
+//! It runs before [`framing`](super::framing) and eventsource-stream, which panics on a BOM and is quadratic in long
+//! lines. Each byte is examined once, however the chunks are split. At most `limit` bytes of an unfinished line are
+//! buffered.
 //!
-//! Rules: WHATWG HTML 9.2.5 (one leading BOM of the stream is dropped; a line ends at CR LF, LF or
-//! CR). Lines are decoded later, an event at a time, which is the same as decoding the stream: CR and
-//! LF are never inside a UTF-8 sequence.
+//! The rules are those of WHATWG HTML 9.2.5. One leading BOM of the stream is dropped. A line ends at CR LF, LF or CR.
+//! Lines are decoded later, one event at a time. That equals decoding the whole stream, because CR and LF never occur
+//! inside a UTF-8 sequence.
 
 use std::mem;
 
@@ -15,14 +15,14 @@ use memchr::memchr2;
 
 /// U+FEFF in UTF-8.
 pub(super) const BOM: &[u8] = b"\xEF\xBB\xBF";
-/// Kept between lines; what a longer line needed is given back, so that idle streams stay small.
+/// Buffer capacity kept between lines. More is released, so that idle streams stay small.
 const KEPT_CAPACITY: usize = 4096;
 
-/// A line longer than the limit; it was not kept.
+/// A line is longer than the limit. It was discarded.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
-/// Cuts chunks into lines.
+/// Splits chunks into lines.
 #[derive(Debug)]
 pub struct Guard {
     chunk: Bytes,
@@ -33,7 +33,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard that lets lines of exactly `limit` bytes pass, line end not counted, and none longer.
+    /// A guard that accepts lines of at most `limit` bytes, without their line end.
     pub fn new(limit: usize) -> Self {
         Self {
             chunk: Bytes::new(),
@@ -44,21 +44,21 @@ impl Guard {
         }
     }
 
-    /// Takes the next chunk. Ask for lines until there is none before giving another.
+    /// Adds the next chunk. Read all lines of the last chunk first.
     pub fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty(), "lines of the last chunk are left");
         self.chunk = chunk;
     }
 
-    /// Writes the next line into `line` in place of what it held, its end taken off; false when the
-    /// chunk holds no further whole line.
+    /// Replaces the contents of `line` by the next line, without its end. Returns false if the chunk has no further complete
+    /// line.
     ///
     /// # Errors
     ///
-    /// - [`TooLong`] as soon as a line is known to exceed the limit, finished or not.
+    /// - [`TooLong`] as soon as a line is known to exceed the limit, complete or not.
     pub fn next_line(&mut self, line: &mut Vec<u8>) -> Result<bool, TooLong> {
         if self.chunk.is_empty() {
-            self.chunk = Bytes::new(); // gives hyper's buffer back, or it would take a new one each time
+            self.chunk = Bytes::new(); // releases hyper's buffer; otherwise hyper allocates a new one each time
             return Ok(false);
         }
         if mem::take(&mut self.after_cr) && self.chunk[0] == b'\n' {
@@ -88,7 +88,7 @@ impl Guard {
         Ok(true)
     }
 
-    /// The bytes of the last line, when the body ended before the line did.
+    /// The bytes of the last line, if the body ended before the line did.
     pub fn unfinished(&self) -> &[u8] {
         &self.unfinished
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crlf_cut_in_two_is_one_line_end() {
+    fn a_split_crlf_is_one_line_end() {
         assert_eq!(
             lines(9, &[b"a\r", b"", b"\nb\n"]).expect("short"),
             ["a", "b"]
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(
             lines(3, &[b"ab", b"cd"]),
             Err(TooLong),
-            "told before its end"
+            "reported before its end"
         );
     }
 
@@ -156,12 +156,12 @@ mod tests {
                 prop_oneof![Just(b'\r'), Just(b'\n'), Just(0xEF), Just(0xBB), Just(0xBF), any::<u8>()],
                 0..200,
             ),
-            cuts in proptest::collection::vec(0usize..200, 0..20),
+            splits in proptest::collection::vec(0usize..200, 0..20),
         ) {
-            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(body.len())).collect();
-            cuts.extend([0, body.len()]);
-            cuts.sort_unstable();
-            let chunks: Vec<_> = cuts.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect();
+            let mut splits: Vec<_> = splits.into_iter().map(|split| split.min(body.len())).collect();
+            splits.extend([0, body.len()]);
+            splits.sort_unstable();
+            let chunks: Vec<_> = splits.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect();
             prop_assert_eq!(lines(1000, &chunks), lines(1000, &[&body]));
         }
     }

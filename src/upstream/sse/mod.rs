@@ -1,12 +1,11 @@
-//! A streamed body into events: guard, framing, eventsource-stream, [`Event`].
+//! Turns a streamed body into events: guard, framing, eventsource-stream, [`Event`].
 //!
-//! Pulled, not pumped: nothing is read from the upstream unless somebody polls [`Events`], so a
-//! caller who stops reading stops the reading here. Kept at any time: one chunk as hyper gave it and
-//! one unfinished event within its limit.
+//! Pull-based: the upstream is read only when [`Events`] is polled, so a caller that stops reading stops the reading
+//! here. The stream buffers at most one chunk from hyper and one unfinished event within its limit.
 //!
-//! eventsource-stream is handed one whole event at a time, a large one line by line: its cost is linear
-//! only so, which `benches/sse.rs` checks. Nothing of the state that it would carry from event to event
-//! is needed, since the bridge has no use for `id` and `retry` (WHATWG HTML 9.2.6).
+//! eventsource-stream gets one whole event at a time, and a large one line by line. Only then is its cost linear, which
+//! `benches/sse.rs` checks. Each event gets a fresh parser. Only `id` and `retry` would last from event to event (WHATWG HTML
+//! 9.2.6), and the bridge uses neither.
 
 pub mod framing;
 pub mod guard;
@@ -34,34 +33,34 @@ use tokio::time::Instant;
 use self::{
     framing::{Framing, State},
     guard::{BOM, Guard, TooLong},
-    room::Room,
+    room::ReadBudget,
 };
 use super::error::{self, Error};
 use crate::{call::reply::Event, memory::Account};
 
-/// How long, and for how many bytes, the end of a body is waited for after `done`, so that its
-/// connection can serve another call. uvicorn sends it at once.
+/// After `done`, the time and the bytes allowed for the body's end, so that its connection can be reused. uvicorn sends
+/// the end at once.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 const END_BYTES: usize = 4096;
-/// Kept between events; what a longer one needed is given back, so that idle streams stay small.
+/// Buffer capacity kept between events. More is released, so that idle streams stay small.
 const KEPT_CAPACITY: usize = 4096;
-/// Bytes after which a poll gives way to other tasks, about 0.1 ms of work; a line is as much work as these bytes, and its own.
-const TURN_BYTES: usize = 64 * 1024;
-const LINE_BYTES: usize = 256;
-/// Bytes up to which an event is parsed as it is: a few lines, so that copying them is cheap.
+/// A poll yields to other tasks after this many bytes, about 0.1 ms of work. Each line counts as its bytes and `LINE_COST`.
+const YIELD_BYTES: usize = 64 * 1024;
+const LINE_COST: usize = 256;
+/// An event up to this size is parsed in one piece: it has few lines, so copying them is cheap.
 const SMALL_EVENT: usize = 512;
 
-/// How a streamed body is to be read.
+/// How to read a streamed body.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How newlines inside tokens are read.
     pub framing: Framing,
-    /// Bytes that the lines of one event may have together as they came, joined by one byte each,
-    /// comments not counted; exactly as many pass. No line may be longer either, comments included.
+    /// Maximum size in bytes of an event's lines, inclusive. They count as received, joined by one byte each, without comments.
+    /// It also limits each line, comments included.
     pub max_event_bytes: usize,
 }
 
-/// The events of one streamed body, in order: after `done` or an error there are no more.
+/// The events of one streamed body, in order. `done` or an error is the last.
 #[derive(Debug)]
 pub struct Events {
     body: Option<reqwest::Body>,
@@ -71,15 +70,15 @@ pub struct Events {
     line: Vec<u8>,
     block: Vec<u8>,
     event_bytes: usize,
-    /// What was read since the last poll that gave way.
-    turn_bytes: usize,
+    /// Bytes read since the last yield.
+    bytes_since_yield: usize,
     last_byte: Instant,
-    room: Room,
+    read_budget: ReadBudget,
     key: Option<SecretString>,
 }
 
 impl Events {
-    /// Reads `body` as `settings` say, while `memory` has room; `key` is kept out of what failures quote.
+    /// Reads `body` as `settings` say, within the budget of `memory`. Errors never quote `key`.
     pub fn new(
         body: reqwest::Body,
         settings: Settings,
@@ -94,39 +93,39 @@ impl Events {
             line: Vec::new(),
             block: Vec::new(),
             event_bytes: 0,
-            turn_bytes: 0,
+            bytes_since_yield: 0,
             last_byte: Instant::now(),
-            room: Room::new(memory),
+            read_budget: ReadBudget::new(memory),
             key,
         }
     }
 
-    /// When the upstream last proved alive, by bytes of any kind, comments included.
+    /// When the upstream last sent a byte, comments included.
     pub fn last_byte(&self) -> Instant {
         self.last_byte
     }
 
-    /// The next event; `None` after `done` or an error. Gives way after some lines or bytes, whatever
-    /// they hold: a flood must not keep a worker from other calls.
+    /// The next event, or `None` after `done` or an error. Yields after some lines or bytes, whatever they contain, so that
+    /// a flood can't keep a worker from other calls.
     ///
     /// # Errors
     ///
-    /// - [`Error::StreamFailed`] for an `error` event, or when the body's unterminated last line is
+    /// - [`Error::StreamFailed`] for an `error` event, or if the body's unterminated last line is
     ///   a JSON object with `detail` or `error`.
-    /// - [`Error::Truncated`] when the body ends, or is cut, before `done`.
-    /// - [`Error::TooLarge`] when an event, or a line, exceeds its limit.
+    /// - [`Error::Truncated`] if the body ends, or its connection breaks, before `done`.
+    /// - [`Error::TooLarge`] if an event or a line exceeds its limit.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
         if self.body.is_none() {
             return Poll::Ready(None);
         }
         let mut read = self.buffered_event();
         if let Ok(None) = read
-            && self.turn_bytes < TURN_BYTES
+            && self.bytes_since_yield < YIELD_BYTES
         {
             match self.poll_chunk(cx) {
                 Poll::Ready(Some(chunk)) => {
                     self.last_byte = Instant::now();
-                    self.room.read(chunk.len());
+                    self.read_budget.record_chunk(chunk.len());
                     self.guard.push(chunk);
                     read = self.buffered_event();
                 }
@@ -136,8 +135,8 @@ impl Events {
                     return Poll::Ready(Some(Err(end)));
                 }
                 Poll::Pending => {
-                    self.turn_bytes = 0;
-                    self.room.release_to(self.kept_bytes());
+                    self.bytes_since_yield = 0;
+                    self.read_budget.release_to(self.unfinished_bytes());
                     return Poll::Pending;
                 }
             }
@@ -145,7 +144,7 @@ impl Events {
         let outcome = match read {
             Ok(Some(event)) => event_or_error(event, self.key.as_ref()),
             Ok(None) => {
-                self.turn_bytes = 0;
+                self.bytes_since_yield = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -155,21 +154,21 @@ impl Events {
             }),
         };
         match outcome {
-            Ok(Event::Done) => self.leave(),
+            Ok(Event::Done) => self.finish_in_background(),
             Ok(_) => {}
             Err(_) => self.body = None,
         }
         Poll::Ready(Some(outcome))
     }
 
-    /// An event of the bytes at hand, as (type, data); none too when the turn is over.
+    /// The next event in the buffer, as (type, data). `None` if there is none, or if it is time to yield.
     fn buffered_event(&mut self) -> Result<Option<(String, String)>, TooLong> {
-        while self.turn_bytes < TURN_BYTES && self.guard.next_line(&mut self.line)? {
-            self.count()?;
+        while self.bytes_since_yield < YIELD_BYTES && self.guard.next_line(&mut self.line)? {
+            self.count_line()?;
             let (state, line, block) = (&mut self.state, &self.line, &mut self.block);
             if self.settings.framing.read(state, line, block) {
                 let event = match block.as_slice() {
-                    b"\n" => None, // a blank line alone
+                    b"\n" => None, // only a blank line
                     block => parse(block),
                 };
                 block.clear();
@@ -183,9 +182,9 @@ impl Events {
         Ok(None)
     }
 
-    /// Counts the line at hand towards its event.
-    fn count(&mut self) -> Result<(), TooLong> {
-        self.turn_bytes += LINE_BYTES + self.line.len();
+    /// Adds the current line to the size of its event.
+    fn count_line(&mut self) -> Result<(), TooLong> {
+        self.bytes_since_yield += LINE_COST + self.line.len();
         if self.line.is_empty() {
             self.event_bytes = 0;
         } else if !self.line.starts_with(b":") {
@@ -198,18 +197,18 @@ impl Events {
         }
     }
 
-    /// Bytes of the event that is not whole yet.
-    fn kept_bytes(&self) -> usize {
+    /// Bytes of the unfinished event.
+    fn unfinished_bytes(&self) -> usize {
         self.guard.unfinished().len() + self.block.len()
     }
 
-    /// The next bytes of the body; a cut connection reads as its end, since neither can be `done`.
+    /// The next bytes of the body. A broken connection reads as the body's end, since neither is a `done`.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let kept = self.kept_bytes();
+        let kept = self.unfinished_bytes();
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        ready!(self.room.poll(kept, cx));
+        ready!(self.read_budget.poll_reserve(kept, cx));
         loop {
             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
@@ -222,9 +221,9 @@ impl Events {
         }
     }
 
-    /// Lets the body end by itself in a task of its own: what comes after `done` is ignored, but a
-    /// body that was read to its end leaves a connection that can be used again.
-    fn leave(&mut self) {
+    /// Reads the body to its end in a background task. All that follows `done` is ignored, but only a body that was read
+    /// to its end leaves a connection that can be reused.
+    fn finish_in_background(&mut self) {
         if let Some(body) = self.body.take()
             && !body.is_end_stream()
         {
@@ -244,12 +243,12 @@ async fn read_to_end(mut body: reqwest::Body) {
     }
 }
 
-/// Reads one whole event by the standard, where bytes that are no UTF-8 become U+FFFD.
+/// Parses one whole event by the standard. Invalid UTF-8 becomes U+FFFD.
 ///
-/// For each line, eventsource-stream copies what is left of its piece, and for each piece what it
-/// withheld since a byte that is no UTF-8. So only a small event goes as it is, which nearly always
-/// does; else the event is decoded and goes line by line. The line end before it keeps the crate's own
-/// BOM rule, which panics, away from text that begins with U+FEFF.
+/// For each line, eventsource-stream copies the rest of its piece. For each piece, it copies all bytes withheld since an
+/// invalid one. So only a small valid event is passed in one piece, which is nearly every event. All others are decoded, and
+/// passed line by line. They are preceded by a line end, because the crate's own BOM rule panics on text that begins with
+/// U+FEFF.
 fn parse(block: &[u8]) -> Option<(String, String)> {
     let canonical = canonical(block);
     if canonical.is_some() {
@@ -265,8 +264,8 @@ fn parse(block: &[u8]) -> Option<(String, String)> {
     read(iter::once("\n").chain(text.split_inclusive('\n')))
 }
 
-/// An event of exactly one `event: ` and one `data: ` line, as ALİM sends nearly all, without the parser: it costs two thirds of a
-/// token else. All others are none here.
+/// Parses an event of exactly one `event: ` and one `data: ` line, the form of nearly all of ALİM's events. Without this shortcut,
+/// the parser takes two thirds of the cost of a token. For all others it returns `None`.
 fn canonical(block: &[u8]) -> Option<(String, String)> {
     let rest = block.strip_prefix(b"event: ")?;
     let end = memchr(b'\n', rest)?;
@@ -279,7 +278,7 @@ fn canonical(block: &[u8]) -> Option<(String, String)> {
     Some((kind.to_owned(), str::from_utf8(data).ok()?.to_owned()))
 }
 
-/// The first event of `pieces`; none when a byte is no UTF-8, for what follows it is withheld.
+/// The first event of `pieces`. `None` if a byte is not UTF-8, because the crate withholds what follows it.
 fn read(pieces: impl Iterator<Item: AsRef<[u8]>>) -> Option<(String, String)> {
     let pieces = stream::iter(pieces.map(Ok::<_, Infallible>));
     let event = pieces.eventsource().next().now_or_never()??.ok()?;
@@ -319,8 +318,8 @@ mod tests {
 
     use super::*;
 
-    /// What eventsource-stream makes of a block.
-    fn by_the_crate(block: &[u8]) -> Option<(String, String)> {
+    /// The event that eventsource-stream parses from a block.
+    fn parsed_by_crate(block: &[u8]) -> Option<(String, String)> {
         read(iter::once(block))
     }
 
@@ -334,7 +333,7 @@ mod tests {
         ] {
             let event = Some((kind.to_owned(), data.to_owned()));
             assert_eq!(canonical(block.as_bytes()), event, "{block:?}");
-            assert_eq!(by_the_crate(block.as_bytes()), event, "{block:?}");
+            assert_eq!(parsed_by_crate(block.as_bytes()), event, "{block:?}");
         }
         for other in [
             "event: \ndata: a\n\n",
@@ -351,23 +350,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_read_without_the_parser_is_what_the_parser_reads(
+        fn the_shortcut_reads_what_the_parser_reads(
             block in "(event|data|id|retry|:|\u{feff})?(:| )?( )?(token|ə|[^\r\n]{0,3})?\n(event|data)?:? ?[^\r\n]{0,4}\n(\n|data: a\n\n)"
         ) {
             let read = canonical(block.as_bytes());
             if read.is_some() {
-                prop_assert_eq!(read, by_the_crate(block.as_bytes()));
+                prop_assert_eq!(read, parsed_by_crate(block.as_bytes()));
             }
         }
 
         #[test]
-        fn any_event_of_one_line_each_is_what_the_parser_reads(
+        fn the_shortcut_reads_any_event_of_one_line_each(
             kind in "[^\r\n]{1,8}", data in "[^\r\n]{0,16}"
         ) {
             let block = format!("event: {kind}\ndata: {data}\n\n");
             let read = canonical(block.as_bytes());
             prop_assert!(read.is_some());
-            prop_assert_eq!(read, by_the_crate(block.as_bytes()));
+            prop_assert_eq!(read, parsed_by_crate(block.as_bytes()));
         }
     }
 }

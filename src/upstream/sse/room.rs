@@ -1,8 +1,8 @@
-//! Room for what is read of a stream: nothing more is read from the upstream while there is none.
+//! The memory that one stream reserves before it reads. If the budget is full, the upstream is not read.
 //!
-//! Counted are the event that is not whole yet, in a buffer that may be twice as large, the chunk that comes, and what hyper
-//! reads ahead meanwhile: a chunk that waits in its channel, and the next in its buffer, each up to twice the one before. An
-//! event that is whole still counts until the next one is asked for, since its copies are on their way to the caller.
+//! It counts the unfinished event, whose buffer can be twice as large, the chunk that is read, and hyper's read-ahead. That is one
+//! chunk that waits in hyper's channel and one in its buffer, each up to twice the one before. A complete event still counts until
+//! the next one is polled, because its copies are on their way to the caller.
 
 use std::{
     fmt,
@@ -14,19 +14,19 @@ use std::{
 
 use crate::{memory::Account, upstream::MAX_CHUNK_BYTES};
 
-/// What hyper reads at least, and sets aside for each connection anyway.
+/// The minimum that hyper reads at once. Each connection allocates this much anyway, so it is not counted.
 const MIN_CHUNK_BYTES: usize = 8 * 1024;
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What one stream holds.
-pub(super) struct Room {
+/// The memory that one stream reserves.
+pub(super) struct ReadBudget {
     memory: Arc<Account>,
     chunk_bytes: usize,
     waiting: Option<Waiting>,
 }
 
-impl Room {
+impl ReadBudget {
     pub(super) fn new(memory: Arc<Account>) -> Self {
         Self {
             memory,
@@ -35,16 +35,16 @@ impl Room {
         }
     }
 
-    /// Notes a chunk that was read.
-    pub(super) fn read(&mut self, bytes: usize) {
+    /// Records the size of a chunk that was read.
+    pub(super) fn record_chunk(&mut self, bytes: usize) {
         self.chunk_bytes = match bytes {
             small if small < MIN_CHUNK_BYTES => 0,
             large => large,
         };
     }
 
-    /// Ready when there is room for the next chunk, beside the `kept` bytes of an event that is not whole.
-    pub(super) fn poll(&mut self, kept: usize, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready if the budget allows the next chunk, in addition to the `kept` bytes of the unfinished event.
+    pub(super) fn poll_reserve(&mut self, kept: usize, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.is_none() {
             let bytes = self.needed(kept);
             if self.memory.try_hold(bytes).is_ok() {
@@ -60,7 +60,7 @@ impl Room {
         Poll::Ready(())
     }
 
-    /// Gives back what a stream does not need that has read all there is, `kept` bytes apart.
+    /// Releases the memory that a stream does not need once it has read everything but `kept` bytes.
     pub(super) fn release_to(&self, kept: usize) {
         if self.waiting.is_none() {
             self.memory.release_to(self.needed(kept));
@@ -74,9 +74,9 @@ impl Room {
     }
 }
 
-impl fmt::Debug for Room {
+impl fmt::Debug for ReadBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Room")
+        f.debug_struct("ReadBudget")
             .field("chunk_bytes", &self.chunk_bytes)
             .finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! `alim-bridge callers`, and a bridge that reads what it wrote.
+//! `alim-bridge callers`, and a bridge that reads the file it wrote.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_added_key_opens_a_running_bridge_and_is_shown_once() {
+async fn an_added_key_works_at_a_running_bridge_and_is_printed_once() {
     let file = CallersFile::with("# ours\n[defaults]\nmax_open_calls = 9 # each\n");
     let path = file.path();
     let added = run(&["callers", "add", &path, "orders"]);
@@ -50,19 +50,19 @@ async fn an_added_key_opens_a_running_bridge_and_is_shown_once() {
 }
 
 #[test]
-fn a_file_with_faults_is_reported_alike_by_check_and_by_serve() {
+fn check_and_serve_report_the_same_faults() {
     let text = entry("orders", "o") + "rate = 'often'\nupstream_key_file = 'gone'\n";
     let file = CallersFile::with(&(text + "colour = 'red'\n[[caller]]\n"));
     let path = file.path();
     let checked = run(&["callers", "check", &path]);
     assert_eq!((checked.code, &*checked.stdout), (Some(64), ""));
-    let told: Vec<_> = checked.stderr.lines().collect();
+    let faults: Vec<_> = checked.stderr.lines().collect();
     assert_eq!(
-        told,
+        faults,
         [
             "alim-bridge: line 4: caller.rate must be a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"",
             "alim-bridge: line 5: caller.upstream_key_file can't be read: No such file or directory (os error 2)",
-            "alim-bridge: line 6: caller.colour is no field of this file",
+            "alim-bridge: line 6: caller.colour is not a field of this file",
             "alim-bridge: line 7: caller.name is missing",
         ]
     );
@@ -72,7 +72,7 @@ fn a_file_with_faults_is_reported_alike_by_check_and_by_serve() {
     ];
     let served = start(&["serve"], &variables).wait();
     assert_eq!(served.code, Some(64));
-    let told = told.iter().map(|line| {
+    let logged = faults.iter().map(|line| {
         line.replace(
             "alim-bridge: ",
             "alim-bridge: ALIM_BRIDGE_CALLERS_FILE can't be used: ",
@@ -80,12 +80,12 @@ fn a_file_with_faults_is_reported_alike_by_check_and_by_serve() {
     });
     assert_eq!(
         served.stderr.lines().collect::<Vec<_>>(),
-        told.collect::<Vec<_>>()
+        logged.collect::<Vec<_>>()
     );
 }
 
 #[test]
-fn the_example_of_the_docs_is_checked_as_they_say() {
+fn the_example_of_the_docs_gives_the_documented_output() {
     let docs = include_str!("../../../docs/callers.md");
     let block = |start: &str, end: &str| {
         let (_, rest) = docs.split_once(start).expect("a block");
@@ -99,7 +99,7 @@ fn the_example_of_the_docs_is_checked_as_they_say() {
 }
 
 #[test]
-fn an_own_key_can_not_stand_beside_keys_that_callers_bring() {
+fn own_keys_can_not_be_combined_with_keys_that_callers_bring() {
     let file = CallersFile::with(&(entry("orders", "o") + "upstream_key_file = 'key'\n"));
     file.put("key", "own");
     let path = file.path();
@@ -112,14 +112,14 @@ fn an_own_key_can_not_stand_beside_keys_that_callers_bring() {
     assert!(
         served
             .stderr
-            .contains("line 4: caller.upstream_key_file can't stand beside CREDENTIALS=caller"),
+            .contains("line 4: caller.upstream_key_file can't be combined with CREDENTIALS=caller"),
         "{}",
         served.stderr
     );
 }
 
 #[test]
-fn a_name_that_can_not_be_a_label_or_a_file_that_can_not_be_written_adds_nothing() {
+fn an_invalid_name_or_an_unwritable_file_adds_nothing() {
     let file = CallersFile::with(&entry("orders", "o"));
     let path = file.path();
     let before = fs::read_to_string(&path).expect("there");

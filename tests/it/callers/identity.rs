@@ -1,4 +1,4 @@
-//! Who calls: by key, by certificate, or by what a trusted proxy says; the first that is there decides.
+//! Who calls: by key, by certificate, or by the header of a trusted proxy. The first one that is present decides.
 
 use tonic::Request;
 
@@ -26,7 +26,7 @@ fn callers() -> String {
     )
 }
 
-/// How many calls each caller has begun.
+/// How many calls each caller has started.
 async fn begun(bridge: &Bridge) -> [u64; 3] {
     let (_, text) = bridge.admin("/metrics").await;
     ["keyed", "orders", "billing"].map(|name| {
@@ -77,7 +77,7 @@ async fn a_verified_certificate_identifies_by_its_uri_or_its_dns_name() {
 }
 
 #[tokio::test]
-async fn a_key_decides_before_the_certificate_beside_it() {
+async fn a_key_takes_precedence_over_a_certificate() {
     let upstream = replying();
     let (bridge, _file, _files, authority) = with_mutual_tls(&upstream, &[]).await;
     let tls = showing(trusting(&authority), &authority.vouch_for_uri(ORDERS));
@@ -98,7 +98,7 @@ async fn a_key_decides_before_the_certificate_beside_it() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_knows_never_falls_through_to_what_a_proxy_says() {
+async fn an_unknown_certificate_never_falls_back_to_a_proxys_header() {
     let upstream = replying();
     let trusted = [("TRUSTED_PROXIES", "127.0.0.1")];
     let (bridge, _file, _files, authority) = with_mutual_tls(&upstream, &trusted).await;
@@ -112,7 +112,7 @@ async fn a_certificate_that_nobody_knows_never_falls_through_to_what_a_proxy_say
 }
 
 #[tokio::test]
-async fn what_a_peer_says_counts_only_where_it_is_a_trusted_proxy() {
+async fn a_header_counts_only_from_a_trusted_proxy() {
     let upstream = replying();
     let xfcc = format!("By=spiffe://mesh/bridge;Hash=1;Subject=\"\";URI={ORDERS}");
     let headers = [
@@ -139,7 +139,7 @@ async fn what_a_peer_says_counts_only_where_it_is_a_trusted_proxy() {
 }
 
 #[tokio::test]
-async fn the_last_element_alone_is_the_trusted_proxys_word() {
+async fn only_the_last_element_comes_from_the_trusted_proxy() {
     let upstream = replying();
     let trusted = [("TRUSTED_PROXIES", "127.0.0.1")];
     let (bridge, _file) = knowing(&upstream, &callers(), &trusted).await;

@@ -1,4 +1,4 @@
-//! What one caller may have open, how often it may call, and what it may set; and that it takes nothing from the others.
+//! The limits of one caller: open calls, rate and fields. They take nothing from other callers.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn retry_delay(status: &Status) -> Option<Duration> {
 }
 
 #[tokio::test]
-async fn a_caller_with_all_its_calls_open_is_rejected_and_the_others_are_not() {
+async fn a_caller_at_its_limit_of_open_calls_is_rejected_and_others_are_not() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate);
     let upstream = Upstream::answering(reply);
@@ -55,7 +55,7 @@ async fn a_caller_with_all_its_calls_open_is_rejected_and_the_others_are_not() {
 }
 
 #[tokio::test]
-async fn a_caller_above_its_rate_is_told_exactly_when_to_come_again() {
+async fn a_caller_above_its_rate_gets_the_exact_retry_delay() {
     let upstream = replying();
     let text = entry("orders", "o") + "rate = \"2/min\"\n" + &entry("billing", "b");
     let (bridge, _file) = knowing(&upstream, &text, &[]).await;
@@ -89,7 +89,7 @@ async fn a_caller_above_its_rate_is_told_exactly_when_to_come_again() {
     assert_eq!(upstream.requests().len(), 4);
 }
 
-/// Both methods' statuses for a question with a system prompt.
+/// The statuses of both methods for a question with a system prompt.
 async fn with_prompt(bridge: &Bridge, key: &str, prompt: &str) -> [Result<(), Status>; 2] {
     let (invoked, streamed) = (invoked_by(key), streamed_by(key));
     let prompt = Some(prompt.to_owned());
@@ -109,7 +109,7 @@ async fn with_prompt(bridge: &Bridge, key: &str, prompt: &str) -> [Result<(), St
 }
 
 #[tokio::test]
-async fn a_caller_who_may_not_set_the_system_prompt_is_told_which_field() {
+async fn a_forbidden_system_prompt_is_rejected_with_the_fields_name() {
     let upstream = replying();
     let defaults = "[defaults]\nsystem_prompt_override = \"reject\"\n";
     let allowed = entry("billing", "b") + "system_prompt_override = \"allow\"\n";

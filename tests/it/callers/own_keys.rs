@@ -1,4 +1,4 @@
-//! Callers with keys of their own for the upstream: which key it is shown, and that no connection serves two.
+//! Callers with their own upstream keys: which key is sent, and that no connection serves two keys.
 
 use std::collections::HashMap;
 
@@ -37,7 +37,7 @@ fn shown(upstream: &Upstream) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_upstream_is_shown_the_callers_own_key_and_else_the_bridges() {
+async fn the_upstream_gets_the_callers_own_key_or_else_the_bridges() {
     let upstream = replying();
     let (bridge, _file) = with_own_keys(&upstream).await;
     for key in ["o", "b", "p", "o"] {
@@ -72,7 +72,7 @@ async fn no_connection_ever_serves_two_keys() {
 }
 
 #[tokio::test]
-async fn a_started_thread_and_its_question_show_one_key() {
+async fn a_started_thread_and_its_question_use_one_key() {
     let thread = r#"{"thread_id":"6f1c2d3e-4b5a-4978-8a6b-0c1d2e3f4a5b","metadata":{}}"#;
     let upstream = Upstream::scripted([Reply::json(200, thread), Reply::sse(sse_answer(&["a"]))]);
     let (bridge, _file) = with_own_keys(&upstream).await;
@@ -86,7 +86,7 @@ async fn a_started_thread_and_its_question_show_one_key() {
 }
 
 #[tokio::test]
-async fn a_changed_key_is_shown_from_then_on_and_a_bad_change_is_not() {
+async fn a_changed_key_is_used_from_then_on_and_a_bad_change_is_not() {
     let upstream = replying();
     let (bridge, file) = with_own_keys(&upstream).await;
     for (content, expected) in [
@@ -104,7 +104,7 @@ async fn a_changed_key_is_shown_from_then_on_and_a_bad_change_is_not() {
 }
 
 #[tokio::test]
-async fn an_own_key_that_the_upstream_refuses_is_the_operators_fault() {
+async fn an_own_key_that_the_upstream_rejects_is_the_operators_fault() {
     for http in [401, 403] {
         let upstream = Upstream::answering(Reply::json(http, "{}"));
         let (bridge, _file) = with_own_keys(&upstream).await;
@@ -129,20 +129,20 @@ async fn an_own_key_that_the_upstream_quotes_is_in_no_status() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_lets_an_own_key_do_is_not_taken_for_the_bridges_limit() {
+async fn an_own_keys_remaining_requests_are_not_exported_as_the_bridges() {
     let reply = Reply::json(200, reply_json()).header("x-ratelimit-remaining", "7");
     let upstream = Upstream::answering(reply);
     let (bridge, _file) = with_own_keys(&upstream).await;
-    for (key, is_told) in [("o", false), ("p", true)] {
+    for (key, is_exported) in [("o", false), ("p", true)] {
         invoke(&bridge, invoked_by(key)).await.expect("a reply");
         let (_, metrics) = bridge.admin("/metrics").await;
-        let told = metrics.contains("\nalim_bridge_upstream_ratelimit_remaining 7\n");
-        assert_eq!(told, is_told, "{key}");
+        let found = metrics.contains("\nalim_bridge_upstream_ratelimit_remaining 7\n");
+        assert_eq!(found, is_exported, "{key}");
     }
 }
 
 #[test]
-fn keys_that_begin_alike_get_a_warning_at_the_start() {
+fn keys_that_begin_alike_are_warned_about_at_startup() {
     let alike = format!("{}-0123456789", &SERVICE_KEY);
     for (key, is_warned) in [(&*alike, false), ("service-keyyyyyyyyyy", false)] {
         assert_eq!(warned(SERVICE_KEY, key), is_warned, "{key}");
@@ -151,7 +151,7 @@ fn keys_that_begin_alike_get_a_warning_at_the_start() {
     assert!(!warned("0123456789abcdex-one", "0123456789abcdef-two"));
 }
 
-/// Whether a bridge with this key warns where a caller has the other.
+/// Whether a bridge with this key warns if a caller has the other one.
 fn warned(service: &str, own: &str) -> bool {
     let file = CallersFile::with(&(entry("orders", "o") + "upstream_key_file = 'key'\n"));
     file.put("key", own);

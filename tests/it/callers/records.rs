@@ -1,4 +1,4 @@
-//! What is told of a caller, and what a change of the file does to it and to its calls.
+//! What is reported of a caller, and what a change of the file does to it and to its calls.
 
 use crate::support::{
     Bridge, RichStatus, ask,
@@ -14,7 +14,7 @@ use tonic::Code;
 use super::{invoke, invoked_by, knowing, rejected, replying, streamed_by};
 
 #[tokio::test]
-async fn a_removed_key_stops_working_and_its_running_call_goes_on() {
+async fn a_removed_key_stops_working_and_its_open_call_continues() {
     let gate = Gate::default();
     let reply = Reply::sse(sse_tokens(&["a"])).wait(&gate);
     let upstream = Upstream::answering(reply.chunk("event: done\ndata: [DONE]\n\n"));
@@ -54,8 +54,8 @@ async fn a_key_is_revoked_by_an_empty_list_and_a_file_with_faults_changes_nothin
 }
 
 /// Waits until the metrics have this line.
-async fn is_told(bridge: &Bridge, line: &str) {
-    let told = async {
+async fn wait_for_metric(bridge: &Bridge, line: &str) {
+    let exported = async {
         loop {
             let (_, metrics) = bridge.admin("/metrics").await;
             if metrics.lines().any(|found| found == line) {
@@ -64,12 +64,12 @@ async fn is_told(bridge: &Bridge, line: &str) {
             tokio::task::yield_now().await;
         }
     };
-    let in_time = tokio::time::timeout(std::time::Duration::from_secs(10), told).await;
-    in_time.unwrap_or_else(|_| panic!("not told: {line}"));
+    let in_time = tokio::time::timeout(std::time::Duration::from_secs(10), exported).await;
+    in_time.unwrap_or_else(|_| panic!("not exported: {line}"));
 }
 
 #[tokio::test]
-async fn what_each_caller_does_is_counted_under_its_name() {
+async fn calls_are_counted_under_their_callers_name() {
     let gate = Gate::default();
     let upstream = Upstream::scripted([
         Reply::sse(sse_answer(&["a", "b", "c"])),
@@ -81,7 +81,7 @@ async fn what_each_caller_does_is_counted_under_its_name() {
     let mut client = bridge.client.clone();
     let stream = client.stream(streamed_by("o")).await.expect("events");
     read_all(stream.into_inner()).await.1.expect("done");
-    is_told(
+    wait_for_metric(
         &bridge,
         r#"alim_bridge_caller_open_calls{caller="orders"} 0"#,
     )
@@ -99,7 +99,7 @@ async fn what_each_caller_does_is_counted_under_its_name() {
         r#"alim_bridge_caller_failures_total{caller="orders",reason="CALLER_SATURATED"} 1"#,
         r#"alim_bridge_caller_failures_total{caller="billing",reason="CALLER_RATE_LIMITED"} 0"#,
     ] {
-        is_told(&bridge, line).await;
+        wait_for_metric(&bridge, line).await;
     }
     gate.open();
 }

@@ -1,4 +1,4 @@
-//! An upstream that quotes the key that it was shown: no status bears it, in whatever place it stood.
+//! An upstream that quotes the key that it received. No status contains the key, wherever the quote was.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ use crate::support::{
     upstream::{Gate, Reply, Upstream},
 };
 
-/// All that reaches the caller with a status, as text: the fields as they travel, and the details.
+/// All that the caller receives with a status, as text: the raw headers and the details.
 fn everything_in(status: &Status) -> String {
     let head = status.clone().into_http::<()>();
     let details = String::from_utf8_lossy(status.details()).into_owned();
@@ -25,7 +25,7 @@ fn everything_in(status: &Status) -> String {
     )
 }
 
-/// Answers that quote this key, each in a place that callers are told of.
+/// Responses that quote this key, each in a position that is reported to callers.
 fn quoting(key: &str) -> Vec<(&'static str, Reply)> {
     let quote = format!("no such key: '{key}' ({key})");
     let fields = json!({"detail": [{"loc": ["header", key], "msg": quote}]});
@@ -56,31 +56,31 @@ fn quoting(key: &str) -> Vec<(&'static str, Reply)> {
 }
 
 #[tokio::test]
-async fn the_service_key_is_in_no_status_wherever_the_upstream_quotes_it() {
-    for (place, reply) in quoting(SERVICE_KEY) {
+async fn no_status_contains_the_service_key_wherever_the_upstream_quotes_it() {
+    for (position, reply) in quoting(SERVICE_KEY) {
         let upstream = Upstream::answering(reply);
         let bridge = Bridge::start(&upstream.url()).await;
         let (_, ending) = bridge.stream_all("Salam").await;
-        let all = everything_in(&ending.expect_err(place));
-        assert!(!all.contains(SERVICE_KEY), "{place}: {all}");
-        assert!(all.contains("'<key>' (<key>)"), "{place}: {all}");
+        let all = everything_in(&ending.expect_err(position));
+        assert!(!all.contains(SERVICE_KEY), "{position}: {all}");
+        assert!(all.contains("'<key>' (<key>)"), "{position}: {all}");
     }
 }
 
 #[tokio::test]
-async fn a_callers_own_key_is_in_no_status_either() {
-    for (place, reply) in quoting(KEY) {
+async fn no_status_contains_a_callers_own_key() {
+    for (position, reply) in quoting(KEY) {
         let (_upstream, bridge) = passing_on(reply).await;
         let mut client = bridge.client.clone();
         let status = client.stream(keyed(ask_stream("Salam"), KEY)).await;
-        let all = everything_in(&status.expect_err(place));
-        assert!(!all.contains(KEY), "{place}: {all}");
-        assert!(all.contains("'<key>' (<key>)"), "{place}: {all}");
+        let all = everything_in(&status.expect_err(position));
+        assert!(!all.contains(KEY), "{position}: {all}");
+        assert!(all.contains("'<key>' (<key>)"), "{position}: {all}");
     }
 }
 
 #[tokio::test]
-async fn a_key_that_is_quoted_after_the_first_event_is_in_no_trailer() {
+async fn no_trailer_contains_a_key_quoted_after_the_first_event() {
     let error = json!({"detail": format!("bad key {SERVICE_KEY}")});
     let body = sse_tokens(&["a"]) + &format!("event: error\ndata: {error}\n\n");
     let upstream = Upstream::answering(Reply::sse(body));
@@ -97,17 +97,17 @@ async fn a_key_that_is_quoted_after_the_first_event_is_in_no_trailer() {
 
 #[tokio::test]
 async fn an_invoke_quotes_no_key_either() {
-    for (place, reply) in quoting(SERVICE_KEY).into_iter().take(5) {
+    for (position, reply) in quoting(SERVICE_KEY).into_iter().take(5) {
         let upstream = Upstream::answering(reply);
-        let bridge = Bridge::start(&upstream.url()).await;
-        let all = everything_in(&bridge.invoke("Salam").await.expect_err(place));
-        assert!(!all.contains(SERVICE_KEY), "{place}: {all}");
-        assert!(all.contains("'<key>' (<key>)"), "{place}: {all}");
+        let bridge = Bridge::before(&upstream.url()).await;
+        let all = everything_in(&bridge.invoke("Salam").await.expect_err(position));
+        assert!(!all.contains(SERVICE_KEY), "{position}: {all}");
+        assert!(all.contains("'<key>' (<key>)"), "{position}: {all}");
     }
 }
 
 #[tokio::test]
-async fn a_header_that_quotes_the_key_does_not_cross() {
+async fn a_header_that_quotes_the_key_is_not_forwarded() {
     let reply = Reply::json(429, "{}")
         .header("x-ratelimit-scope", &format!("a {SERVICE_KEY}"))
         .header("x-ratelimit-of-service-key", "30")
@@ -120,7 +120,7 @@ async fn a_header_that_quotes_the_key_does_not_cross() {
 }
 
 #[tokio::test]
-async fn the_key_that_was_shown_is_in_no_status_even_when_it_has_changed_since() {
+async fn no_status_contains_the_key_that_was_sent_even_if_it_has_changed_since() {
     let file = NamedTempFile::new().expect("a file");
     fs::write(&file, "first-key").expect("written");
     let gate = Gate::default();

@@ -1,6 +1,6 @@
-//! A call written by hand, because no decent HTTP/2 library sends what an attacker would.
+//! A handwritten call, because no correct HTTP/2 library sends what an attacker would.
 //!
-//! One connection, one stream (RFC 9113, 3.4 and 6); header fields as literals without indexing and
+//! It uses one connection and one stream (RFC 9113, 3.4 and 6). Header fields are literals without indexing and
 //! without Huffman codes, whose lengths fit seven bits (RFC 7541, 5.2 and 6.2.2).
 
 use std::{net::SocketAddr, time::Duration};
@@ -23,16 +23,16 @@ const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// What the bridge made of a call.
+/// How the bridge reacted to a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It began an answer.
+    /// It began a response.
     Answered,
     /// It reset the stream, or closed the connection.
     Refused,
 }
 
-/// Invokes with these fields beside those that gRPC needs.
+/// Invokes with these fields in addition to those that gRPC requires.
 pub(super) async fn invoke(bridge: SocketAddr, fields: &[(&str, &[u8])]) -> Outcome {
     let mut head = Vec::new();
     for (name, value) in [

@@ -1,4 +1,4 @@
-//! What a bridge tells of itself: its drain, its connections, its files.
+//! What a bridge reports of itself: its drain, its connections, its files.
 
 use std::{fs, time::Duration};
 
@@ -34,7 +34,7 @@ fn last_reload(files: &str) -> String {
     format!(r#"alim_bridge_file_last_reload_successful{{files="{files}"}}"#)
 }
 
-/// A bridge that shows the certificate of these files.
+/// A bridge that presents the certificate of these files.
 async fn with_tls(files: &Files) -> Bridge {
     let (cert, key) = (files.path("tls.crt"), files.path("tls.key"));
     let settings = [("TLS_CERT_FILE", &*cert), ("TLS_KEY_FILE", &key)];
@@ -42,17 +42,17 @@ async fn with_tls(files: &Files) -> Bridge {
 }
 
 #[tokio::test]
-async fn a_bridge_that_drains_says_so() {
+async fn a_draining_bridge_reports_it() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let bridge = Bridge::start(&upstream.url()).await;
     assert_eq!(samples(&bridge).await["alim_bridge_draining"], 0.0);
-    let _open = bridge.stream("Salam").await.expect("a token"); // so it does not end at once
+    let _open = bridge.stream("Salam").await.expect("a token"); // so that the drain does not end at once
     bridge.shutdown.drain.cancel();
     assert_eq!(samples(&bridge).await["alim_bridge_draining"], 1.0);
 }
 
 #[tokio::test]
-async fn connections_are_seen_while_they_are_open_and_counted_when_they_are_too_many() {
+async fn open_connections_are_exported_and_those_over_the_limit_are_counted() {
     let bridge = Bridge::with(&refused_url(), &[("MAX_CONNECTIONS", "2")]).await;
     let before = samples(&bridge).await;
     assert_eq!(before["alim_bridge_open_connections"], 0.0);
@@ -75,7 +75,7 @@ async fn connections_are_seen_while_they_are_open_and_counted_when_they_are_too_
     assert_eq!(
         connect().await.read(&mut [0]).await.ok(),
         Some(0),
-        "no room"
+        "no free slot"
     );
     let full = samples(&bridge).await;
     assert_eq!(full["alim_bridge_open_connections"], 2.0);
@@ -89,18 +89,18 @@ async fn connections_are_seen_while_they_are_open_and_counted_when_they_are_too_
 }
 
 #[tokio::test]
-async fn a_connection_whose_opening_never_comes_is_counted() {
-    let bridge = Bridge::start(&refused_url()).await;
+async fn a_connection_without_a_preface_is_counted() {
+    let bridge = Bridge::before(&refused_url()).await;
     let mut slow = TcpStream::connect(bridge.address).await.expect("a port");
     slow.write_all(b"PRI * HT").await.expect("open");
     scraped(&bridge, "alim_bridge_open_connections", 1.0).await;
-    advance_time(Duration::from_secs(11)).await; // it was due after ten
+    time_passes(Duration::from_secs(11)).await; // the timeout is 10 s
     let late = scraped(&bridge, &refused("opening_timeout"), 1.0).await;
     assert_eq!(late[&refused("tls_timeout")], 0.0);
 }
 
 #[tokio::test]
-async fn tls_handshakes_that_fail_and_that_take_too_long_are_counted_apart() {
+async fn failed_and_slow_tls_handshakes_are_counted_separately() {
     let bridge = with_tls(&Files::with(&Authority::new().vouch_for("127.0.0.1"))).await;
     let mut plain = TcpStream::connect(bridge.address).await.expect("a port");
     plain.write_all(b"PRI * HTTP/2.0\r\n").await.expect("open");
@@ -114,7 +114,7 @@ async fn tls_handshakes_that_fail_and_that_take_too_long_are_counted_apart() {
 }
 
 #[tokio::test]
-async fn changes_of_files_are_counted_and_a_bad_one_shows_until_it_is_mended() {
+async fn reloads_are_counted_and_a_failed_one_shows_until_it_is_fixed() {
     let file = NamedTempFile::new().expect("a file");
     let list = |names: &[&str]| {
         let entries: String = names.iter().map(|it| entry(it, it)).collect();
@@ -143,8 +143,8 @@ async fn changes_of_files_are_counted_and_a_bad_one_shows_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn the_first_end_of_the_certificates_shown_is_told_and_follows_a_change() {
-    let (authority, plain) = (Authority::new(), Bridge::start(&refused_url()).await);
+async fn the_earliest_certificate_expiry_is_exported_and_follows_a_change() {
+    let (authority, plain) = (Authority::new(), Bridge::before(&refused_url()).await);
     assert!(!samples(&plain).await.contains_key(EXPIRY), "no TLS");
     let files = Files::with(&authority.vouch_until("127.0.0.1", (2030, 1, 2)));
     let bridge = with_tls(&files).await;

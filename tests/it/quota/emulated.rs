@@ -1,4 +1,4 @@
-//! The embedded ALİM with the real one's rate limit, without and with a quota in the bridge.
+//! The embedded ALİM with the real one's rate limit, behind a bridge without a quota and with one.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// An ALİM that allows three requests in two seconds per key, and a bridge for it.
-async fn limited(over_limit: OverLimit, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
+/// An ALİM that allows each key three requests in two seconds, and a bridge in front of it.
+async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let stop = CancellationToken::new();
@@ -28,10 +28,10 @@ async fn limited(over_limit: OverLimit, settings: &[(&str, &str)]) -> (DropGuard
 }
 
 #[tokio::test]
-async fn without_a_quota_alim_rejects_requests_above_its_limit() {
-    for (over_limit, reason) in [
-        (OverLimit::Crash, "UPSTREAM_FAILED"),
-        (OverLimit::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
+async fn without_a_quota_alim_rejects_calls_above_its_limit() {
+    for (beyond, reason) in [
+        (Beyond::Crash, "UPSTREAM_FAILED"),
+        (Beyond::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
     ] {
         let (_alim, bridge) = limited(over_limit, &[]).await;
         for left in ["2", "1", "0"] {
@@ -41,8 +41,8 @@ async fn without_a_quota_alim_rejects_requests_above_its_limit() {
         }
         let status = bridge.invoke("Salam").await.expect_err("above the limit");
         assert_eq!(status.code_and_reason().1, reason);
-        let has_retry_info = status.error_details().retry_info().is_some();
-        assert_eq!(has_retry_info, over_limit == OverLimit::TooManyRequests);
+        let has_retry_info = status.rich().retry_info().is_some();
+        assert_eq!(has_retry_info, beyond == Beyond::TooManyRequests);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Calls that wait: whose turn it is, and what ends the wait.
+//! Calls that wait for the quota: which is served next, and what ends the wait.
 
 use std::{fs, time::Duration};
 
@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use super::{a_reply, assert_kept, exhausted, waits, with_quota};
 
-/// A call of this caller, on its way.
+/// Starts a call of this caller.
 pub(super) fn call(bridge: &Bridge, caller: &str, message: &str) -> JoinHandle<Result<(), Status>> {
     let mut client = bridge.new_client();
     let authorization = format!("Bearer {caller}");
@@ -45,10 +45,10 @@ async fn a_callers_first_call_waits_for_one_turn_of_a_caller_with_many() {
     let polite = call(&bridge, "polite", "polite");
     polite.await.expect("no panic").expect("its turn");
     let before = upstream.requests();
-    let place = before
+    let position = before
         .iter()
         .position(|it| it.json()["message"] == "polite");
-    assert!(place.expect("sent") <= 3, "{place:?}");
+    assert!(position.expect("sent") <= 3, "{position:?}");
     for call in loud {
         call.await.expect("no panic").expect("its turn");
     }
@@ -56,11 +56,11 @@ async fn a_callers_first_call_waits_for_one_turn_of_a_caller_with_many() {
 }
 
 #[tokio::test]
-async fn a_call_that_leaves_or_meets_its_deadline_gives_up_its_turn() {
+async fn a_call_that_leaves_or_exceeds_its_deadline_frees_its_turn() {
     let upstream = Upstream::answering(a_reply());
     let bridge = with_quota(&upstream, "2/2s", "30s").await;
     for _ in 0..2 {
-        bridge.invoke("Salam").await.expect("room");
+        bridge.invoke("Salam").await.expect("a free slot");
     }
     let leaving: Vec<_> = (0..4).map(|_| call(&bridge, "", "leaves")).collect();
     waits(&bridge, 4).await;
@@ -78,11 +78,11 @@ async fn a_call_that_leaves_or_meets_its_deadline_gives_up_its_turn() {
 }
 
 #[tokio::test]
-async fn a_call_that_waits_as_long_as_it_may_learns_when_to_come() {
+async fn a_call_that_waits_the_maximum_gets_the_exact_remaining_wait() {
     let upstream = Upstream::answering(a_reply());
     let bridge = with_quota(&upstream, "2/2s", "3s").await;
     for _ in 0..2 {
-        bridge.invoke("Salam").await.expect("room");
+        bridge.invoke("Salam").await.expect("a free slot");
     }
     let turns: Vec<_> = (0..2).map(|_| call(&bridge, "", "waits")).collect();
     waits(&bridge, 2).await;
@@ -99,17 +99,21 @@ async fn calls_that_wait_end_in_a_drain_at_once() {
     let upstream = Upstream::answering(a_reply());
     let bridge = with_quota(&upstream, "2/min", "10m").await;
     for _ in 0..2 {
-        bridge.invoke("Salam").await.expect("room");
+        bridge.invoke("Salam").await.expect("a free slot");
     }
     let waiting: Vec<_> = (0..2).map(|_| call(&bridge, "", "waits")).collect();
     waits(&bridge, 2).await;
     assert_eq!(bridge.drain().await, Drained::Clean);
     for call in waiting {
         let status = call.await.expect("no panic").expect_err("the drain");
-        let told = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
-        assert_eq!(status.code_and_reason(), told, "{status:?}");
+        let expected = (Code::Unavailable, "BRIDGE_DRAINING".to_owned());
+        assert_eq!(status.code_and_reason(), expected, "{status:?}");
         assert_eq!(status.info("sent").as_deref(), Some("false"));
-        assert_eq!(status.pushback(), None, "another bridge may have room");
+        assert_eq!(
+            status.pushback(),
+            None,
+            "another bridge can have free slots"
+        );
     }
     assert_eq!(upstream.requests().len(), 2);
 }
@@ -124,11 +128,11 @@ async fn a_call_that_waits_holds_its_permit() {
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
     for _ in 0..2 {
-        bridge.invoke("Salam").await.expect("room");
+        bridge.invoke("Salam").await.expect("a free slot");
     }
     let waiting = call(&bridge, "", "waits");
     waits(&bridge, 1).await;
-    let status = bridge.invoke("Salam").await.expect_err("one may be open");
+    let status = bridge.invoke("Salam").await.expect_err("only one permit");
     assert_eq!(status.code_and_reason().1, "BRIDGE_SATURATED");
     waiting.abort();
     waits(&bridge, 0).await;

@@ -1,7 +1,7 @@
-//! A wire between one caller and the bridge that a test can hold: what the bridge sends then waits,
-//! while what the caller sends goes on. So a call and a GOAWAY can meet on their way, for sure.
+//! A connection between one caller and the bridge that a test can hold. What the bridge sends then waits, while what the
+//! caller sends passes. So a call and a GOAWAY reliably cross each other.
 //!
-//! All that a server sends is frames (RFC 9113, 3.4 and 4.1), so the wire knows them by their type.
+//! The server sends only frames (RFC 9113, 3.4 and 4.1), so the wire identifies them by their type.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,10 +24,10 @@ pub(super) const HEADERS: u8 = 1;
 pub(super) const GOAWAY: u8 = 7;
 
 const HEAD_BYTES: usize = 9;
-/// How long a test waits for what must happen.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a test waits for an expected event.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One caller's way to the bridge; dropping it cuts the way.
+/// One caller's connection to the bridge. Dropping it closes the connection.
 pub(super) struct Wire {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -37,7 +37,7 @@ pub(super) struct Wire {
 #[derive(Default)]
 struct Shared {
     is_held: watch::Sender<bool>,
-    /// The types of the frames that the bridge has sent since the wire was held.
+    /// The types of the frames that the bridge has sent since the hold.
     sent: watch::Sender<Vec<u8>>,
 }
 
@@ -58,18 +58,18 @@ impl Wire {
         GraphServiceClient::new(channel_to(self.address))
     }
 
-    /// From now on, what the bridge sends waits.
+    /// Holds all that the bridge sends from now on.
     pub(super) fn hold(&self) {
         self.shared.sent.send_replace(Vec::new());
         self.shared.is_held.send_replace(true);
     }
 
-    /// What waited arrives, in its order.
+    /// Delivers what was held, in order.
     pub(super) fn release(&self) {
         self.shared.is_held.send_replace(false);
     }
 
-    /// Waits until the bridge has sent a frame of this type since the wire was held.
+    /// Waits until the bridge has sent a frame of this type since the hold.
     pub(super) async fn holds(&self, kind: u8) {
         let mut sent = self.shared.sent.subscribe();
         let waiting = timeout(TIMEOUT, sent.wait_for(|sent| sent.contains(&kind)));

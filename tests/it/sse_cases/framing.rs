@@ -1,26 +1,26 @@
-//! What ALİM's unescaped newlines mean: UPSTREAM's rows, mixtures of them, and what can't be told apart.
+//! The meaning of ALİM's unescaped newlines: the forms that UPSTREAM lists, mixtures of them, and ambiguous text.
 //!
-//! A token's text goes out as `event: token`, `data: <text>` and a blank line, its own newlines as they
-//! are. Each row is one stream from its first byte; text of `Token` events is all that is compared,
-//! up to the first `done`. Where a row has no `done`, its end is no fault of the framing.
+//! A token is sent as `event: token`, `data: <text>` and a blank line, with its own newlines unescaped. Each case is one
+//! whole stream. Only the text of `Token` events is compared, up to the first `done`. If a case has no `done`, the missing
+//! end is not an error of the framing.
 
-/// What the model said, its bytes on the wire, and what either framing makes of them.
+/// The model's text, its bytes on the wire, and the result of each framing.
 pub(crate) struct Framing {
     pub(crate) name: &'static str,
-    /// The tokens as the model said them.
+    /// The tokens of the model.
     pub(crate) tokens: &'static [&'static str],
     pub(crate) wire: &'static [u8],
     /// The text of each `Token`, in `recover`.
     pub(crate) arrives: &'static [&'static str],
     /// `arrives`, joined.
     pub(crate) joined: &'static str,
-    /// The same in `strict`, as the standard reads the wire.
+    /// The joined text in `strict`, as the standard reads the wire.
     pub(crate) strict_joined: &'static str,
 }
 
-/// The table; up to the limits at its end, `joined` is what the model said.
+/// The table. Up to the limits at its end, `joined` is the model's text.
 pub(crate) const FRAMING: &[Framing] = &[
-    // The table of what was seen.
+    // Forms that were observed.
     Framing {
         name: "one newline",
         tokens: &["\n"],
@@ -145,7 +145,7 @@ pub(crate) const FRAMING: &[Framing] = &[
         joined: "ə\n\u{2028}🌾",
         strict_joined: "ə",
     },
-    // Text lines that look a little like fields.
+    // Text lines that resemble fields.
     Framing {
         name: "name and colon that are no field",
         tokens: &["a\nfoo: bar", "b\n\nfoo: bar"],
@@ -195,7 +195,7 @@ pub(crate) const FRAMING: &[Framing] = &[
         joined: "a\ndata : x\n\nevent : y",
         strict_joined: "a",
     },
-    // What stands between tokens.
+    // Lines between tokens.
     Framing {
         name: "newline token before done",
         tokens: &["a", "\n"],
@@ -241,7 +241,7 @@ pub(crate) const FRAMING: &[Framing] = &[
         strict_joined: "ab",
     },
     Framing {
-        name: "what is not called token is left alone",
+        name: "events with other names are unchanged",
         tokens: &["a"],
         wire: b"event: node\ndata: x\ny\n\n\n\nz\n\nevent: tokens\ndata: x\ny\n\n\n\
               event:  token\ndata: x\n\n\nevent: token\ndata: a\n\n",
@@ -309,7 +309,7 @@ pub(crate) const FRAMING: &[Framing] = &[
         joined: "a\nb\n",
         strict_joined: "a",
     },
-    // Limits: what can't be told apart. From here on `joined` is not what the model said.
+    // Limits: ambiguous text. From here on `joined` is not the model's text.
     Framing {
         name: "content data line, in an event",
         tokens: &["a\ndata: b\nc"],

@@ -1,5 +1,5 @@
-//! The matrix: fault × {CreateThread, GetThread, DeleteThread}. What the methods are told is what Invoke
-//! is told, and in every row the upstream sees each call once.
+//! The matrix: fault × {CreateThread, GetThread, DeleteThread}. The methods return what Invoke returns, and in every case
+//! the upstream receives each call once.
 
 use std::time::Duration;
 
@@ -19,19 +19,19 @@ const INTERRUPTED: &str = "UPSTREAM_INTERRUPTED";
 const TOO_LARGE: &str = "UPSTREAM_REPLY_TOO_LARGE";
 const MISSING: &str = "UPSTREAM_ROUTE_MISSING";
 
-/// Long for what happens at once.
+/// A generous limit for what happens at once.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What every method is told by a bridge in front of an upstream that always answers so.
+/// The status of each method if the upstream always sends this reply.
 async fn statuses(reply: Reply) -> [(&'static str, Status); 3] {
     let upstream = Upstream::answering(reply);
     let bridge = Bridge::with(&upstream.url(), &[("MAX_REPLY_BYTES", "4096")]).await;
-    let told = all(&bridge).await;
+    let results = all(&bridge).await;
     assert_eq!(upstream.requests().len(), 3, "nothing is sent twice");
-    told.map(|(method, told)| (method, told.expect_err(method)))
+    results.map(|(method, result)| (method, result.expect_err(method)))
 }
 
-fn assert_told(status: &Status, code: Code, reason: &str, name: &str) {
+fn assert_failed(status: &Status, code: Code, reason: &str, name: &str) {
     assert_eq!(
         status.code_and_reason(),
         (code, reason.to_owned()),
@@ -42,9 +42,9 @@ fn assert_told(status: &Status, code: Code, reason: &str, name: &str) {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_thread_is_told_as_for_an_invoke() {
+async fn a_response_that_is_not_a_thread_fails_as_for_an_invoke() {
     use Code::{Internal, ResourceExhausted, Unavailable};
-    let cut = || {
+    let truncated = || {
         let head = Reply::head(200).header("content-type", "application/json");
         head.header("content-length", "99").send("{\"thr")
     };
@@ -66,13 +66,13 @@ async fn an_answer_that_is_no_thread_is_told_as_for_an_invoke() {
         ),
         (
             "cut inside the body",
-            cut().then_reset(),
+            truncated().then_cut(),
             Unavailable,
             INTERRUPTED,
         ),
         (
             "closed inside the body",
-            cut().then_close(),
+            truncated().then_close(),
             Unavailable,
             INTERRUPTED,
         ),
@@ -119,20 +119,20 @@ async fn an_answer_that_is_no_thread_is_told_as_for_an_invoke() {
         ),
     ] {
         for (method, status) in statuses(reply).await {
-            assert_told(&status, code, reason, &format!("{method}, {name}"));
+            assert_failed(&status, code, reason, &format!("{method}, {name}"));
         }
     }
 }
 
 #[tokio::test]
-async fn a_thread_that_the_upstream_did_not_delete_is_not_told_as_deleted() {
+async fn an_unconfirmed_deletion_is_an_error() {
     for body in [json!({"deleted": false}), json!({"thread_id": THREAD})] {
         let upstream = Upstream::answering(Reply::json(200, body));
         let bridge = Bridge::start(&upstream.url()).await;
         let mut client = bridge.threads();
         let status = client.delete_thread(delete(THREAD)).await;
         let status = status.expect_err("not deleted");
-        assert_told(&status, Code::Internal, MALFORMED, "DeleteThread");
+        assert_failed(&status, Code::Internal, MALFORMED, "DeleteThread");
         assert!(
             status
                 .message()
@@ -142,7 +142,7 @@ async fn a_thread_that_the_upstream_did_not_delete_is_not_told_as_deleted() {
 }
 
 #[tokio::test]
-async fn metadata_that_no_caller_can_read_is_left_out_of_a_thread() {
+async fn metadata_that_no_caller_can_read_is_omitted_from_a_thread() {
     let deep = "{\"a\":".repeat(60) + "1" + &"}".repeat(60);
     for metadata in [&deep, "7", "[]", "\"a\"", "null"] {
         let body = format!(r#"{{"thread_id":"{THREAD}","metadata":{metadata}}}"#);
@@ -155,7 +155,7 @@ async fn metadata_that_no_caller_can_read_is_left_out_of_a_thread() {
 }
 
 #[tokio::test]
-async fn metadata_that_grows_too_large_is_not_passed_on() {
+async fn metadata_that_grows_too_large_is_not_forwarded() {
     let grown = format!(r#"{{"n":[{}]}}"#, vec!["1"; 1000].join(","));
     let body = format!(r#"{{"thread_id":"{THREAD}","metadata":{grown}}}"#);
     let upstream = Upstream::answering(Reply::json(200, body));
@@ -164,12 +164,12 @@ async fn metadata_that_grows_too_large_is_not_passed_on() {
     let created = client.create_thread(create(None)).await;
     let got = client.get_thread(get(THREAD)).await;
     for status in [created, got].map(|answer| answer.expect_err("grown")) {
-        assert_told(&status, Code::ResourceExhausted, TOO_LARGE, "grown");
+        assert_failed(&status, Code::ResourceExhausted, TOO_LARGE, "grown");
     }
 }
 
 #[tokio::test]
-async fn each_status_of_the_upstream_has_its_row() {
+async fn each_status_of_the_upstream_has_its_mapping() {
     use Code::*;
     const NEVER: Option<&str> = Some("-1");
     for (http, code, reason, pushback) in [
@@ -198,8 +198,8 @@ async fn each_status_of_the_upstream_has_its_row() {
             reply = reply.header("retry-after", "7");
         }
         for (method, status) in statuses(reply.header("location", "/api/v1/threads")).await {
-            let told = (code, reason.to_owned());
-            assert_eq!(status.code_and_reason(), told, "{method}, {http}");
+            let expected = (code, reason.to_owned());
+            assert_eq!(status.code_and_reason(), expected, "{method}, {http}");
             assert_eq!(status.pushback().as_deref(), pushback, "{method}, {http}");
             assert_eq!(
                 status.info("httpStatus"),
@@ -211,7 +211,7 @@ async fn each_status_of_the_upstream_has_its_row() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_threads_is_told_from_one_that_does_not_know_the_thread() {
+async fn an_upstream_without_threads_differs_from_an_unknown_thread() {
     for (body, code, reason) in [
         (r#"{"detail":"Not Found"}"#, Code::Unimplemented, MISSING),
         ("<h1>404</h1>", Code::Unimplemented, MISSING),
@@ -222,11 +222,11 @@ async fn an_upstream_without_threads_is_told_from_one_that_does_not_know_the_thr
         ),
     ] {
         for (method, status) in statuses(Reply::json(404, body)).await {
-            let told = match method {
+            let expected = match method {
                 "CreateThread" => (Code::Unimplemented, MISSING.to_owned()), // no thread was sent
                 _ => (code, reason.to_owned()),
             };
-            assert_eq!(status.code_and_reason(), told, "{method}: {body}");
+            assert_eq!(status.code_and_reason(), expected, "{method}: {body}");
         }
     }
 }
@@ -243,11 +243,11 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
 
 #[tokio::test]
 async fn without_a_connection_nothing_was_sent() {
-    let bridge = Bridge::start(&refused_url()).await;
-    for (method, told) in all(&bridge).await {
-        let status = told.expect_err(method);
-        let told = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
-        assert_eq!(status.code_and_reason(), told, "{method}");
+    let bridge = Bridge::before(&refused_url()).await;
+    for (method, result) in all(&bridge).await {
+        let status = result.expect_err(method);
+        let expected = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
+        assert_eq!(status.code_and_reason(), expected, "{method}");
         assert_eq!(status.info("sent").as_deref(), Some("false"), "{method}");
         assert_eq!(status.pushback(), None, "{method}");
     }
@@ -257,15 +257,15 @@ async fn without_a_connection_nothing_was_sent() {
 async fn a_thread_call_that_takes_too_long_ends_by_invoke_timeout_and_is_dropped() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::with(&upstream.url(), &[("INVOKE_TIMEOUT", "200ms")]).await;
-    for (method, told) in all(&bridge).await {
-        let status = told.expect_err(method);
-        assert_told(&status, Code::DeadlineExceeded, "INVOKE_TIMEOUT", method);
-        upstream.wait_for_close().await;
+    for (method, result) in all(&bridge).await {
+        let status = result.expect_err(method);
+        assert_failed(&status, Code::DeadlineExceeded, "INVOKE_TIMEOUT", method);
+        upstream.connection_closed().await;
     }
 }
 
 #[tokio::test]
-async fn a_callers_deadline_ends_a_thread_call_and_a_caller_who_leaves_does_too() {
+async fn a_thread_call_ends_at_the_callers_deadline_and_when_the_caller_leaves() {
     let upstream = Upstream::answering(Reply::nothing().then_hold());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.threads();
@@ -288,25 +288,25 @@ async fn a_thread_call_needs_a_permit_and_gives_it_back() {
     let stream = Reply::sse(sse_tokens(&["a"])).then_hold();
     let upstream = Upstream::scripted([a_thread(), a_thread(), a_thread(), stream]);
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "1")]).await;
-    for (method, told) in all(&bridge).await {
-        told.expect(method);
+    for (method, result) in all(&bridge).await {
+        result.expect(method);
     }
-    let _open = bridge.stream("Salam").await.expect("room");
-    for (method, told) in timeout(SOON, all(&bridge)).await.expect("at once") {
-        let status = told.expect_err(method);
-        let told = (Code::Unavailable, "BRIDGE_SATURATED".to_owned());
-        assert_eq!(status.code_and_reason(), told, "{method}");
+    let _open = bridge.stream("Salam").await.expect("a free slot");
+    for (method, result) in timeout(SOON, all(&bridge)).await.expect("at once") {
+        let status = result.expect_err(method);
+        let expected = (Code::Unavailable, "BRIDGE_SATURATED".to_owned());
+        assert_eq!(status.code_and_reason(), expected, "{method}");
         assert_eq!(status.info("sent").as_deref(), Some("false"), "{method}");
     }
 }
 
 #[tokio::test]
-async fn what_tonic_itself_refuses_has_its_reason_for_threads_too() {
+async fn what_tonic_rejects_has_its_reason_for_threads_too() {
     let upstream = Upstream::answering(a_thread());
     let bridge = Bridge::with(&upstream.url(), &[("MAX_REQUEST_BYTES", "64")]).await;
     let large = get(&"x".repeat(65));
     let status = bridge.threads().get_thread(large).await;
-    let told = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
-    assert_eq!(status.expect_err("too large").code_and_reason(), told);
+    let expected = (Code::ResourceExhausted, "REQUEST_TOO_LARGE".to_owned());
+    assert_eq!(status.expect_err("too large").code_and_reason(), expected);
     assert!(upstream.requests().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Streams that start their own thread, and where the thread's id is told.
+//! Streams that start their own thread, and where they return the thread's id.
 
 use crate::support::{
     Bridge, RichStatus, ask_stream, read_all, sse_answer, sse_tokens,
@@ -35,7 +35,7 @@ fn named(head: &Head) -> Option<String> {
     Some(id.to_str().expect("ASCII").to_owned())
 }
 
-/// The thread that the last event names, which is empty where it names none.
+/// The thread id in the last event. Empty if it names none.
 async fn done(head: Head) -> String {
     let (events, ending) = read_all(head.into_inner()).await;
     ending.expect("OK");
@@ -46,7 +46,7 @@ async fn done(head: Head) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_that_starts_a_thread_asks_in_it_and_says_its_id() {
+async fn a_stream_that_starts_a_thread_uses_it_and_returns_its_id() {
     let answer = Reply::sse(sse_answer(&["a"]));
     let upstream = Upstream::scripted([made(), answer.clone(), answer]);
     let bridge = Bridge::start(&upstream.url()).await;
@@ -78,10 +78,16 @@ async fn a_stream_without_a_thread_names_none() {
 }
 
 #[tokio::test]
-async fn a_stream_that_fails_in_its_thread_says_its_id_before_and_after_the_first_event() {
-    let cut = || Reply::sse(sse_tokens(&["a"]));
-    let upstream = Upstream::scripted([made(), Reply::json(503, "{}"), made(), cut(), cut()]);
-    let bridge = Bridge::start(&upstream.url()).await;
+async fn a_failed_stream_returns_its_threads_id_before_and_after_the_first_event() {
+    let truncated = || Reply::sse(sse_tokens(&["a"]));
+    let upstream = Upstream::scripted([
+        made(),
+        Reply::json(503, "{}"),
+        made(),
+        truncated(),
+        truncated(),
+    ]);
+    let bridge = Bridge::before(&upstream.url()).await;
     let mut client = bridge.client.clone();
     let status = client.stream(starting("Salam")).await.expect_err("503");
     assert_eq!(status.info("threadId").as_deref(), Some(THREAD));
@@ -93,7 +99,7 @@ async fn a_stream_that_fails_in_its_thread_says_its_id_before_and_after_the_firs
 }
 
 #[tokio::test]
-async fn a_thread_is_not_both_started_and_gone_on_with() {
+async fn a_thread_can_not_be_both_started_and_continued() {
     let upstream = Upstream::answering(made());
     let bridge = Bridge::start(&upstream.url()).await;
     let both = StreamRequest {
@@ -102,9 +108,9 @@ async fn a_thread_is_not_both_started_and_gone_on_with() {
     };
     let status = bridge.client.clone().stream(both).await;
     let status = status.expect_err("invalid");
-    let told = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
-    assert_eq!(status.code_and_reason(), told);
-    let details = status.error_details();
+    let expected = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
+    let details = status.rich();
     let violations = &details.bad_request().expect("named").field_violations;
     let fields: Vec<_> = violations.iter().map(|it| it.field.as_str()).collect();
     assert_eq!(fields, ["message", "start_thread"], "all at once");
@@ -123,24 +129,24 @@ async fn a_thread_is_not_both_started_and_gone_on_with() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_threads_is_not_asked_the_question() {
+async fn an_upstream_without_threads_does_not_receive_the_question() {
     let upstream = Upstream::scripted([Reply::json(404, r#"{"detail":"Not Found"}"#)]);
     let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.client.clone().stream(starting("Salam")).await;
     let status = status.expect_err("no threads");
-    let told = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
-    assert_eq!(status.code_and_reason(), told);
+    let expected = (Code::Unimplemented, "UPSTREAM_ROUTE_MISSING".to_owned());
+    assert_eq!(status.code_and_reason(), expected);
     assert_eq!(status.info("threadId"), None);
     assert_eq!(upstream.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn a_thread_whose_id_is_no_uuid_is_not_asked_in() {
+async fn a_thread_whose_id_is_not_a_uuid_is_not_used() {
     let upstream = Upstream::scripted([Reply::json(200, r#"{"thread_id":"../runs"}"#)]);
     let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.client.clone().stream(starting("Salam")).await;
-    let told = (Code::Internal, "UPSTREAM_MALFORMED_REPLY".to_owned());
-    assert_eq!(status.expect_err("no UUID").code_and_reason(), told);
+    let expected = (Code::Internal, "UPSTREAM_MALFORMED_REPLY".to_owned());
+    assert_eq!(status.expect_err("no UUID").code_and_reason(), expected);
 }
 
 #[tokio::test]
@@ -152,9 +158,9 @@ async fn a_thread_and_its_question_share_one_deadline() {
         let settings = [("STREAM_INITIAL_TIMEOUT", "300ms")];
         let bridge = Bridge::with(&upstream.url(), &settings).await;
         let status = bridge.client.clone().stream(starting("Salam")).await;
-        let told = (Code::DeadlineExceeded, "INITIAL_TIMEOUT".to_owned());
+        let expected = (Code::DeadlineExceeded, "INITIAL_TIMEOUT".to_owned());
         let status = status.expect_err("late");
-        assert_eq!(status.code_and_reason(), told);
+        assert_eq!(status.code_and_reason(), expected);
         let thread = (asked == 2).then(|| THREAD.to_owned());
         assert_eq!(status.info("threadId"), thread);
         assert_eq!(upstream.requests().len(), asked);

@@ -1,11 +1,11 @@
-//! Certificates made in the test: an authority, and what it vouches for, as PEM files of a directory.
+//! Certificates made in the test: an authority and the certificates that it signs, as PEM files in a directory.
 
 use std::{fs, path::PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 
-/// An authority that nobody trusts unless told to.
+/// An authority that nobody trusts by default.
 pub(crate) struct Authority {
     pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -30,12 +30,12 @@ impl Authority {
         }
     }
 
-    /// Vouches for a name or an IP address.
+    /// Signs a certificate for a name or an IP address.
     pub(crate) fn vouch_for(&self, name: &str) -> Identity {
         self.sign(CertificateParams::new([name.to_owned()]).expect("a name"))
     }
 
-    /// Vouches for a URI, as a mesh does.
+    /// Signs a certificate for a URI, as a mesh does.
     pub(crate) fn vouch_for_uri(&self, uri: &str) -> Identity {
         let mut params = CertificateParams::default();
         let uri = uri.try_into().expect("ASCII");
@@ -43,7 +43,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// Vouches for it until this year, month and day have begun.
+    /// Signs a certificate that expires at the start of this year, month and day.
     pub(crate) fn vouch_until(&self, name: &str, (year, month, day): (i32, u8, u8)) -> Identity {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         params.not_after = rcgen::date_time_ymd(year, month, day);

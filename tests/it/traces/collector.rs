@@ -1,4 +1,4 @@
-//! A collector: OTLP over gRPC in, spans out.
+//! A collector that receives OTLP over gRPC and keeps the spans.
 
 use std::sync::{Arc, Mutex};
 
@@ -47,7 +47,7 @@ impl Collector {
         Self::with("http", Server::builder()).await
     }
 
-    /// One that speaks TLS, with this certificate.
+    /// A collector with TLS and this certificate.
     pub(crate) async fn with_tls(identity: &authority::Identity) -> Self {
         let identity = Identity::from_pem(&identity.cert, &identity.key);
         let tls = ServerTlsConfig::new().identity(identity);
@@ -75,7 +75,7 @@ impl Collector {
         scopes.flat_map(|scope| scope.spans.clone()).collect()
     }
 
-    /// The name of the service that sent them.
+    /// The name of the service that sent the spans.
     pub(crate) fn service(&self) -> String {
         let received = self.received.0.lock().expect("no panic");
         let resource = received.first().expect("spans").resource.as_ref();
@@ -83,7 +83,7 @@ impl Collector {
     }
 }
 
-/// An attribute's value as text; empty when there is none.
+/// An attribute's value as text. Empty if there is none.
 pub(crate) fn attribute(span: &Span, name: &str) -> String {
     value(&span.attributes, name)
 }
