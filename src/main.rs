@@ -203,7 +203,7 @@ fn admitted_calls(settings: &server::Settings) -> usize {
     settings.max_calls.min(settings.budget().idle_calls())
 }
 
-fn warn_of_few_files(settings: &server::Settings) {
+fn warn_about_file_limit(settings: &server::Settings) {
     match descriptors::raise_limit(settings.max_calls, settings.max_connections) {
         Ok(None) => {}
         Ok(Some(Shortage { limit, needed })) => tracing::warn!(

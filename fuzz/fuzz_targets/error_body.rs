@@ -8,7 +8,17 @@
 
 use std::{cell::RefCell, future::poll_fn, sync::Arc};
 
-use alim_bridge::{status::{Credentials, Failure}, service::fuzzing::{invoke, status}, pb::InvokeResponse, call::reply::ReplyHead, telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace}, upstream::{Error, fuzzing, sse::{Settings, framing::Framing}}};
+use alim_bridge::{
+    call::reply::ReplyHead,
+    pb::InvokeResponse,
+    service::fuzzing::{invoke, status},
+    status::{Credentials, Failure},
+    telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace},
+    upstream::{
+        Error, fuzzing,
+        sse::{Settings, framing::Framing},
+    },
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;

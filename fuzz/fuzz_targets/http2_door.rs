@@ -8,7 +8,7 @@
 use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
 use alim_bridge::{
-    config::{Config, Strings},
+    config::{Config, RawSettings},
     server,
     shutdown::Shutdown,
 };

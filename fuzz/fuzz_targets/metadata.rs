@@ -7,7 +7,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alim_bridge::{call::{deadline::TimeoutKind, headers::{REQUEST_ID, to_caller, to_upstream}}, middleware::timeouts::Timeouts, service::fuzzing::deadlines, telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace}};
+use alim_bridge::{
+    call::{
+        deadline::TimeoutKind,
+        headers::{REQUEST_ID, to_caller, to_upstream},
+    },
+    middleware::timeouts::Timeouts,
+    service::fuzzing::deadlines,
+    telemetry::{Method, Ongoing, metrics::Metrics, traces::Trace},
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
@@ -100,7 +108,7 @@ fn check_to_caller(head: &HeaderMap) {
 
 fn check_deadlines(method: Method, metadata: &HeaderMap) {
     let started = Instant::now();
-    let [head, end] = deadlines(&CLOCKS, method, metadata, started);
+    let [head, end] = deadlines(&TIMEOUTS, method, metadata, started);
     assert!(started <= head.at && head.at <= end.at, "{head:?} {end:?}");
     let timeout = metadata
         .get("grpc-timeout")

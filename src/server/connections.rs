@@ -154,7 +154,7 @@ mod tests {
     fn the_oldest_connection_without_a_call_is_closed_for_a_new_one() {
         let connections = Connections::new(3, Budget::unlimited());
         let used = admit(&connections).expect("a free slot");
-        used.open_request(true).message_is_whole();
+        used.open_request(true).message_completed();
         let (oldest, younger) = (admit(&connections), admit(&connections));
         let (oldest, younger) = (oldest.expect("a free slot"), younger.expect("a free slot"));
         let _watch = oldest.open_request(false);
@@ -171,7 +171,7 @@ mod tests {
     fn if_all_connections_are_in_use_the_new_one_is_closed() {
         let connections = Connections::new(1, Budget::unlimited());
         let used = admit(&connections).expect("a free slot");
-        used.open_request(true).message_is_whole();
+        used.open_request(true).message_completed();
         assert!(admit(&connections).is_none());
         assert_eq!(ending(&used), None);
     }

@@ -67,7 +67,7 @@ async fn max_calls_limits_all_connections_together() {
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CALLS", "3")]).await;
     let mut open = Vec::new();
     for _ in 0..3 {
-        let mut client = bridge.another_client();
+        let mut client = bridge.new_client();
         open.push(client.stream(ask_stream("Salam")).await.expect("a permit"));
     }
     assert_saturated(bridge.invoke("Salam")).await;
@@ -104,7 +104,7 @@ async fn a_caller_who_leaves_mid_stream_releases_its_permit() {
     let upstream = Upstream::scripted([an_open_stream(), a_reply()]);
     let bridge = with_one_permit(&upstream).await;
     drop(bridge.stream("Salam").await.expect("a token"));
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
     bridge.invoke("Salam").await.expect("a permit");
 }
 
@@ -122,7 +122,7 @@ async fn a_caller_who_leaves_before_the_reply_releases_its_permit() {
         });
         upstream.wait_for_requests(1).await;
         waiting.abort();
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
         bridge.invoke("Salam").await.expect("a permit");
     }
 }
@@ -184,7 +184,7 @@ async fn a_silent_connection_is_closed_after_ten_seconds() {
     let upstream = Upstream::answering(a_reply());
     let bridge = Bridge::start(&upstream.url()).await;
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
-    time_passes(Duration::from_secs(11)).await; // the preface's timeout is ten seconds
+    advance_time(Duration::from_secs(11)).await; // the preface's timeout is ten seconds
     assert_closed(&mut silent).await;
 }
 
@@ -194,7 +194,7 @@ async fn a_full_listener_closes_its_oldest_unused_connection_for_a_new_one() {
     let bridge = Bridge::with(&upstream.url(), &[("MAX_CONNECTIONS", "2")]).await;
     bridge.invoke("Salam").await.expect("a reply");
     let mut silent = TcpStream::connect(bridge.address).await.expect("a port");
-    let mut new = bridge.another_client();
+    let mut new = bridge.new_client();
     new.invoke(ask("Salam")).await.expect("a reply");
     assert_closed(&mut silent).await;
     bridge.invoke("Salam").await.expect("still open");

@@ -178,7 +178,7 @@ async fn a_reply_over_its_limit_is_rejected_before_its_end() {
             "UPSTREAM_REPLY_TOO_LARGE".to_owned(),
         );
         assert_eq!(status.code_and_reason(), too_large);
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -188,7 +188,7 @@ async fn the_trailers_of_a_status_are_at_most_4_kib() {
     let long = "ə".repeat(300);
     let error = json!({"loc": ["body", long], "msg": long});
     let upstream = Upstream::answering(Reply::json(422, json!({"detail": vec![error; 16]})));
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let status = bridge.invoke("Salam").await.expect_err("rejected");
     assert!(
         status

@@ -34,7 +34,7 @@ async fn a_slow_invoke_ends_by_invoke_timeout() {
         let bridge = Bridge::with(&upstream.url(), &[("INVOKE_TIMEOUT", "200ms")]).await;
         let status = bridge.invoke("Salam").await.expect_err("too late");
         assert_deadline_exceeded(&status, "INVOKE_TIMEOUT");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -48,7 +48,7 @@ async fn a_stream_without_a_first_event_ends_by_initial_timeout_and_comments_do_
         let bridge = Bridge::with(&upstream.url(), &[("STREAM_INITIAL_TIMEOUT", "200ms")]).await;
         let status = bridge.stream("Salam").await.expect_err("too late");
         assert_deadline_exceeded(&status, "INITIAL_TIMEOUT");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -59,7 +59,7 @@ async fn a_silent_stream_ends_by_idle_timeout() {
     let (events, ending) = bridge.stream_all("Salam").await;
     assert_eq!(events, [token("a")]);
     assert_deadline_exceeded(&ending.expect_err("silent"), "IDLE_TIMEOUT");
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_long_stream_ends_by_its_lifetime() {
     let (events, ending) = bridge.stream_all("Salam").await;
     assert_eq!(events, [token("a")]);
     assert_deadline_exceeded(&ending.expect_err("too long"), "LIFETIME_EXCEEDED");
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 /// Sets grpc-timeout as plain metadata, so that the client does not enforce it.
@@ -113,7 +113,7 @@ async fn the_bridge_enforces_the_callers_deadline_to_the_end_of_the_stream() {
     let (events, ending) = read_all(answer.expect("an event").into_inner()).await;
     assert_eq!(events, [token("a")]);
     assert_deadline_exceeded(&ending.expect_err("too late"), "CALLER_DEADLINE");
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_callers_deadline_before_the_head_is_deadline_exceeded_and_not_cancell
             .stream(with_grpc_timeout(timeout, ask_stream("Salam")))
             .await;
         assert_deadline_exceeded(&streamed.expect_err("too late"), "CALLER_DEADLINE");
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 

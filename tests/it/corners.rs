@@ -34,7 +34,7 @@ async fn a_second_signal_that_aborts_a_call_is_a_forced_drain() {
         bridge.shutdown.drain.cancel();
         next_health(&mut watch).await; // NOT_SERVING: the first stage has begun
         bridge.shutdown.force.cancel();
-        let ((_, ending), drained) = tokio::join!(read_all(events), bridge.drained());
+        let ((_, ending), drained) = tokio::join!(read_all(events), bridge.drain());
         let status = ending.expect_err("aborted");
         assert_eq!(status.code_and_reason().1, "BRIDGE_DRAINING");
         assert_eq!(drained, Drained::Forced, "after a delay of {delay}");
@@ -57,7 +57,7 @@ async fn a_drain_waits_for_a_response_that_is_still_being_read() {
         .call(request.expect("a request"))
         .await
         .expect("a head");
-    let drained = tokio::spawn(bridge.drained());
+    let drained = tokio::spawn(bridge.drain());
     tokio::time::sleep(Duration::from_secs(1)).await; // longer than the flush after a forced drain
     let body = answer
         .into_body()

@@ -209,7 +209,7 @@ async fn a_changed_callers_file_is_reloaded_and_a_bad_change_keeps_the_old_one()
         (entry("orders", "third"), "Bearer third", "Bearer second"),
     ] {
         file.put("callers.toml", &content);
-        files_are_read_again().await;
+        wait_for_file_reload().await;
         let passed = client.invoke(authorized(ask("Salam"), known)).await;
         passed.unwrap_or_else(|status| panic!("after {content:?}: {status:?}"));
         let status = client.invoke(authorized(ask("Salam"), unknown)).await;
@@ -332,7 +332,7 @@ async fn a_partly_written_callers_file_locks_nobody_out() {
     let (_upstream, bridge, file) = guarded().await;
     let mut client = bridge.client.clone();
     file.put("callers.toml", &entry("orders", "another"));
-    time_passes(Duration::from_secs(3)).await; // one check
+    advance_time(Duration::from_secs(3)).await; // one check
     let passed = client.invoke(authorized(ask("Salam"), "Bearer orders-key"));
     passed.await.expect("its line is not written yet");
 }

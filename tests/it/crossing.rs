@@ -111,7 +111,7 @@ async fn no_caller_with_its_own_key_gets_the_reply_to_another() {
 #[tokio::test]
 async fn a_connection_with_unread_bytes_is_closed_and_not_reused() {
     let upstream = DoubleReplies::start().await;
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     for number in 1..=3 {
         bridge.invoke("Salam").await.expect("a reply");
         let closed = tokio::time::timeout(TIMEOUT, upstream.closed.notified()).await;

@@ -25,7 +25,7 @@ const STREAMS_PER_CONNECTION: usize = 50;
 type Exited = (Vec<Event>, Result<(), Status>);
 
 /// Opens the streams over a few connections, waits for a token of each, and keeps reading.
-async fn open(address: SocketAddr) -> Vec<JoinHandle<Ended>> {
+async fn open(address: SocketAddr) -> Vec<JoinHandle<Exited>> {
     let clients =
         (0..STREAMS / STREAMS_PER_CONNECTION).map(|_| GraphServiceClient::new(channel_to(address)));
     let clients: Vec<_> = clients

@@ -155,7 +155,7 @@ async fn a_failure_before_the_first_event_is_a_trailers_only_status() {
         ),
         (
             "reset before an event",
-            Reply::sse(": ping\n\n").then_cut(),
+            Reply::sse(": ping\n\n").then_reset(),
             None,
             Some((Unavailable, TRUNCATED)),
         ),
@@ -238,7 +238,7 @@ async fn a_failure_mid_stream_ends_with_a_status_after_the_events() {
         ),
         (
             "reset",
-            Reply::sse(start()).then_cut(),
+            Reply::sse(start()).then_reset(),
             Unavailable,
             TRUNCATED,
         ),
@@ -330,7 +330,7 @@ async fn the_text_of_an_error_event_reaches_the_caller_cleaned() {
 
 #[tokio::test]
 async fn without_a_connection_nothing_is_sent_and_retries_are_allowed() {
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     let invoked = bridge
         .invoke("Salam")
         .await

@@ -122,7 +122,7 @@ async fn calls_that_are_reset_after_their_start_release_everything() {
             .send(&call("Stream", stream, &[]))
             .await
             .expect("open");
-        upstream.received(count as usize).await; // so there were free permits again
+        upstream.wait_for_requests(count as usize).await; // so there were free permits again
         attacker.send(&reset(stream)).await.expect("open");
         upstream.wait_for_close().await;
     }
@@ -140,7 +140,7 @@ async fn an_endless_head_is_rejected_early() {
             attack.extend(frame(CONTINUATION, 0, 1, &piece));
         }
         let _ = attacker.send(&attack).await; // the bridge can close before it ends
-        assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
+        assert_eq!(attacker.goaway_code().await, Some(ENHANCE_YOUR_CALM));
         bridge.invoke("Salam").await.expect("others are answered");
     }
 }
@@ -224,7 +224,7 @@ async fn an_unfinished_preface_ends_its_connection() {
     let bridge = Bridge::start(&upstream.url()).await;
     let mut half = Raw(TcpStream::connect(bridge.address).await.expect("a port"));
     half.send(&PREFACE[..23]).await.expect("open");
-    time_passes(Duration::from_secs(11)).await; // the preface timeout is 10 s
+    advance_time(Duration::from_secs(11)).await; // the preface timeout is 10 s
     assert_closed(&mut half.0).await;
 }
 

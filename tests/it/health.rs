@@ -73,7 +73,7 @@ async fn failed_calls_stop_counting_after_half_a_minute() {
         bridge.invoke("Salam").await.expect_err("500");
     }
     while next_health(&mut watch).await != NotServing {}
-    time_passes(Duration::from_secs(36)).await; // at least one probe later
+    advance_time(Duration::from_secs(36)).await; // at least one probe later
     assert_eq!(next_health(&mut watch).await, Serving);
 }
 

@@ -263,7 +263,7 @@ async fn invalid_fields_are_named_and_nothing_is_sent() {
         .expect_err("invalid");
     let expected = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
     assert_eq!(status.code_and_reason(), expected);
-    let rich = status.rich();
+    let rich = status.error_details();
     let violations = rich
         .bad_request()
         .expect("a BadRequest")

@@ -132,7 +132,7 @@ async fn a_stream_that_starts_a_thread_acquires_two_slots_or_sends_nothing() {
     let rejected = client.stream(starting.clone()).await;
     let wait = exhausted(&rejected.expect_err("one slot only"));
     assert_eq!(upstream.requests().len(), 1);
-    time_passes(wait).await;
+    advance_time(wait).await;
     let stream = client.stream(starting).await.expect("two slots");
     assert_eq!(limits(stream.metadata())[..2], [2, 0]);
     assert_eq!(upstream.requests().len(), 3);
@@ -168,7 +168,7 @@ async fn an_abandoned_request_counts_with_a_body_and_without() {
     late.expect_err("no answer comes");
     let late = client.invoke(with_timeout(300, ask("Salam"))).await;
     late.expect_err("no answer comes");
-    assert_eq!(upstream.received(2).await.len(), 2);
+    assert_eq!(upstream.wait_for_requests(2).await.len(), 2);
     exhausted(&bridge.invoke("Salam").await.expect_err("no free slot"));
 }
 

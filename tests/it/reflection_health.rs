@@ -299,7 +299,7 @@ async fn a_health_url_must_answer_200() {
     ] {
         let upstream = Upstream::answering(probed(http, &opened()));
         let bridge = probing(&upstream).await;
-        let probe = upstream.received(2).await.remove(0); // at the second probe, the first has a result
+        let probe = upstream.wait_for_requests(2).await.remove(0); // at the second probe, the first has a result
         assert_eq!((&*probe.method, &*probe.path), ("GET", "/health"));
         assert!(!probe.headers.contains_key("x-api-key"), "no key needed");
         let health = bridge.health(SERVICE).await;
@@ -331,7 +331,7 @@ async fn a_watch_sees_the_service_go_after_three_failures_and_return_after_one_s
         Reply::nothing().then_hold(),
     ]);
     let bridge = probing(&upstream).await;
-    upstream.received(2).await; // at the second probe, the first has a result
+    upstream.wait_for_requests(2).await; // at the second probe, the first has a result
     let mut watch = bridge.watch(SERVICE).await;
     assert_eq!(next_health(&mut watch).await, Serving);
     failing.open();
@@ -364,6 +364,6 @@ async fn a_failing_probe_rejects_no_call() {
         ("UPSTREAM_HEALTH_INTERVAL", "10ms"),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
-    probed.received(2).await; // at the second probe, the first has a result
+    probed.wait_for_requests(2).await; // at the second probe, the first has a result
     bridge.invoke("Salam").await.expect("a reply");
 }

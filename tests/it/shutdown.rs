@@ -22,7 +22,7 @@ const DONE: &str = "event: done\ndata: [DONE]\n\n";
 /// Far longer than any test, so that only the shutdown can have ended a call.
 const NEVER: &str = "1h";
 /// How long a test waits for an expected event.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A token, and `done` once the gate opens.
 fn token_then_done(gate: &Gate) -> Reply {
@@ -164,8 +164,8 @@ async fn a_call_without_an_event_or_reply_ends_with_a_status_too() {
     assert_forced(&invoked.expect_err("forced"), None);
     let streamed = stream.await.expect("no panic");
     assert_forced(&streamed.expect_err("trailers only"), None);
-    upstream.connection_closed().await;
-    upstream.connection_closed().await;
+    upstream.wait_for_close().await;
+    upstream.wait_for_close().await;
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn the_second_stage_forces_the_end_at_once_during_the_drain_delay_and_afte
         bridge.shutdown.force.cancel();
         let ((_, ending), _) = tokio::join!(read_all(events), drained(bridge));
         assert_forced(&ending.expect_err("forced"), Some("1"));
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 
@@ -239,7 +239,7 @@ async fn both_services_stop_serving_as_soon_as_the_drain_begins() {
         ("DRAIN_DELAY", NEVER),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
-    upstream.received(2).await; // the first probe has a result
+    upstream.wait_for_requests(2).await; // the first probe has a result
     let mut watches = [bridge.watch("").await, bridge.watch(SERVICE).await];
     for expected in [ServingStatus::Serving, ServingStatus::NotServing] {
         for watch in &mut watches {

@@ -160,7 +160,7 @@ async fn stalled_streams_release_everything_after_the_drain() {
     let upstream = Upstream::answering(flood());
     let bridge = Bridge::with(&upstream.url(), &[("DRAIN_TIMEOUT", "50ms")]).await;
     let unread = stalled(bridge.address, SOME, 20, None).await;
-    assert_eq!(bridge.drained().await, Drained::Forced);
+    assert_eq!(bridge.drain().await, Drained::Forced);
     assert_upstream_calls_closed(&upstream).await;
     drop(unread);
 }

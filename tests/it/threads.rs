@@ -142,7 +142,7 @@ async fn threads_are_found_under_any_base_url() {
     for base in ["", "/", "/m%C9%99sl%C9%99h%C9%99t/"] {
         let upstream = Upstream::answering(a_thread());
         let url = upstream.url().replace("/api/v1", base);
-        let bridge = Bridge::before(&url).await;
+        let bridge = Bridge::start(&url).await;
         let result = bridge.threads().get_thread(get(THREAD)).await;
         result.expect("OK");
         let path = format!("{}/threads/{THREAD}", base.trim_end_matches('/'));
@@ -266,7 +266,7 @@ async fn the_callers_own_key_is_required_and_sent_if_the_bridge_forwards_keys() 
 #[tokio::test]
 async fn thread_calls_are_counted_under_their_own_service() {
     let upstream = Upstream::answering(a_thread());
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     for (method, result) in all(&bridge).await {
         result.expect(method);
     }
@@ -317,7 +317,7 @@ async fn health_of_the_thread_service_is_that_of_the_upstream() {
     }
     let health = bridge.health(THREAD_SERVICE).await;
     assert_eq!(health.expect("known"), Serving);
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     bridge.invoke("Salam").await.expect_err("unreachable"); // so the first probe has failed too
     let health = bridge.health(THREAD_SERVICE).await;
     assert_eq!(health.expect("known"), NotServing);

@@ -80,7 +80,7 @@ async fn call(bridge: &Bridge, tls: ClientTlsConfig) -> Answer {
 
 /// Calls, without waiting for the bridge's handshake timeout.
 async fn in_time(mut client: GraphServiceClient<Channel>) -> Answer {
-    let answer = timeout(PATIENCE, client.invoke(ask("Salam"))).await;
+    let answer = timeout(TIMEOUT, client.invoke(ask("Salam"))).await;
     answer.expect("a reply or a rejection at once")
 }
 
@@ -247,7 +247,7 @@ async fn http1_is_offered_only_if_pages_can_call() {
     let refused = chosen(&off, &authority, &["http/1.1"]).await;
     refused.expect_err("no protocol in common");
     files.replace(&authority.vouch_for(LOCALHOST));
-    files_are_read_again().await;
+    wait_for_file_reload().await;
     let http1_only = connect(&on, &authority, &["http/1.1"]).await;
     let mut http1_only = http1_only.expect("a handshake, after a change too");
     assert_eq!(
@@ -277,8 +277,8 @@ async fn an_unfinished_handshake_releases_its_connection_slot() {
     silent.write_all(&[22, 3, 1]).await.expect("open"); // a record's first bytes (RFC 8446, 5.1)
     let mut early = TcpStream::connect(bridge.address).await.expect("a port");
     assert_eq!(early.read(&mut [0]).await.ok(), Some(0)); // the silent one holds the only slot
-    time_passes(Duration::from_secs(11)).await; // the handshake timeout is 10 s
-    let end = timeout(PATIENCE, silent.read(&mut [0])).await;
+    advance_time(Duration::from_secs(11)).await; // the handshake timeout is 10 s
+    let end = timeout(TIMEOUT, silent.read(&mut [0])).await;
     let _ = end.expect("closed"); // by FIN or by RST
     call(&bridge, trusting(&authority))
         .await

@@ -113,7 +113,7 @@ async fn the_drain_waits_for_a_call_that_is_at_alim() {
     let mut bridge = Deployed::with(&upstream.url(), &[]);
     let events = bridge.client().stream(ask_stream("Salam")).await;
     bridge.running.signal("TERM");
-    bridge.running.logs("draining");
+    bridge.running.wait_for_log("draining");
     tokio::time::sleep(A_WHILE).await; // connections without calls have closed by now
     gate.open();
     let (events, ending) = read_all(events.expect("a token").into_inner()).await;
@@ -148,7 +148,7 @@ async fn the_drain_waits_for_buffered_replies_of_a_slow_reader() {
     };
     timeout(6 * SOON, over).await.expect("answered");
     bridge.running.signal("TERM");
-    bridge.running.logs("draining");
+    bridge.running.wait_for_log("draining");
     tokio::time::sleep(A_WHILE).await; // connections without calls have closed by now
     for count in 0..2 * ANSWERS {
         let more = reader.next(HEADERS).await;

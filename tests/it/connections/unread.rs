@@ -127,7 +127,7 @@ async fn an_unread_stream_costs_little_memory_with_the_largest_windows() {
             .await
             .expect("open");
     }
-    bridge.open_calls_are(STREAMS.into()).await;
+    bridge.wait_for_open_calls(STREAMS.into()).await;
     tokio::time::sleep(SOON).await; // memory is measured after this time
     let each = bridge.resident_kib().saturating_sub(before) / u64::from(STREAMS);
     eprintln!("{each} KiB a stream");

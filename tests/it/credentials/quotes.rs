@@ -99,7 +99,7 @@ async fn no_trailer_contains_a_key_quoted_after_the_first_event() {
 async fn an_invoke_quotes_no_key_either() {
     for (position, reply) in quoting(SERVICE_KEY).into_iter().take(5) {
         let upstream = Upstream::answering(reply);
-        let bridge = Bridge::before(&upstream.url()).await;
+        let bridge = Bridge::start(&upstream.url()).await;
         let all = everything_in(&bridge.invoke("Salam").await.expect_err(position));
         assert!(!all.contains(SERVICE_KEY), "{position}: {all}");
         assert!(all.contains("'<key>' (<key>)"), "{position}: {all}");

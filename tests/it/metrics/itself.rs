@@ -90,11 +90,11 @@ async fn open_connections_are_exported_and_those_over_the_limit_are_counted() {
 
 #[tokio::test]
 async fn a_connection_without_a_preface_is_counted() {
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     let mut slow = TcpStream::connect(bridge.address).await.expect("a port");
     slow.write_all(b"PRI * HT").await.expect("open");
     scraped(&bridge, "alim_bridge_open_connections", 1.0).await;
-    time_passes(Duration::from_secs(11)).await; // the timeout is 10 s
+    advance_time(Duration::from_secs(11)).await; // the timeout is 10 s
     let late = scraped(&bridge, &refused("opening_timeout"), 1.0).await;
     assert_eq!(late[&refused("tls_timeout")], 0.0);
 }
@@ -144,7 +144,7 @@ async fn reloads_are_counted_and_a_failed_one_shows_until_it_is_fixed() {
 
 #[tokio::test]
 async fn the_earliest_certificate_expiry_is_exported_and_follows_a_change() {
-    let (authority, plain) = (Authority::new(), Bridge::before(&refused_url()).await);
+    let (authority, plain) = (Authority::new(), Bridge::start(&refused_url()).await);
     assert!(!samples(&plain).await.contains_key(EXPIRY), "no TLS");
     let files = Files::with(&authority.vouch_until("127.0.0.1", (2030, 1, 2)));
     let bridge = with_tls(&files).await;

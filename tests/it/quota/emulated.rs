@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// An ALİM that allows each key three requests in two seconds, and a bridge in front of it.
-async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
+async fn limited(over_limit: OverLimit, settings: &[(&str, &str)]) -> (DropGuard, Bridge) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let stop = CancellationToken::new();
@@ -29,9 +29,9 @@ async fn limited(beyond: Beyond, settings: &[(&str, &str)]) -> (DropGuard, Bridg
 
 #[tokio::test]
 async fn without_a_quota_alim_rejects_calls_above_its_limit() {
-    for (beyond, reason) in [
-        (Beyond::Crash, "UPSTREAM_FAILED"),
-        (Beyond::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
+    for (over_limit, reason) in [
+        (OverLimit::Crash, "UPSTREAM_FAILED"),
+        (OverLimit::TooManyRequests, "UPSTREAM_RATE_LIMITED"),
     ] {
         let (_alim, bridge) = limited(over_limit, &[]).await;
         for left in ["2", "1", "0"] {
@@ -41,8 +41,8 @@ async fn without_a_quota_alim_rejects_calls_above_its_limit() {
         }
         let status = bridge.invoke("Salam").await.expect_err("above the limit");
         assert_eq!(status.code_and_reason().1, reason);
-        let has_retry_info = status.rich().retry_info().is_some();
-        assert_eq!(has_retry_info, beyond == Beyond::TooManyRequests);
+        let has_retry_info = status.error_details().retry_info().is_some();
+        assert_eq!(has_retry_info, over_limit == OverLimit::TooManyRequests);
     }
 }
 

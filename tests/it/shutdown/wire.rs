@@ -25,7 +25,7 @@ pub(super) const GOAWAY: u8 = 7;
 
 const HEAD_BYTES: usize = 9;
 /// How long a test waits for an expected event.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One caller's connection to the bridge. Dropping it closes the connection.
 pub(super) struct Wire {

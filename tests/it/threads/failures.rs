@@ -66,7 +66,7 @@ async fn a_response_that_is_not_a_thread_fails_as_for_an_invoke() {
         ),
         (
             "cut inside the body",
-            truncated().then_cut(),
+            truncated().then_reset(),
             Unavailable,
             INTERRUPTED,
         ),
@@ -243,7 +243,7 @@ async fn invalid_fields_of_a_422_become_a_bad_request() {
 
 #[tokio::test]
 async fn without_a_connection_nothing_was_sent() {
-    let bridge = Bridge::before(&refused_url()).await;
+    let bridge = Bridge::start(&refused_url()).await;
     for (method, result) in all(&bridge).await {
         let status = result.expect_err(method);
         let expected = (Code::Unavailable, "UPSTREAM_UNREACHABLE".to_owned());
@@ -260,7 +260,7 @@ async fn a_thread_call_that_takes_too_long_ends_by_invoke_timeout_and_is_dropped
     for (method, result) in all(&bridge).await {
         let status = result.expect_err(method);
         assert_failed(&status, Code::DeadlineExceeded, "INVOKE_TIMEOUT", method);
-        upstream.connection_closed().await;
+        upstream.wait_for_close().await;
     }
 }
 

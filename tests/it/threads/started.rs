@@ -87,7 +87,7 @@ async fn a_failed_stream_returns_its_threads_id_before_and_after_the_first_event
         truncated(),
         truncated(),
     ]);
-    let bridge = Bridge::before(&upstream.url()).await;
+    let bridge = Bridge::start(&upstream.url()).await;
     let mut client = bridge.client.clone();
     let status = client.stream(starting("Salam")).await.expect_err("503");
     assert_eq!(status.info("threadId").as_deref(), Some(THREAD));
@@ -110,7 +110,7 @@ async fn a_thread_can_not_be_both_started_and_continued() {
     let status = status.expect_err("invalid");
     let expected = (Code::InvalidArgument, "INVALID_REQUEST".to_owned());
     assert_eq!(status.code_and_reason(), expected);
-    let details = status.rich();
+    let details = status.error_details();
     let violations = &details.bad_request().expect("named").field_violations;
     let fields: Vec<_> = violations.iter().map(|it| it.field.as_str()).collect();
     assert_eq!(fields, ["message", "start_thread"], "all at once");
