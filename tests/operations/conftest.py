@@ -31,7 +31,7 @@ def rules() -> list[dict[str, Any]]:
 
 def reasons() -> set[str]:
     """Every reason that a status can bear."""
-    words = (ROOT / "src/reason.rs").read_text().split('"')[1::2]
+    words = (ROOT / "src/call/reason.rs").read_text().split('"')[1::2]
     return {word for word in words if "_" in word and word != "UPSTREAM_" and word.replace("_", "").isalpha() and word.isupper()}
 
 
