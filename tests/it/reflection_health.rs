@@ -180,10 +180,7 @@ async fn the_contract_comes_with_its_comments() {
     assert!(above.contains("exactly one Done and OK"), "{above}");
     let files = files_with(&bridge().await, THREAD_SERVICE).await;
     let above = comment_above(&files[0], service);
-    assert!(
-        above.starts_with("Creates, looks up and deletes"),
-        "{above}"
-    );
+    assert!(above.starts_with("Creates, returns and deletes"), "{above}");
 }
 
 #[tokio::test]
