@@ -66,7 +66,7 @@ async fn replies_wait_for_memory_and_are_all_delivered() {
     assert!(lengths.iter().all(|bytes| *bytes > 3 << 20), "{lengths:?}");
     assert_eq!(upstream.requests().len(), 40, "no call is sent twice");
     assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
     assert_eq!(bridge.metric("alim_bridge_buffered_bytes", "").await, 0);
 }
 
@@ -84,7 +84,7 @@ async fn events_wait_for_memory_and_are_all_delivered() {
         "{lengths:?}"
     );
     assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
-    bridge.open_calls_are(0).await;
+    bridge.wait_for_open_calls(0).await;
     assert_eq!(bridge.metric("alim_bridge_buffered_bytes", "").await, 0);
 }
 
