@@ -187,11 +187,9 @@ impl Share {
 
 /// Adds `more` to `used` unless the sum exceeds `limit`.
 fn add(used: &AtomicUsize, more: usize, limit: usize) -> bool {
-    let sum = used.fetch_add(more, Ordering::SeqCst).saturating_add(more);
-    if sum > limit {
-        used.fetch_sub(more, Ordering::SeqCst);
-    }
-    sum <= limit
+    let sum = |used: usize| used.checked_add(more).filter(|sum| *sum <= limit);
+    used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, sum)
+        .is_ok()
 }
 
 #[cfg(test)]
