@@ -17,12 +17,12 @@
 //!
 //! - **[`server`]** owns the accept loop and its connections. Each HTTP/2 stream runs in a task that [`inbound::Abort`] can end. Health,
 //!   reflection and the admin port are here.
-//! - **[`middleware`]** is the layer round every call. In this order: identity, a turn on the connection, a permit ([`admission`]), room
-//!   ([`memory`]), the caller's limits ([`callers`]), the whole message in time. It keeps the call's [record](telemetry::Ongoing) to
+//! - **[`middleware`]** is the layer round every call. In this order: identity, one of the connection's slots for incomplete messages, a permit ([`admission`]), memory from
+//!   the budget ([`memory`]), the caller's limits ([`callers`]), the whole message in time. It keeps the call's [record](telemetry::Ongoing) to
 //!   the end of the response's body. [`middleware::open_calls`] has all open calls; its watchdog aborts those whose callers
 //!   have stopped reading.
 //! - **[`service`]** implements the contract: a protobuf message becomes a [`call::Call`], and what comes back becomes messages. A stream's
-//!   head is held back until its first event, so all that fails before it is a trailers-only status that a retry policy can act on.
+//!   head is sent once ALİM has accepted the question. All that fails before it is a trailers-only status that a retry policy can act on.
 //! - **[`upstream`]** alone names the HTTP client and eventsource-stream. It takes its turn ([`quota`]), sends a call once, and reads no answer
 //!   without a limit. [`upstream::sse`] turns bytes into [`call::reply::Event`]s: [`guard`](upstream::sse::guard) →
 //!   [`framing`](upstream::sse::framing) → eventsource-stream.

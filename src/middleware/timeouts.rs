@@ -1,7 +1,7 @@
-//! The deadlines of a call: one for the response head, one for the end.
+//! The deadlines of a call: one for its reply or first event, one for the end.
 //!
-//! The middleware enforces the head's deadline, so it also applies to a caller who never completes its message. The event
-//! stream enforces the end's deadline.
+//! The middleware enforces the first until the response head, so it also applies to a caller who never completes its message. From
+//! the head on, the event stream enforces both.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Timeouts {
 /// The deadlines of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadlines {
-    /// For the response head, which waits for a stream's first event.
+    /// For a unary reply, or a stream's first event.
     pub(crate) head: Deadline,
     /// For the end of the response.
     pub(crate) end: Deadline,

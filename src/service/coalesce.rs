@@ -34,13 +34,13 @@ pub(super) struct Coalesced<S: Stream> {
 }
 
 impl<S: Stream> Coalesced<S> {
-    /// Yields `first` at once, and then the messages of `rest` in batches.
-    pub(super) fn new(first: S::Item, rest: S) -> Self {
+    /// Yields the messages of `inner` in batches.
+    pub(super) fn new(inner: S) -> Self {
         Self {
-            inner: rest,
-            batch: VecDeque::from([first]),
+            inner,
+            batch: VecDeque::new(),
             batch_bytes: 0,
-            is_batch_ready: true,
+            is_batch_ready: false,
             is_over: false,
             last_sent: None,
             window: None,
@@ -131,11 +131,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lone_message_is_sent_at_once() {
         let (send, receive) = unbounded_channel();
-        let mut messages = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
-        for is_first in [true, false, false] {
-            if !is_first {
-                send.send(token("a")).expect("open");
-            }
+        let mut messages = Coalesced::new(UnboundedReceiverStream::new(receive));
+        for _ in 0..3 {
+            send.send(token("a")).expect("open");
             let start = Instant::now();
             assert_eq!(messages.next().await, Some(token("a")));
             assert_eq!(start.elapsed(), Duration::ZERO);
@@ -146,7 +144,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_soon_after_another_waits_at_most_one_window() {
         let (send, receive) = unbounded_channel();
-        let mut messages = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
+        let mut messages = Coalesced::new(UnboundedReceiverStream::new(receive));
+        send.send(token("a")).expect("open");
         messages.next().await;
         let start = Instant::now();
         send.send(token("b")).expect("open");
@@ -163,14 +162,14 @@ mod tests {
     async fn an_error_and_the_end_are_sent_without_waiting() {
         for rest in [vec![token("b"), Err(())], vec![token("b")]] {
             let (send, receive) = unbounded_channel();
-            for message in rest.clone() {
+            let sent = [vec![token("a")], rest].concat();
+            for message in sent.clone() {
                 send.send(message).expect("open");
             }
             drop(send);
             let start = Instant::now();
-            let messages = Coalesced::new(token("a"), UnboundedReceiverStream::new(receive));
-            let all: Vec<_> = messages.collect().await;
-            assert_eq!(all, [vec![token("a")], rest].concat());
+            let messages = Coalesced::new(UnboundedReceiverStream::new(receive));
+            assert_eq!(messages.collect::<Vec<_>>().await, sent);
             assert_eq!(start.elapsed(), Duration::ZERO);
         }
     }

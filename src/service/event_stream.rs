@@ -8,7 +8,6 @@
 //! initial and idle timeouts need no watchdog, because an unpolled stream does not wait for the upstream.
 
 use std::{
-    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -33,11 +32,13 @@ use crate::{
     upstream::{Error, sse::Events},
 };
 
-/// One stream, from its first event to its ending.
+/// One stream, from the head of the upstream's response to its ending.
 pub(super) struct EventStream {
     /// `None` once the stream is over.
     events: Option<Box<Events>>,
     call: Arc<OpenCall>,
+    /// For the first event.
+    first: Deadline,
     idle: Duration,
     end: Deadline,
     timer: Timer,
@@ -48,8 +49,8 @@ pub(super) struct EventStream {
 }
 
 impl EventStream {
-    /// A stream that waits for its first event; the middleware limits that wait. From the first event on, `idle` is the
-    /// longest silence of the upstream. `credentials` say whose key the upstream gets.
+    /// A stream that waits for its first event. From that on, `idle` is the longest silence of the upstream. `credentials` say
+    /// whose key the upstream gets.
     pub(super) fn new(
         events: Events,
         idle: Duration,
@@ -59,9 +60,10 @@ impl EventStream {
         Self {
             events: Some(Box::new(events)),
             call: Arc::clone(&context.call),
+            first: context.deadlines.head,
             idle,
             end: context.deadlines.end,
-            timer: Timer::new(context.deadlines.end.at),
+            timer: Timer::new(context.deadlines.head.at),
             totals: Totals {
                 thread_id: context.record().thread_id(),
                 ..Totals::default()
@@ -70,13 +72,6 @@ impl EventStream {
             last_token: None,
             delivered: 0,
         }
-    }
-
-    /// Waits for the first event. The response head is not sent before it.
-    pub(super) async fn first_message(&mut self) -> Result<pb::StreamResponse, Failure> {
-        let (event, received) = poll_fn(|cx| self.poll_event(cx)).await?;
-        self.timer.set(self.end.at.min(received + self.idle));
-        Ok(self.build_message(event, received))
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<TimedEvent, Failure>> {
@@ -98,20 +93,24 @@ impl EventStream {
             return Poll::Ready(outcome);
         }
         while self.timer.poll(cx).is_ready() {
-            let idle_deadline = self
-                .events
-                .as_ref()
-                .map(|events| events.last_byte() + self.idle);
-            let now = Instant::now();
-            match idle_deadline {
-                _ if self.end.at <= now => return Poll::Ready(Err(self.end.kind.into())),
-                Some(idle) if idle > now => self.timer.set(self.end.at.min(idle)),
-                _ => return Poll::Ready(Err(TimeoutKind::Idle.into())),
-            }
+            let deadline = self.deadline();
+            deadline.check()?;
+            self.timer.set(deadline.at);
         }
         self.call
             .poll_forced(cx)
             .map(|()| Err(Failure::DrainTimeout))
+    }
+
+    /// The deadline for the next event.
+    fn deadline(&self) -> Deadline {
+        let deadline = match &self.events {
+            Some(events) if self.delivered > 0 => {
+                Deadline::after(events.last_byte(), self.idle, TimeoutKind::Idle)
+            }
+            _ => self.first,
+        };
+        deadline.or_sooner(Some(self.end))
     }
 
     /// Counts the event and builds the caller's message.
@@ -133,6 +132,9 @@ impl EventStream {
             Event::Node(_) | Event::Other { .. } => {}
         }
         self.delivered += 1;
+        if self.delivered == 1 {
+            self.timer.set(self.deadline().at);
+        }
         self.record().message_sent();
         response::event(event, &self.totals, self.record().started())
     }
@@ -154,7 +156,7 @@ impl EventStream {
     }
 }
 
-/// Yields the messages after the first, and nothing after the ending.
+/// Yields nothing after the ending.
 impl Stream for EventStream {
     type Item = Result<pb::StreamResponse, Status>;
 

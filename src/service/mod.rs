@@ -102,7 +102,8 @@ impl Bridge {
         Ok(response::with_headers(message, head.headers))
     }
 
-    /// Asks the upstream for a stream, and waits for its first event before it returns the response.
+    /// Asks the upstream for a stream, and returns the response when the upstream has accepted the question. By then the call may be
+    /// running. A gRPC library that has the response's head does not send the call again, even if the connection breaks.
     async fn start_stream(
         &self,
         request: Request<pb::StreamRequest>,
@@ -128,9 +129,8 @@ impl Bridge {
         record.upstream_status(200);
         self.record_head(context, &head);
         response::add_thread_id(&mut head.headers, thread_id);
-        let mut stream = EventStream::new(events, self.idle, context, self.credentials);
-        let first = stream.first_message().await?;
-        let messages = Coalesced::new(Ok(first), PollOnWake::new(stream));
+        let stream = EventStream::new(events, self.idle, context, self.credentials);
+        let messages = Coalesced::new(PollOnWake::new(stream));
         Ok(response::with_headers(
             Box::pin(messages) as Messages,
             head.headers,

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use alim_bridge::pb::StreamResponse;
 use serde_json::json;
 use tempfile::NamedTempFile;
-use tonic::Status;
+use tonic::{Response, Status, Streaming};
 
 use super::{KEY, keyed, passing_on, with_key_file};
 use crate::support::{
@@ -55,6 +56,14 @@ fn quoting(key: &str) -> Vec<(&'static str, Reply)> {
     ]
 }
 
+/// The status of a stream that fails before or after its head.
+async fn failure_of(asked: Result<Response<Streaming<StreamResponse>>, Status>) -> Status {
+    match asked {
+        Ok(head) => read_all(head.into_inner()).await.1.expect_err("a failure"),
+        Err(status) => status,
+    }
+}
+
 #[tokio::test]
 async fn no_status_contains_the_service_key_wherever_the_upstream_quotes_it() {
     for (position, reply) in quoting(SERVICE_KEY) {
@@ -72,8 +81,8 @@ async fn no_status_contains_a_callers_own_key() {
     for (position, reply) in quoting(KEY) {
         let (_upstream, bridge) = passing_on(reply).await;
         let mut client = bridge.client.clone();
-        let status = client.stream(keyed(ask_stream("Salam"), KEY)).await;
-        let all = everything_in(&status.expect_err(position));
+        let asked = client.stream(keyed(ask_stream("Salam"), KEY)).await;
+        let all = everything_in(&failure_of(asked).await);
         assert!(!all.contains(KEY), "{position}: {all}");
         assert!(all.contains("'<key>' (<key>)"), "{position}: {all}");
     }
@@ -131,12 +140,13 @@ async fn no_status_contains_the_key_that_was_sent_even_if_it_has_changed_since()
     let upstream = Upstream::answering(late);
     let bridge = with_key_file(&upstream, &file).await;
     let mut client = bridge.client.clone();
-    let asked = tokio::spawn(async move { client.stream(ask_stream("Salam")).await });
+    let asked =
+        tokio::spawn(async move { failure_of(client.stream(ask_stream("Salam")).await).await });
     upstream.wait_for_requests(1).await;
     fs::write(&file, "second-key").expect("written");
     wait_for_file_reload().await;
     gate.open();
-    let status = asked.await.expect("no panic").expect_err("an error event");
+    let status = asked.await.expect("no panic");
     assert!(
         everything_in(&status).contains("bad key <key>"),
         "{status:?}"

@@ -64,6 +64,13 @@ impl Bridge {
         self.client.clone().stream(ask_stream(message)).await
     }
 
+    /// The status of a stream that fails before its first event.
+    pub(crate) async fn stream_failure(&self, message: &str) -> Status {
+        let (events, ending) = self.stream_all(message).await;
+        assert_eq!(events, []);
+        ending.expect_err("a failure")
+    }
+
     /// All events of a stream, and how it ended.
     pub(crate) async fn stream_all(&self, message: &str) -> (Vec<Event>, Result<(), Status>) {
         match self.stream(message).await {

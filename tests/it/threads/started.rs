@@ -6,9 +6,13 @@ use crate::support::{
 };
 use alim_bridge::pb::{StreamRequest, StreamResponse, stream_response::Event};
 use serde_json::json;
+use std::time::Duration;
+use tokio::time::timeout;
 use tonic::{Code, Response, Streaming};
 
 use super::THREAD;
+
+const SOON: Duration = Duration::from_secs(10);
 
 type Head = Response<Streaming<StreamResponse>>;
 
@@ -66,6 +70,20 @@ async fn a_stream_that_starts_a_thread_uses_it_and_returns_its_id() {
     let head = client.stream(going_on("Salam")).await.expect("a head");
     assert_eq!(named(&head).as_deref(), Some(THREAD));
     assert_eq!(done(head).await, THREAD);
+}
+
+#[tokio::test]
+async fn a_stream_returns_its_head_when_the_upstream_accepts_the_question() {
+    let accepted = || Reply::sse("").then_hold();
+    let upstream = Upstream::scripted([made(), accepted(), accepted()]);
+    let bridge = Bridge::start(&upstream.url()).await;
+    for question in [starting("Salam"), going_on("Salam")] {
+        let head = timeout(SOON, bridge.client.clone().stream(question)).await;
+        let head = head.expect("a head before any event").expect("OK");
+        assert_eq!(named(&head).as_deref(), Some(THREAD));
+        drop(head);
+        upstream.wait_for_close().await;
+    }
 }
 
 #[tokio::test]
