@@ -56,6 +56,13 @@ def bridge(upstream: str, **settings: str) -> Iterator[str]:
 
 
 @contextmanager
+def doomed_bridge(upstream: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A bridge for a test that kills it; gives its process too."""
+    with started([BIN, "serve"], -signal.SIGKILL, env=environment(upstream, {})) as server:
+        yield server
+
+
+@contextmanager
 def draining_bridge(upstream: str) -> Iterator[str]:
     """A bridge that says NOT_SERVING and still takes calls, as it does for DRAIN_DELAY."""
     with started([BIN, "serve"], env=environment(upstream, {"DRAIN_DELAY": "10m"})) as (address, process):

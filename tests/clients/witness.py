@@ -9,6 +9,7 @@ reaches the upstream.
     failed        500 with FastAPI's detail
     reset         the connection is reset once the request has been read
     silent        no answer
+    accepted      the head of the upstream's answer, then nothing
     held          the upstream's answer up to its first event, then nothing
     cut           the same, then a reset
 
@@ -145,8 +146,11 @@ class Witness:
         reader, upstream = await asyncio.open_connection(self.upstream.hostname, self.upstream.port)
         try:
             upstream.write(request.to(self.upstream.netloc))
-            if meets in ("held", "cut"):
+            if meets in ("accepted", "held", "cut"):
                 writer.write(await reader.readuntil(b"\r\n\r\n"))
+                if meets == "accepted":
+                    await writer.drain()
+                    await asyncio.Event().wait()
                 writer.write(await reader.readuntil(b"\n\n\r\n"))  # the first event, which is a chunk of its own
                 await writer.drain()
                 await (asyncio.Event().wait() if meets == "held" else asyncio.sleep(0.1))  # else it may overtake

@@ -257,18 +257,19 @@ def test_a_stream_without_done_is_truncated_and_what_came_is_delivered(bridge):
     assert not failure.trailers_only
 
 
-def test_a_stream_without_any_event_is_truncated_and_trailers_only(bridge):
+def test_a_stream_without_any_event_is_truncated(bridge):
     failure = failure_of(bridge.stub.Stream, bridge.stream_request("empty"))
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_STREAM_TRUNCATED")
     assert failure.pushback_ms == -1
-    assert failure.trailers_only
+    assert not failure.trailers_only
 
 
 def test_an_unknown_thread_is_an_error_event(bridge_to_reference):
     request = StreamRequest(message="Salam", thread_id="00000000-0000-4000-8000-000000000000")
     failure = failure_of(bridge_to_reference.stub.Stream, request)
     assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "UPSTREAM_STREAM_FAILED")
-    assert failure.trailers_only
+    assert failure.pushback_ms == -1
+    assert not failure.trailers_only
 
 
 @pytest.mark.parametrize(
