@@ -1,5 +1,5 @@
 """Compares the bridge with its limit and its peers; or, with --choices, with itself less one choice; or, with --capacity, measures what
-it takes as its streams become more."""
+it takes as its streams become more; or, with --gain, with its build with a profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import measures
 from .capacity import capacity
 from .docs import fill, write_docs
 from .instructions import SUBJECTS as COUNTED
-from .instructions import instructions
+from .instructions import gain, instructions
 from .measures import FULL, SHORT, Size
 from .plot import plot
 from .programs import CORES, HERE
@@ -37,6 +37,11 @@ def main() -> int:
     start = time.monotonic()
     if len(CORES) < 2:
         sys.exit("compare: needs two cores, one for the subject alone")
+    if flags.gain:
+        VARIANTS["PGO"] = (Path(flags.gain), {})
+        shown, is_enough = gain("PGO")
+        print(shown)
+        return 0 if is_enough else 1
     size = SHORT if flags.short else FULL
     results = Results()
     if flags.capacity:
@@ -76,6 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", help="subjects, with commas between: " + ",".join(order()))
     parser.add_argument("--choices", action="store_true", help="the bridge alone, and with single choices undone")
     parser.add_argument("--capacity", action="store_true", help="the bridge alone, from 1 stream to 10,000")
+    parser.add_argument("--gain", metavar="BINARY", help="the bridge and this build with a profile, by instruction counts alone")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=BINARY",
                         help="with --choices: a further build of the bridge, named by what it lacks")
     parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/performance.*, or docs/capacity.md")

@@ -1,7 +1,7 @@
-"""User instructions of a token, by callgrind: unlike time they come out the same on a busy machine.
+"""User instructions of a token and of an Invoke, by callgrind. Unlike time they come out the same on a busy machine.
 
-Two runs of the same subject, with few and with many tokens a stream, are subtracted: what starting and calls cost
-falls out. The streams tick in groups of 20, as in the paced load, but at a pace that valgrind can follow.
+Two runs of the same subject, a short and a long one, are subtracted: what starting costs falls out. The streams tick in
+groups of 20, as in the paced load, but at a pace that valgrind can follow. The Invokes come one after the other.
 """
 
 from __future__ import annotations
@@ -10,36 +10,76 @@ import re
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Callable, Iterator
 
-from .measures import COUNTED_STREAMS, GROUP, Size, load
-from .subjects import running
+from .measures import COUNTED_STREAMS, GROUP, SHORT, Size, load
+from .subjects import Subject, running
 
 SUBJECTS = ["bridge", "limit", "naive"]
 """The others bring compilers or take too long to start under valgrind."""
 PERIOD_US = 40_000
 NO_REP_MOVSB = "glibc.cpu.x86_rep_movsb_threshold=0x7fffffffffffffff"
 """Valgrind counts each byte that `rep movsb` copies as an instruction."""
+INVOKE_SECONDS = (2, 6)
+MAX_PGO_RATIO = 0.9
+"""What the build with a profile may take of the build without. It takes 0.74 of it for a token, and 0.81 for an Invoke."""
 
 
 def instructions(name: str, size: Size) -> dict:
     """Instructions of a token in the paced load."""
     if not shutil.which("valgrind"):
         return {}
+    (few, many), counts = size.counted, []
+    with counting(name) as (subject, count):
+        for tokens in (few, few, many):  # the first warms up
+            told = load(subject, "whole", streams=COUNTED_STREAMS, group=GROUP, period_us=PERIOD_US, tokens=tokens)
+            if told["tokens"] != COUNTED_STREAMS * tokens:
+                raise RuntimeError(f"{name} gave {told['tokens']} tokens under callgrind")
+            counts.append(count())
+    _, less, more = counts
+    return {"instructions": (more - less) / (COUNTED_STREAMS * (many - few))}
+
+
+def invoke_instructions(name: str) -> float:
+    """Instructions of an Invoke."""
+    runs = []
+    with counting(name) as (subject, count):
+        for seconds in (1, *INVOKE_SECONDS):  # the first warms up
+            calls = load(subject, "invoke", streams=1, seconds=seconds, warm=0)["calls"]
+            runs.append((calls, count()))
+    _, (few, less), (many, more) = runs
+    return (more - less) / (many - few)
+
+
+def gain(variant: str) -> tuple[str, bool]:
+    """What a build with a profile saves, as a table, and whether that is enough."""
+    lines, is_enough = ["| instructions | bridge | with PGO | |", "|---|--:|--:|--:|"], True
+    for what, measure in (("a token", lambda name: instructions(name, SHORT)["instructions"]), ("an Invoke", invoke_instructions)):
+        before, after = measure("bridge"), measure(variant)
+        lines.append(f"| {what} | {before:,.0f} | {after:,.0f} | {after / before:.2f} |")
+        is_enough &= after / before <= MAX_PGO_RATIO
+    return "\n".join(lines), is_enough
+
+
+@contextmanager
+def counting(name: str) -> Iterator[tuple[Subject, Callable[[], int]]]:
+    """A subject under callgrind, and a function that returns its instructions since the last time."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
+        out, dumps = Path(folder) / "out", 0
         valgrind = ["env", f"GLIBC_TUNABLES={NO_REP_MOVSB}", "valgrind", "--quiet", "--tool=callgrind",
                     "--dump-line=no", f"--callgrind-out-file={out}"]
         with running(name, under=valgrind) as subject:
-            few, many = size.counted
-            for tokens in (few, few, many):  # the first warms up
-                told = load(subject, "whole", streams=COUNTED_STREAMS, group=GROUP, period_us=PERIOD_US, tokens=tokens)
-                if told["tokens"] != COUNTED_STREAMS * tokens:
-                    raise RuntimeError(f"{name} gave {told['tokens']} tokens under callgrind")
-                dump = ["callgrind_control", f"--dump={tokens}", str(subject.pid)]
+
+            def count() -> int:
+                nonlocal dumps
+                dumps += 1
+                dump = ["callgrind_control", f"--dump={dumps}", str(subject.pid)]
                 subprocess.run(dump, check=True, capture_output=True, timeout=60)
-        _, less, more = (total(Path(f"{out}.{number}")) for number in (1, 2, 3))
-    return {"instructions": (more - less) / (COUNTED_STREAMS * (many - few))}
+                return total(Path(f"{out}.{dumps}"))
+
+            yield subject, count
 
 
 def total(dump: Path) -> int:
