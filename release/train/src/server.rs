@@ -76,7 +76,10 @@ impl Server {
     /// Stops the process, and waits until it has written its profile.
     pub(crate) async fn stop(mut self) -> Result<(), AnyError> {
         let id = self.process.id().ok_or("it ended too early")?;
-        let killed = Command::new("sh").args(["-c", &format!("kill {id}")]).status().await?;
+        let killed = Command::new("sh")
+            .args(["-c", &format!("kill {id}")])
+            .status()
+            .await?;
         let ended = self.process.wait().await?;
         match killed.success() && ended.success() {
             true => Ok(()),
