@@ -58,7 +58,7 @@ async fn main() -> Result<(), AnyError> {
     let secure = Server::bridge(bridge, &fast.address, &tls.settings()).await?;
     for _ in 0..40 {
         let channel = mix::secure_channel(&secure.address, &tls).await?;
-        mix::invokes(&[channel.clone()], 40, 8).await?;
+        mix::invokes(std::slice::from_ref(&channel), 40, 8).await?;
         mix::streams(&[channel], 4, 4).await?;
     }
     secure.stop().await?;
