@@ -14,12 +14,14 @@ use std::{
 
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, process_collector::ProcessCollector,
+    TextEncoder,
 };
 
 use tokio::time::Instant;
 
-use super::{Method, callers::CallerMetrics, codes, logs, register::Register, state::State};
+use super::{
+    Method, callers::CallerMetrics, codes, logs, process::Process, register::Register, state::State,
+};
 use crate::{admission::Admission, call::reason::Reason};
 
 /// How long a rate limit reported by the upstream is valid: the upstream counts the last 60 s.
@@ -46,6 +48,7 @@ pub struct Metrics {
     pub state: State,
     /// The metrics of each caller.
     pub callers: CallerMetrics,
+    process: Process,
     registry: Registry,
     started: IntCounterVec,
     handled: IntCounterVec,
@@ -75,7 +78,6 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let new = Register(&registry);
-        registry.register(Box::new(ProcessCollector::for_self()))?;
         let build = Opts::new(
             "alim_bridge_build_info",
             "Always 1. The label has the version.",
@@ -102,6 +104,7 @@ impl Metrics {
         let metrics = Self {
             state: State::new(&new)?,
             callers: CallerMetrics::new(&new)?,
+            process: Process::new(&new)?,
             started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",
@@ -177,6 +180,7 @@ impl Metrics {
         let set = |gauge: &IntGauge, calls| gauge.set(i64::try_from(calls).unwrap_or(i64::MAX));
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
+        self.process.update();
         self.expire_ratelimit();
         let dropped = logs::dropped_lines();
         let reported = self.dropped_reported.fetch_max(dropped, Ordering::Relaxed);

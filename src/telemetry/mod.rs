@@ -11,6 +11,7 @@ mod fields;
 pub mod logs;
 mod method;
 pub mod metrics;
+mod process;
 mod register;
 pub mod state;
 mod throttle;
@@ -308,6 +309,7 @@ impl Record {
             upstream_status: notes.upstream_status,
             upstream_request_id: notes.upstream_request_id.as_deref(),
             duration,
+            deadline: call.caller_deadline.get().map(|at| *at - call.started),
             first_token,
             tokens,
             bytes_in: call.bytes_in.load(Ordering::Relaxed),
