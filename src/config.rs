@@ -50,6 +50,8 @@ pub struct Config {
     pub logs: logs::Settings,
     /// The collector of spans, by OTLP over gRPC. `None` sends none.
     pub collector: Option<Url>,
+    /// Maximum of spans that wait for the collector: `OTEL_BSP_MAX_QUEUE_SIZE`.
+    pub max_queued_spans: usize,
     /// The OpenTelemetry variable that asks for an unsupported protocol, so that no spans are sent: worth a
     /// warning.
     pub ignored_variable: Option<&'static str>,
@@ -91,6 +93,7 @@ impl Config {
             upstream,
             logs: log_settings(&mut read),
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
+            max_queued_spans: raw.max_queued_spans(),
             ignored_variable: raw.ignored_variable(),
             effective: Vec::new(),
         };

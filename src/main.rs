@@ -123,7 +123,8 @@ fn check(config: &Config) -> ExitCode {
 
 fn traces(config: &Config) -> Result<Option<Traces>, BoxError> {
     let collector = config.collector.as_ref();
-    let traces = collector.map(|collector| Traces::to(collector, &config.upstream.url));
+    let traces = collector
+        .map(|collector| Traces::to(collector, config.max_queued_spans, &config.upstream.url));
     Ok(traces.transpose()?)
 }
 

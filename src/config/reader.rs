@@ -20,6 +20,7 @@ pub struct RawSettings {
     values: BTreeMap<&'static str, String>,
     unknown: Vec<String>,
     unsupported_protocol: Option<&'static str>,
+    max_queued_spans: Option<usize>,
 }
 
 impl RawSettings {
@@ -48,6 +49,8 @@ impl RawSettings {
     /// The bridge's own setting overrides them.
     fn add_open_telemetry(&mut self, vars: &BTreeMap<String, String>) {
         let var = |name: &str| vars.get(name).map(String::as_str);
+        let queue = var("OTEL_BSP_MAX_QUEUE_SIZE").and_then(|size| size.trim().parse().ok());
+        self.max_queued_spans = queue.filter(|size| *size > 0).or(self.max_queued_spans);
         let first = |names: [&'static str; 2]| {
             let mut found = names
                 .into_iter()
@@ -83,6 +86,11 @@ impl RawSettings {
     pub(super) fn ignored_variable(&self) -> Option<&'static str> {
         self.unsupported_protocol
             .filter(|_| self.get("OTLP_ENDPOINT").is_none())
+    }
+
+    /// Maximum of spans that wait for the collector, with OpenTelemetry's default.
+    pub(super) fn max_queued_spans(&self) -> usize {
+        self.max_queued_spans.unwrap_or(2048)
     }
 
     /// Adds a flag, which overrides the environment. An empty value counts as unset.

@@ -197,6 +197,7 @@ async fn start(
     background: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::new()?);
+    metrics.count_spans(settings.traces.as_ref())?;
     let budget = settings.budget();
     let connections = Connections::new(settings.max_connections, budget.clone());
     files::watch(settings, &upstream, &metrics, &connections, background);

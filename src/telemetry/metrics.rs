@@ -20,7 +20,13 @@ use prometheus::{
 use tokio::time::Instant;
 
 use super::{
-    Method, callers::CallerMetrics, codes, logs, process::Process, register::Register, state::State,
+    Method,
+    callers::CallerMetrics,
+    codes, logs,
+    process::Process,
+    register::Register,
+    state::State,
+    traces::{Traces, dropped_spans},
 };
 use crate::{admission::Admission, call::reason::Reason};
 
@@ -156,6 +162,16 @@ impl Metrics {
         };
         metrics.create_series();
         Ok(metrics)
+    }
+
+    /// Exports how many spans are lost: none if no spans are sent.
+    ///
+    /// # Errors
+    ///
+    /// - [`prometheus::Error`] if this was called before.
+    pub fn count_spans(&self, traces: Option<&Traces>) -> Result<(), prometheus::Error> {
+        let dropped = traces.map_or_else(dropped_spans, |traces| traces.dropped().clone());
+        self.registry.register(Box::new(dropped))
     }
 
     /// Creates all possible series of calls at 0. `rate()` misses a first error that arrives together with its series.
