@@ -49,7 +49,7 @@ use crate::{
     service::Bridge,
     shutdown::Shutdown,
     status::Credentials,
-    telemetry::{metrics::Metrics, traces::Traces},
+    telemetry::{metrics::Metrics, runtime, traces::Traces},
     upstream::{self, Upstream},
 };
 
@@ -245,6 +245,7 @@ async fn start(
         metrics: Arc::clone(&metrics),
     };
     background.spawn(overload.watch());
+    background.spawn(runtime::watch_delay(Arc::clone(&metrics)));
     let layer = CallLayer {
         metrics: Arc::clone(&metrics),
         traces: settings.traces.clone(),

@@ -25,6 +25,7 @@ use super::{
     codes, logs,
     process::Process,
     register::Register,
+    runtime::Runtime,
     state::State,
     traces::{Traces, dropped_spans},
 };
@@ -55,6 +56,7 @@ pub struct Metrics {
     /// The metrics of each caller.
     pub callers: CallerMetrics,
     process: Process,
+    pub(super) runtime: Runtime,
     registry: Registry,
     started: IntCounterVec,
     handled: IntCounterVec,
@@ -111,6 +113,7 @@ impl Metrics {
             state: State::new(&new)?,
             callers: CallerMetrics::new(&new)?,
             process: Process::new(&new)?,
+            runtime: Runtime::new(&new)?,
             started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",
@@ -197,6 +200,7 @@ impl Metrics {
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
         self.process.update();
+        self.runtime.update();
         self.expire_ratelimit();
         let dropped = logs::dropped_lines();
         let reported = self.dropped_reported.fetch_max(dropped, Ordering::Relaxed);

@@ -13,6 +13,7 @@ mod method;
 pub mod metrics;
 mod process;
 mod register;
+pub mod runtime;
 mod spans;
 pub mod state;
 mod throttle;
