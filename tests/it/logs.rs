@@ -308,6 +308,23 @@ async fn a_record_has_the_bytes_of_both_messages_as_json_and_as_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_has_the_time_that_its_caller_allowed() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let mut bridge = Deployed::with(&upstream.url(), &[]);
+    for allowed in [Some(20_000.0), None] {
+        let mut request = tonic::Request::new(ask("Salam"));
+        if allowed.is_some() {
+            request.set_timeout(Duration::from_secs(20));
+        }
+        let mut client = bridge.client();
+        client.invoke(request).await.expect("a reply");
+        let record = bridge.running.wait_for_log("call ended");
+        let record: Value = serde_json::from_str(&record).expect("JSON");
+        assert_eq!(record["deadline_ms"].as_f64(), allowed, "{record}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_names_the_peer_of_its_call() {
     let upstream = Upstream::answering(Reply::json(200, reply_json()));
     let mut bridge = Deployed::with(&upstream.url(), &[]);
