@@ -108,9 +108,13 @@ mod tests {
             };
             bucket("+Inf") > bucket("0.25")
         };
-        while !is_late(&metrics) {
-            tokio::task::yield_now().await;
-        }
+        let seen = async {
+            while !is_late(&metrics) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let seen = tokio::time::timeout(Duration::from_secs(10), seen).await;
+        seen.expect("the timer was late");
         let busy = value(&metrics, "alim_bridge_runtime_busy_seconds_total");
         assert!(busy >= 0.6, "{busy}");
         assert_eq!(value(&metrics, "alim_bridge_runtime_workers"), 1.0);
