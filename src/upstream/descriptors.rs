@@ -2,8 +2,8 @@
 
 use std::{error::Error, fs::File, io};
 
-/// Whether a connection failed because no file descriptor was free. A failed lookup of a name does not say so: then it
-/// counts whether any file can be opened.
+/// Whether a connection failed because no file descriptor was free. A failed lookup of a name does not say so. Then a test
+/// decides: whether a file can be opened.
 pub(super) fn are_exhausted(error: Option<&(dyn Error + 'static)>) -> bool {
     let causes = std::iter::successors(error, |&error| error.source());
     let mut causes = causes.filter_map(|cause| cause.downcast_ref());
@@ -18,6 +18,14 @@ fn is_exhausted(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("inner")]
+    struct Inner(#[source] io::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] Inner);
+
     #[test]
     fn a_cause_at_any_depth_is_found() {
         for (code, is_exhausted) in [
@@ -25,8 +33,7 @@ mod tests {
             (libc::ENFILE, true),
             (libc::ECONNREFUSED, false),
         ] {
-            let inner = io::Error::from_raw_os_error(code);
-            let outer = io::Error::other(io::Error::other(inner));
+            let outer = Outer(Inner(io::Error::from_raw_os_error(code)));
             assert_eq!(are_exhausted(Some(&outer)), is_exhausted, "{outer}");
         }
     }
