@@ -5,6 +5,7 @@
 //! Raw strings ([`RawSettings`]) and parsed values ([`Config`]) are separate types. The environment is an
 //! argument, so tests never read the real one.
 
+mod effective;
 mod memory;
 mod names;
 mod reader;
@@ -49,9 +50,12 @@ pub struct Config {
     pub logs: logs::Settings,
     /// The collector of spans, by OTLP over gRPC. `None` sends none.
     pub collector: Option<Url>,
+    /// Maximum of spans that wait for the collector: `OTEL_BSP_MAX_QUEUE_SIZE`.
+    pub max_queued_spans: usize,
     /// The OpenTelemetry variable that asks for an unsupported protocol, so that no spans are sent: worth a
     /// warning.
     pub ignored_variable: Option<&'static str>,
+    effective: Vec<(&'static str, String)>,
 }
 
 /// Parses only the log's settings, for a command that needs no others.
@@ -82,16 +86,24 @@ impl Config {
         );
         let max_reply_bytes = read.bytes("MAX_REPLY_BYTES");
         let upstream = upstream_settings(&mut read, credentials, max_reply_bytes);
-        let config = Self {
+        let mut config = Self {
             listen: read.address("LISTEN"),
             admin_listen: read.unless_off("ADMIN_LISTEN", Reader::address),
             server: server_settings(&mut read, credentials, &upstream),
             upstream,
             logs: log_settings(&mut read),
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
+            max_queued_spans: raw.max_queued_spans(),
             ignored_variable: raw.ignored_variable(),
+            effective: Vec::new(),
         };
+        config.effective = effective::effective(raw, &config);
         read.finish(config)
+    }
+
+    /// Every setting's name, without the prefix, and its value in use: empty if it is not set. No key is among them.
+    pub fn effective(&self) -> Vec<(&'static str, String)> {
+        self.effective.clone()
     }
 
     /// Whether anyone who reaches the listener over the network can spend the bridge's key: worth a warning. TLS

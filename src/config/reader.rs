@@ -20,6 +20,7 @@ pub struct RawSettings {
     values: BTreeMap<&'static str, String>,
     unknown: Vec<String>,
     unsupported_protocol: Option<&'static str>,
+    max_queued_spans: Option<usize>,
 }
 
 impl RawSettings {
@@ -48,6 +49,8 @@ impl RawSettings {
     /// The bridge's own setting overrides them.
     fn add_open_telemetry(&mut self, vars: &BTreeMap<String, String>) {
         let var = |name: &str| vars.get(name).map(String::as_str);
+        let queue = var("OTEL_BSP_MAX_QUEUE_SIZE").and_then(|size| size.trim().parse().ok());
+        self.max_queued_spans = queue.filter(|size| *size > 0).or(self.max_queued_spans);
         let first = |names: [&'static str; 2]| {
             let mut found = names
                 .into_iter()
@@ -85,6 +88,11 @@ impl RawSettings {
             .filter(|_| self.get("OTLP_ENDPOINT").is_none())
     }
 
+    /// Maximum of spans that wait for the collector, with OpenTelemetry's default.
+    pub(super) fn max_queued_spans(&self) -> usize {
+        self.max_queued_spans.unwrap_or(2048)
+    }
+
     /// Adds a flag, which overrides the environment. An empty value counts as unset.
     pub fn add_flag(&mut self, name: &'static str, value: String) {
         if !value.is_empty() {
@@ -92,7 +100,8 @@ impl RawSettings {
         }
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    /// The value of a flag or variable, or else the default.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         let setting = SETTINGS.iter().find(|setting| setting.name == name);
         let setting = setting.unwrap_or_else(|| panic!("{name} is in the table"));
         let value = self.values.get(name).map(String::as_str);

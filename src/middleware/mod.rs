@@ -6,6 +6,7 @@
 //!
 //! It forwards `is_end_stream`. Without that, a trailers-only response would get a body.
 
+mod busiest;
 pub mod context;
 mod frames;
 pub mod identity;
@@ -217,7 +218,8 @@ impl CallLayer {
                 let message_slot =
                     self.acquire_message_slot(connection, memory, head_bytes, started);
                 let message_slot = message_slot.await?;
-                let permit = self.admission.admit()?;
+                let permit = self.admission.admit();
+                let permit = permit.inspect_err(|full| self.open_calls.warn_if_full(full))?;
                 self.admit_to_memory(&guard.call().memory)?;
                 let caller = guard.call().caller.as_ref();
                 let slot = caller.map(|caller| caller.admit()).transpose()?;

@@ -7,6 +7,7 @@
 use std::{
     cmp::Reverse,
     future::poll_fn,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -50,6 +51,8 @@ struct Calls {
     open: Mutex<Slab<Arc<OpenCall>>>,
     /// Notified when the last one has ended.
     ended: Notify,
+    /// When it was last logged that the bridge is full.
+    warned: Mutex<Option<Instant>>,
 }
 
 /// One call, from the request head to the end of the response body.
@@ -63,6 +66,8 @@ pub(crate) struct OpenCall {
     end: Deadline,
     abort: Abort,
     request: OpenRequest,
+    peer: SocketAddr,
+    is_call: bool,
     forced: OnceLock<Instant>,
     waker: AtomicWaker,
     waits_for_caller: AtomicBool,
@@ -94,6 +99,8 @@ impl OpenCalls {
             end,
             abort: connection.new_abort(),
             request: connection.open_request(is_call),
+            peer: connection.peer(),
+            is_call,
             forced: OnceLock::new(),
             waker: AtomicWaker::new(),
             waits_for_caller: AtomicBool::new(true),
@@ -165,6 +172,27 @@ impl OpenCalls {
             call.abort_for(&Failure::CallerStalled);
         }
         victims.len()
+    }
+
+    /// Calls `count` with the caller of each open call to ALİM: its name, or else the address of its peer.
+    pub(super) fn count_calls(&self, mut count: impl FnMut(String)) {
+        for (_, call) in self.lock().iter().filter(|(_, call)| call.is_call) {
+            count(match &call.caller {
+                Some(caller) => caller.name().to_string(),
+                None => call.peer.ip().to_string(),
+            });
+        }
+    }
+
+    /// Whether no warning was due within the last `pause`.
+    pub(super) fn is_warning_due(&self, now: Instant, pause: Duration) -> bool {
+        let warned = self.0.warned.lock();
+        let mut warned = warned.unwrap_or_else(|held| held.into_inner());
+        let is_due = warned.is_none_or(|last| last + pause <= now);
+        if is_due {
+            *warned = Some(now);
+        }
+        is_due
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<OpenCall>>> {

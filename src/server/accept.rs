@@ -78,6 +78,9 @@ where
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
+                if let Some(metrics) = &listener.metrics {
+                    metrics.state.accept_failed();
+                }
                 if let Some(suppressed) = failing.next() {
                     tracing::warn!(%error, suppressed, "connections can't be accepted");
                 }
@@ -129,7 +132,7 @@ where
             return false;
         };
         let number = u64::try_from(stream.as_raw_fd()).unwrap_or(0);
-        let is_short = number >= self.max_files / 100 * 95;
+        let is_short = number >= self.max_files - self.max_files / 20;
         if is_short {
             metrics.state.overloaded(OverloadAction::RejectConnection);
         }

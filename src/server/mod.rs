@@ -49,7 +49,7 @@ use crate::{
     service::Bridge,
     shutdown::Shutdown,
     status::Credentials,
-    telemetry::{metrics::Metrics, traces::Traces},
+    telemetry::{metrics::Metrics, runtime, traces::Traces},
     upstream::{self, Upstream},
 };
 
@@ -197,6 +197,7 @@ async fn start(
     background: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::new()?);
+    metrics.count_spans(settings.traces.as_ref())?;
     let budget = settings.budget();
     let connections = Connections::new(settings.max_connections, budget.clone());
     files::watch(settings, &upstream, &metrics, &connections, background);
@@ -244,6 +245,7 @@ async fn start(
         metrics: Arc::clone(&metrics),
     };
     background.spawn(overload.watch());
+    background.spawn(runtime::watch_delay(Arc::clone(&metrics)));
     let layer = CallLayer {
         metrics: Arc::clone(&metrics),
         traces: settings.traces.clone(),

@@ -208,6 +208,12 @@ fn map_upstream(error: &Error, credentials: Credentials) -> Mapping {
             "the upstream can't be reached; nothing was sent".into(),
             Pushback::Unset,
         ),
+        Error::NoDescriptors(_) => (
+            Code::Unavailable,
+            Reason::BridgeSaturated,
+            "the bridge has no free file descriptor for a connection to the upstream; nothing was sent".into(),
+            Pushback::Unset,
+        ),
         Error::NoMemory(full) => (
             Code::Unavailable,
             Reason::BridgeSaturated,

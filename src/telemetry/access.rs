@@ -73,6 +73,8 @@ pub(super) struct Call<'a> {
     pub(super) upstream_status: Option<u16>,
     pub(super) upstream_request_id: Option<&'a str>,
     pub(super) duration: Duration,
+    /// The time that the caller allowed.
+    pub(super) deadline: Option<Duration>,
     pub(super) first_token: Option<Duration>,
     pub(super) tokens: u64,
     pub(super) bytes_in: u64,
@@ -108,6 +110,7 @@ impl Call<'_> {
                 self.upstream_request_id.map(Value::Text),
             ),
             ("duration_ms", Some(Value::Time(self.duration))),
+            ("deadline_ms", self.deadline.map(Value::Time)),
             ("ttft_ms", self.first_token.map(Value::Time)),
             ("tokens", tokens.map(Value::Count)),
             ("bytes_in", Some(Value::Count(self.bytes_in))),
@@ -195,6 +198,7 @@ mod tests {
             upstream_status: Some(200),
             upstream_request_id: None,
             duration: Duration::from_micros(5_000),
+            deadline: Some(Duration::from_secs(20)),
             first_token: None,
             tokens: 3,
             bytes_in: 7,
@@ -220,13 +224,13 @@ mod tests {
         assert_eq!(
             line(&call, true),
             format!(
-                r#"{{"timestamp":"1970-01-01T00:00:00.000001Z","level":"INFO","message":"call ended","rpc.method":"Stream","grpc.code":"OK","upstream.status":200,"duration_ms":5.0,"tokens":3,"bytes_in":7,"bytes_out":40,"request_id":{id},"caller":"orders","peer":"127.0.0.1:40000","target":"alim_bridge::call"}}"#
+                r#"{{"timestamp":"1970-01-01T00:00:00.000001Z","level":"INFO","message":"call ended","rpc.method":"Stream","grpc.code":"OK","upstream.status":200,"duration_ms":5.0,"deadline_ms":20000.0,"tokens":3,"bytes_in":7,"bytes_out":40,"request_id":{id},"caller":"orders","peer":"127.0.0.1:40000","target":"alim_bridge::call"}}"#
             ) + "\n"
         );
         assert_eq!(
             line(&call, false),
             String::from(
-                r#"1970-01-01T00:00:00.000001Z  INFO alim_bridge::call: call ended rpc.method="Stream" grpc.code="OK" upstream.status=200 duration_ms=5.0 tokens=3 bytes_in=7 bytes_out=40 request_id="a \"b\" [31m " caller="orders" peer="127.0.0.1:40000""#
+                r#"1970-01-01T00:00:00.000001Z  INFO alim_bridge::call: call ended rpc.method="Stream" grpc.code="OK" upstream.status=200 duration_ms=5.0 deadline_ms=20000.0 tokens=3 bytes_in=7 bytes_out=40 request_id="a \"b\" [31m " caller="orders" peer="127.0.0.1:40000""#
             ) + "\n"
         );
     }

@@ -1,11 +1,14 @@
 //! The application log, and the queue that it shares with the [access log](super::access).
 //!
 //! It writes text for a terminal and JSON for a collector, to standard error. A separate thread writes the lines, so a slow
-//! or dead reader never stalls a call. Lines that exceed the queue are dropped and counted.
+//! or dead reader never stalls a call. Lines that exceed the queue or can't be written are dropped and counted.
 
 use std::{
-    io::{self, BufWriter, IsTerminal, Write},
-    sync::OnceLock,
+    io::{self, IsTerminal, Write},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -29,6 +32,17 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// Whether lines are JSON.
+    pub fn is_json(self) -> bool {
+        match self {
+            Self::Auto => !io::stderr().is_terminal(),
+            Self::Text => false,
+            Self::Json => true,
+        }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -48,37 +62,88 @@ const BATCH_DELAY: Duration = Duration::from_millis(5);
 const MAX_WRITE_BYTES: usize = 4096;
 
 /// Collects lines before it writes them. tracing-appender flushes it whenever the queue is empty, and would miss its stop
-/// signal if a flush failed. So errors are ignored, and unwritten lines are retried with the next line.
-struct BatchWriter<W: Write>(BufWriter<W>);
+/// signal if a flush failed. So a failed write is no error: its lines are counted as dropped.
+struct BatchWriter<W: Write> {
+    writer: W,
+    lines: Vec<u8>,
+    /// Whether the last write ended within a line.
+    is_torn: bool,
+    dropped: Arc<AtomicU64>,
+}
 
 impl<W: Write> BatchWriter<W> {
-    fn new(writer: W) -> Self {
-        Self(BufWriter::with_capacity(MAX_WRITE_BYTES, writer))
+    fn new(writer: W, dropped: Arc<AtomicU64>) -> Self {
+        Self {
+            writer,
+            lines: Vec::with_capacity(MAX_WRITE_BYTES),
+            is_torn: false,
+            dropped,
+        }
+    }
+
+    /// Writes the collected lines, and counts those that are not written whole.
+    fn write_lines(&mut self) {
+        if self.is_torn {
+            self.is_torn = self.write_until_failure(b"\n") == 0;
+        }
+        let mut lines = std::mem::take(&mut self.lines);
+        let written = match self.is_torn {
+            true => 0,
+            false => self.write_until_failure(&lines),
+        };
+        let (done, lost) = lines.split_at(written);
+        let dropped = lost.iter().filter(|byte| **byte == b'\n').count();
+        self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+        self.is_torn |= !lost.is_empty() && done.last().is_some_and(|byte| *byte != b'\n');
+        lines.clear();
+        self.lines = lines;
+    }
+
+    /// Returns how many bytes were written.
+    fn write_until_failure(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.writer.write(&bytes[written..]) {
+                Ok(0) => break,
+                Ok(more) => written += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        written
     }
 }
 
 impl<W: Write> Write for BatchWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+    /// Takes a line. Lines that are longer than one write are written alone.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.lines.len() + line.len() > MAX_WRITE_BYTES && !self.lines.is_empty() {
+            self.write_lines();
+        }
+        self.lines.extend_from_slice(line);
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let _ = self.0.flush();
+        if !self.lines.is_empty() {
+            self.write_lines();
+        }
         thread::sleep(BATCH_DELAY);
         Ok(())
     }
 }
 
-/// Lines in the queue, about 2 MB.
-const MAX_WAITING_LINES: usize = 8192;
+/// Lines in the queue, about 200 KB. Behind a reader that has stalled for good, so many are lost without being counted.
+const MAX_WAITING_LINES: usize = 900;
 
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// The counts of lost lines: those that exceeded the queue, and those that could not be written.
+static DROPPED: OnceLock<(ErrorCounter, Arc<AtomicU64>)> = OnceLock::new();
 
-/// The number of lines dropped because their reader was too slow.
+/// The number of lines dropped because their reader was too slow, or because they could not be written.
 pub fn dropped_lines() -> u64 {
-    DROPPED
-        .get()
-        .map_or(0, |lines| lines.dropped_lines() as u64)
+    DROPPED.get().map_or(0, |(overflow, unwritten)| {
+        overflow.dropped_lines() as u64 + unwritten.load(Ordering::Relaxed)
+    })
 }
 
 /// How long the end of the process waits for the last lines.
@@ -104,14 +169,11 @@ impl Drop for FlushOnDrop {
 /// Sends log lines and panic messages to standard error until the returned guard is dropped. Later calls in the same
 /// process have no effect.
 pub fn init(settings: Settings) -> FlushOnDrop {
-    let is_json = match settings.format {
-        Format::Auto => !io::stderr().is_terminal(),
-        Format::Text => false,
-        Format::Json => true,
-    };
+    let is_json = settings.format.is_json();
     let queue = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES);
-    let (writer, guard) = queue.finish(BatchWriter::new(io::stderr()));
-    let _ = DROPPED.set(writer.error_counter());
+    let unwritten = Arc::new(AtomicU64::new(0));
+    let (writer, guard) = queue.finish(BatchWriter::new(io::stderr(), Arc::clone(&unwritten)));
+    let _ = DROPPED.set((writer.error_counter(), unwritten));
     access::init(writer.clone(), is_json, settings.access_log);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(settings.filter);
@@ -158,7 +220,7 @@ mod tests {
     fn a_single_line_is_written_at_once_and_frequent_ones_in_batches() {
         let (send, sizes) = mpsc::channel();
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(BatchWriter::new(Writes(send)));
+        let (mut lines, written) = queue.finish(BatchWriter::new(Writes(send), Arc::default()));
         let start = Instant::now();
         lines.write_all(b"alone\n").expect("queued");
         let timeout = Duration::from_secs(10);
@@ -178,7 +240,7 @@ mod tests {
     fn a_write_has_whole_lines_and_at_most_pipe_buf_bytes() {
         let (send, sizes) = mpsc::channel();
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(BatchWriter::new(Writes(send)));
+        let (mut lines, written) = queue.finish(BatchWriter::new(Writes(send), Arc::default()));
         for _ in 0..200 {
             lines.write_all(&[b'x'; 100]).expect("queued");
         }
@@ -205,10 +267,53 @@ mod tests {
     #[test]
     fn a_failed_writer_does_not_delay_the_end() {
         let queue = NonBlockingBuilder::default();
-        let (mut lines, written) = queue.finish(BatchWriter::new(Broken));
+        let (mut lines, written) = queue.finish(BatchWriter::new(Broken, Arc::default()));
         lines.write_all(b"lost\n").expect("queued");
         let start = Instant::now();
         drop(written); // tracing-appender gives up after a second
         assert!(start.elapsed() < Duration::from_millis(900));
+    }
+
+    /// A disk with this much space left.
+    struct Disk {
+        left: usize,
+        written: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.left == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let bytes = &bytes[..bytes.len().min(self.left)];
+            self.left -= bytes.len();
+            self.written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted_and_none_is_glued_to_another() {
+        let dropped = Arc::new(AtomicU64::new(0));
+        let disk = Disk {
+            left: 15,
+            written: Vec::new(),
+        };
+        let mut lines = BatchWriter::new(disk, Arc::clone(&dropped));
+        for _ in 0..1000 {
+            lines.write_all(b"a line\n").expect("no error");
+        }
+        lines.flush().expect("no error");
+        assert_eq!(dropped.load(Ordering::Relaxed), 998);
+        lines.writer.left = 100;
+        lines.write_all(b"again\n").expect("no error");
+        lines.flush().expect("no error");
+        let written = String::from_utf8(lines.writer.written).expect("text");
+        assert_eq!(written, "a line\na line\na\nagain\n");
+        assert_eq!(dropped.load(Ordering::Relaxed), 998);
     }
 }

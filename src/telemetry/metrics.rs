@@ -14,12 +14,21 @@ use std::{
 
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, process_collector::ProcessCollector,
+    TextEncoder,
 };
 
 use tokio::time::Instant;
 
-use super::{Method, callers::CallerMetrics, codes, logs, register::Register, state::State};
+use super::{
+    Method,
+    callers::CallerMetrics,
+    codes, logs,
+    process::Process,
+    register::Register,
+    runtime::Runtime,
+    state::State,
+    traces::{Traces, dropped_spans},
+};
 use crate::{admission::Admission, call::reason::Reason};
 
 /// How long a rate limit reported by the upstream is valid: the upstream counts the last 60 s.
@@ -46,6 +55,8 @@ pub struct Metrics {
     pub state: State,
     /// The metrics of each caller.
     pub callers: CallerMetrics,
+    process: Process,
+    pub(super) runtime: Runtime,
     registry: Registry,
     started: IntCounterVec,
     handled: IntCounterVec,
@@ -75,7 +86,6 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let new = Register(&registry);
-        registry.register(Box::new(ProcessCollector::for_self()))?;
         let build = Opts::new(
             "alim_bridge_build_info",
             "Always 1. The label has the version.",
@@ -102,6 +112,8 @@ impl Metrics {
         let metrics = Self {
             state: State::new(&new)?,
             callers: CallerMetrics::new(&new)?,
+            process: Process::new(&new)?,
+            runtime: Runtime::new(&new)?,
             started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",
@@ -155,6 +167,16 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Exports how many spans are lost: none if no spans are sent.
+    ///
+    /// # Errors
+    ///
+    /// - [`prometheus::Error`] if this was called before.
+    pub fn count_spans(&self, traces: Option<&Traces>) -> Result<(), prometheus::Error> {
+        let dropped = traces.map_or_else(dropped_spans, |traces| traces.dropped().clone());
+        self.registry.register(Box::new(dropped))
+    }
+
     /// Creates all possible series of calls at 0. `rate()` misses a first error that arrives together with its series.
     fn create_series(&self) {
         for method in Method::OURS.into_iter().chain(Method::OTHERS) {
@@ -177,6 +199,8 @@ impl Metrics {
         let set = |gauge: &IntGauge, calls| gauge.set(i64::try_from(calls).unwrap_or(i64::MAX));
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
+        self.process.update();
+        self.runtime.update();
         self.expire_ratelimit();
         let dropped = logs::dropped_lines();
         let reported = self.dropped_reported.fetch_max(dropped, Ordering::Relaxed);

@@ -11,7 +11,10 @@ mod fields;
 pub mod logs;
 mod method;
 pub mod metrics;
+mod process;
 mod register;
+pub mod runtime;
+mod spans;
 pub mod state;
 mod throttle;
 pub mod traces;
@@ -308,6 +311,7 @@ impl Record {
             upstream_status: notes.upstream_status,
             upstream_request_id: notes.upstream_request_id.as_deref(),
             duration,
+            deadline: call.caller_deadline.get().map(|at| *at - call.started),
             first_token,
             tokens,
             bytes_in: call.bytes_in.load(Ordering::Relaxed),

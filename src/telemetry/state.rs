@@ -99,6 +99,7 @@ pub struct State {
     draining: IntGauge,
     open_connections: IntGauge,
     max_connections: IntGauge,
+    accept_errors: IntCounter,
     rejected_connections: [IntCounter; ConnectionRejection::ALL.len()],
     overload_actions: [IntCounter; OverloadAction::ALL.len()],
     buffered_bytes: IntGauge,
@@ -149,6 +150,10 @@ impl State {
             max_connections: new.gauge(
                 "alim_bridge_max_connections",
                 "The setting MAX_CONNECTIONS.",
+            )?,
+            accept_errors: new.counter(
+                "alim_bridge_accept_errors_total",
+                "Connections that could not be accepted, for example because no file descriptor was free.",
             )?,
             rejected_connections: ConnectionRejection::ALL
                 .map(|rejection| rejections.with_label_values(&[rejection.cause()])),
@@ -210,6 +215,11 @@ impl State {
     /// Counts an action against overload.
     pub fn overloaded(&self, action: OverloadAction) {
         self.overload_actions[action as usize].inc();
+    }
+
+    /// Counts a connection that could not be accepted.
+    pub fn accept_failed(&self) {
+        self.accept_errors.inc();
     }
 
     /// Counts a rejected connection.

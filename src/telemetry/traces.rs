@@ -2,8 +2,8 @@
 //!
 //! The spans come from OpenTelemetry's own API and not from tracing. So no internals of libraries can be exported, and a
 //! bridge without traces pays nothing. W3C Trace Context is read from metadata and sent to the upstream. Names follow
-//! OpenTelemetry's semantic conventions for RPC and HTTP. The SDK reads sampling, resource, queue and headers from the
-//! standard `OTEL_` variables. The queue is bounded, so a slow or dead collector costs spans, never a call.
+//! OpenTelemetry's semantic conventions for RPC and HTTP. The SDK reads sampling, resource and headers from the standard
+//! `OTEL_` variables. The queue is bounded, so a slow or dead collector costs spans, never a call.
 
 use std::sync::OnceLock;
 
@@ -22,9 +22,10 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{SdkTracer, SdkTracerProvider},
 };
+use prometheus::IntCounter;
 use url::Url;
 
-use super::{Method, codes};
+use super::{Method, codes, spans::SpanQueue};
 
 const SERVICE: &str = "alim-bridge";
 
@@ -34,24 +35,30 @@ pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     upstream: [KeyValue; 2],
+    dropped: IntCounter,
 }
 
 impl Traces {
-    /// Sends spans to `collector` as OTLP over gRPC. Client spans name `upstream`. It does not connect yet, so the collector
-    /// can be down. Call it within a tokio runtime.
+    /// Sends spans to `collector` as OTLP over gRPC; at most `max_queued` wait. Client spans name `upstream`. It does not connect
+    /// yet, so the collector can be down. Call it within a tokio runtime.
     ///
     /// # Errors
     ///
     /// - [`ExporterBuildError`] if the URL or an `OTEL_` variable can't be used.
-    pub fn to(collector: &Url, upstream: &Url) -> Result<Self, ExporterBuildError> {
+    pub fn to(
+        collector: &Url,
+        max_queued: usize,
+        upstream: &Url,
+    ) -> Result<Self, ExporterBuildError> {
         let mut exporter = SpanExporter::builder().with_tonic();
         if collector.scheme() == "https" {
             // The exporter's default TLS has no roots at all.
             exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
         }
         let exporter = exporter.with_endpoint(collector.as_str()).build()?;
+        let dropped = dropped_spans();
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
+            .with_span_processor(SpanQueue::new(exporter, max_queued, dropped.clone()))
             .with_resource(resource())
             .build();
         let host = upstream.host_str().unwrap_or_default().to_owned();
@@ -59,11 +66,17 @@ impl Traces {
         Ok(Self {
             tracer: provider.tracer(SERVICE),
             provider,
+            dropped,
             upstream: [
                 KeyValue::new("server.address", host),
                 KeyValue::new("server.port", i64::from(port)),
             ],
         })
+    }
+
+    /// The number of spans that did not reach the collector.
+    pub(super) fn dropped(&self) -> &IntCounter {
+        &self.dropped
     }
 
     /// Sends what is queued and stops; blocks for at most five seconds.
@@ -72,6 +85,15 @@ impl Traces {
             tracing::warn!(%error, "the last spans may be lost");
         }
     }
+}
+
+/// Counts spans that did not reach the collector.
+pub(super) fn dropped_spans() -> IntCounter {
+    let counter = IntCounter::new(
+        "alim_bridge_spans_dropped_total",
+        "Spans lost because too many waited, or because the collector did not take them.",
+    );
+    counter.expect("a valid name")
 }
 
 /// The SDK's resource. If the environment names no service, the bridge's name is used.

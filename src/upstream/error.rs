@@ -29,6 +29,9 @@ pub enum Error {
     /// There was no connection, so the upstream never saw the call.
     #[error("no connection to the upstream")]
     Unreachable(#[source] reqwest::Error),
+    /// The bridge itself had no free file descriptor for a connection.
+    #[error("no free file descriptor for a connection")]
+    NoDescriptors(#[source] reqwest::Error),
     /// There was no memory for the request's JSON, so nothing was sent.
     #[error(transparent)]
     NoMemory(#[from] memory::Full),
@@ -112,7 +115,10 @@ pub enum Malformed {
 impl Error {
     /// Whether the call may have left the bridge.
     pub fn was_sent(&self) -> bool {
-        !matches!(self, Self::Unreachable(_) | Self::NoMemory(_))
+        !matches!(
+            self,
+            Self::Unreachable(_) | Self::NoDescriptors(_) | Self::NoMemory(_)
+        )
     }
 
     /// The upstream's status, if a head was received.
@@ -130,7 +136,10 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::StreamFailed { .. }
             | Self::Truncated => Some(StatusCode::OK),
-            Self::Unreachable(_) | Self::NoMemory(_) | Self::Interrupted(_) => None,
+            Self::Unreachable(_)
+            | Self::NoDescriptors(_)
+            | Self::NoMemory(_)
+            | Self::Interrupted(_) => None,
         }
     }
 }

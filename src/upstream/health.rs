@@ -5,7 +5,8 @@
 //! 5xx. One success, or 30 s without a failure, marks it up again. Only calls see behind a proxy, which accepts connections
 //! even if ALİM is down.
 //!
-//! Until a call has reached the graph's routes, a 404 from them means a wrong base URL, and marks the upstream down at once.
+//! Until a call has reached the graph's routes, a 404 from them, or a 400 that is not JSON, means a wrong base URL, and marks the
+//! upstream down at once.
 
 use std::{
     error::Error as StdError,
@@ -18,7 +19,7 @@ use http::StatusCode;
 use reqwest::Url;
 use tokio::{sync::Notify, time::Instant};
 
-use super::error::{Error, Rejection};
+use super::error::{Error, Malformed, Rejection};
 
 /// Probes in a row that must fail to mark the upstream down.
 const FAILED_PROBES: u32 = 3;
@@ -98,6 +99,7 @@ impl Health {
                 }
             }
             Evidence::Failure(cause) => state.calls.fail(url, &cause, now),
+            Evidence::None => {}
             Evidence::NoRoute(_) if !is_graph_route || state.has_routes => {}
             Evidence::NoRoute(cause) => state.misrouted = Some((fault(url, &cause), now)),
         }
@@ -127,6 +129,8 @@ enum Evidence {
     Upstream,
     Failure(String),
     NoRoute(String),
+    /// The bridge did not get as far as the upstream.
+    None,
 }
 
 impl Evidence {
@@ -135,6 +139,10 @@ impl Evidence {
             Error::Unreachable(error) | Error::Interrupted(error) => {
                 Self::Failure(root_cause(error))
             }
+            Error::NoDescriptors(_) | Error::NoMemory(_) => Self::None,
+            Error::Malformed {
+                why: Malformed::Foreign400,
+            } => Self::NoRoute(misrouted(StatusCode::BAD_REQUEST)),
             Error::Redirected { status } => Self::NoRoute(misrouted(*status)),
             Error::Rejected(rejection) if lacks_route(rejection) => {
                 Self::NoRoute(misrouted(rejection.status))
@@ -323,6 +331,9 @@ mod tests {
             rejected(404, None),
             rejected(404, Some("Not Found")),
             rejected(405, None),
+            Error::Malformed {
+                why: Malformed::Foreign400,
+            },
         ] {
             let health = Health::unknown();
             health.record_probe(&url(), None);

@@ -4,6 +4,7 @@
 //! response. Three rules hold. A call that may have reached the upstream is never sent twice. No response is read without a
 //! limit. Redirects are never followed, because the key would go along.
 
+mod descriptors;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -203,7 +204,7 @@ impl Upstream {
         let mark = MarkSentOnDrop::new(slot.as_ref().filter(|_| !outgoing.has_body()));
         let request = || request::build(&outgoing, &call, key.as_ref());
         let sent = self.send(client, request, until).await;
-        if matches!(sent, Err(Error::Unreachable(_))) {
+        if sent.as_ref().is_err_and(|error| !error.was_sent()) {
             mark.disarm();
         }
         let (url, expected) = outgoing.into_parts();
@@ -251,7 +252,12 @@ impl Upstream {
         for attempt in 1.. {
             let error = match client.execute(request()).await {
                 Ok(response) => return Ok(response),
-                Err(error) if error.is_connect() => Error::Unreachable(error),
+                Err(error) if error.is_connect() => {
+                    match descriptors::are_exhausted(Some(&error)) {
+                        true => Error::NoDescriptors(error),
+                        false => Error::Unreachable(error),
+                    }
+                }
                 Err(error) => Error::Interrupted(error),
             };
             match self

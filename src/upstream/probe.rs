@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Settings, Upstream,
+    Settings, Upstream, descriptors,
     health::root_cause,
     request::{JSON, MarkSentOnDrop, USER_AGENT, key_header},
     response,
@@ -46,6 +46,8 @@ impl Upstream {
     /// Probes the upstream within the connect timeout, and records the result in [`Upstream::health`]. With a health URL, success is a
     /// 200 that is not `{"healthy": false}`. Without one, success is an accepted connection.
     ///
+    /// If the bridge has no free file descriptor, nothing is recorded.
+    ///
     /// A probe with the key counts against the key's quota. If the quota is used up, nothing is sent and nothing recorded.
     pub async fn probe(&self) {
         let (url, failed) = match &self.settings.health_url {
@@ -63,6 +65,9 @@ impl Upstream {
                 self.bounded(self.connect(&self.settings.url)).await,
             ),
         };
+        if failed.is_err() && descriptors::are_exhausted(None) {
+            return; // this says nothing about the upstream
+        }
         self.health.record_probe(url, failed.err());
     }
 

@@ -8,7 +8,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
     Bridge, RichStatus, ask, ask_stream,
-    extra::advance_time,
+    callers::{CallersFile, entry},
+    deployed::Deployed,
+    extra::{advance_time, with_metadata},
     reply_json, sse_answer, sse_tokens,
     upstream::{Reply, Upstream},
 };
@@ -198,4 +200,34 @@ async fn a_full_listener_closes_its_oldest_unused_connection_for_a_new_one() {
     new.invoke(ask("Salam")).await.expect("a reply");
     assert_closed(&mut silent).await;
     bridge.invoke("Salam").await.expect("still open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_bridge_names_the_busiest_callers_once_a_minute() {
+    let file = CallersFile::with(&(entry("hog", "h") + &entry("orders", "o")));
+    for (callers_file, named) in [(&*file.path(), "hog 3, orders 1"), ("", "127.0.0.1 4")] {
+        let upstream = Upstream::answering(an_open_stream());
+        let settings = [("MAX_CALLS", "3"), ("CALLERS_FILE", callers_file)];
+        let bridge = Deployed::with(&upstream.url(), &settings);
+        let mut client = bridge.client();
+        let as_caller = |key: &'static [u8]| [("authorization", key)];
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            let ask = with_metadata(ask_stream("Salam"), &as_caller(b"Bearer h"));
+            open.push(client.stream(ask).await.expect("a head"));
+        }
+        for _ in 0..3 {
+            let ask = with_metadata(ask("Salam"), &as_caller(b"Bearer o"));
+            client.invoke(ask).await.expect_err("full");
+        }
+        drop(open);
+        let log = bridge.running.stop().stderr;
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("MAX_CALLS calls are open"));
+        let lines: Vec<_> = lines.collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        let busiest = format!(r#""busiest":"{named}""#);
+        assert!(lines[0].contains(&busiest), "{busiest}: {}", lines[0]);
+    }
 }

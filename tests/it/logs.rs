@@ -2,7 +2,7 @@
 //! and a record of each call.
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
     time::{Duration, Instant},
 };
 
@@ -64,6 +64,46 @@ async fn an_unread_log_stalls_neither_calls_nor_the_exit() {
         "so few lines that nothing stalled: {}",
         lines.len()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_lost_behind_a_stalled_reader_are_counted_within_1000_lines() {
+    const ROUNDS: usize = 5;
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let serve = [&SERVE[..4], &["127.0.0.1:0"]].concat();
+    let url = upstream.url();
+    let [url, key, _] = settings(&url);
+    let (mut bridge, unread) = running::start_unread(&serve, &[url, key]);
+    let mut unread = BufReader::new(unread);
+    let mut line = String::new();
+    while !line.contains("\"serving\"") {
+        line.clear();
+        unread.read_line(&mut line).expect("UTF-8");
+    }
+    let admin = field(&line, "admin").parse().expect("an address");
+    let address = bridge.address();
+    for _ in 0..ROUNDS {
+        call_often(&address).await;
+    }
+    let (_, metrics) = get(admin, "/metrics").await;
+    let mut lines = metrics.lines();
+    let dropped = lines.find_map(|line| line.strip_prefix("alim_bridge_log_lines_dropped_total "));
+    let dropped: usize = dropped.expect("a counter").parse().expect("a count");
+
+    let reading = tokio::task::spawn_blocking(move || {
+        let lines = unread.lines().map_while(Result::ok);
+        lines.filter(|line| line.contains("call ended")).count()
+    });
+    assert_eq!(bridge.stop().code, Some(0));
+    let read = reading.await.expect("no panic");
+    let ended = ROUNDS * CALLS;
+    let in_the_pipe = 64 * 1024 / 250; // a record has more than 250 bytes
+    assert!(
+        ended - dropped <= 1000 + in_the_pipe,
+        "{dropped} of {ended}"
+    );
+    let uncounted = ended - dropped - read;
+    assert!(uncounted <= 1, "{uncounted}"); // the last record can come after the scrape
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,6 +305,23 @@ async fn a_record_has_the_bytes_of_both_messages_as_json_and_as_text() {
             && record.contains(&expected),
         "{record}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_has_the_time_that_its_caller_allowed() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let mut bridge = Deployed::with(&upstream.url(), &[]);
+    for allowed in [Some(20_000.0), None] {
+        let mut request = tonic::Request::new(ask("Salam"));
+        if allowed.is_some() {
+            request.set_timeout(Duration::from_secs(20));
+        }
+        let mut client = bridge.client();
+        client.invoke(request).await.expect("a reply");
+        let record = bridge.running.wait_for_log("call ended");
+        let record: Value = serde_json::from_str(&record).expect("JSON");
+        assert_eq!(record["deadline_ms"].as_f64(), allowed, "{record}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod corners;
 mod credentials;
 mod crossing;
 mod crowds;
+mod descriptors;
 mod emulator;
 mod failures;
 mod floods;

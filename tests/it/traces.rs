@@ -2,7 +2,10 @@
 
 mod collector;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use crate::{
     support::{
@@ -28,12 +31,20 @@ const PARENT: &str = "00f067aa0ba902b7";
 
 /// A bridge that sends its spans to a collector.
 async fn traced(upstream: &Upstream, collector: &str) -> (Bridge, Traces) {
+    traced_with_queue(2048, upstream, collector).await
+}
+
+async fn traced_with_queue(
+    max_queued: usize,
+    upstream: &Upstream,
+    collector: &str,
+) -> (Bridge, Traces) {
     let mut config = config(&[
         ("UPSTREAM_URL", &upstream.url()),
         ("UPSTREAM_API_KEY", SERVICE_KEY),
     ]);
     let collector = collector.parse().expect("a URL");
-    let traces = Traces::to(&collector, &config.upstream.url).expect("an exporter");
+    let traces = Traces::to(&collector, max_queued, &config.upstream.url).expect("an exporter");
     config.server.traces = Some(traces.clone());
     (Bridge::from_config(config).await, traces)
 }
@@ -199,6 +210,27 @@ async fn a_dead_collector_costs_spans_and_no_call() {
         bridge.invoke("Salam").await.expect("a reply");
     }
     flushed(traces).await;
+    assert_eq!(dropped_spans(&bridge).await, 200);
+}
+
+async fn dropped_spans(bridge: &Bridge) -> u64 {
+    let (_, metrics) = bridge.admin("/metrics").await;
+    let mut lines = metrics.lines();
+    let count = lines.find_map(|line| line.strip_prefix("alim_bridge_spans_dropped_total "));
+    count.expect("a counter").parse().expect("a count")
+}
+
+#[tokio::test]
+async fn spans_that_exceed_the_queue_of_a_silent_collector_are_counted() {
+    let upstream = Upstream::answering(Reply::json(200, reply_json()));
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("bound"));
+    let (bridge, _traces) = traced_with_queue(16, &upstream, &url).await;
+    for _ in 0..40 {
+        bridge.invoke("Salam").await.expect("a reply");
+    }
+    let dropped = dropped_spans(&bridge).await; // of 80; 16 wait, and 16 may be on their way
+    assert!((48..=64).contains(&dropped), "{dropped}");
 }
 
 /// Runs the built command with these variables for its collector: one call, then the stop.
@@ -295,7 +327,11 @@ async fn a_span_names_its_caller_and_an_unidentified_caller_has_no_span() {
         ("UPSTREAM_API_KEY", SERVICE_KEY),
         ("CALLERS_FILE", &file.path()),
     ]);
-    let traces = Traces::to(&collector.url.parse().expect("a URL"), &config.upstream.url);
+    let traces = Traces::to(
+        &collector.url.parse().expect("a URL"),
+        2048,
+        &config.upstream.url,
+    );
     let traces = traces.expect("an exporter");
     config.server.traces = Some(traces.clone());
     let bridge = Bridge::from_config(config).await;

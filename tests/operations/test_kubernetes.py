@@ -138,7 +138,7 @@ def test_production_and_tls_are_closed_as_they_are_shipped() -> None:
 def test_it_listens_where_the_ports_and_probes_are(overlay: str) -> None:
     ports = {port["name"]: port["containerPort"] for port in container(overlay)["ports"]}
     listens = {name: settings(overlay)[f"ALIM_BRIDGE_{key}"] for name, key in (("grpc", "LISTEN"), ("admin", "ADMIN_LISTEN"))}
-    assert listens == {name: f"0.0.0.0:{port}" for name, port in ports.items()}
+    assert listens == {name: f"[::]:{port}" for name, port in ports.items()}, "an IPv6-only pod has no IPv4 address"
     probes = [container(overlay)[f"{when}Probe"] for when in ("startup", "readiness", "liveness")]
     if overlay == "tls":
         assert [(probe["httpGet"]["port"], "grpc" in probe) for probe in probes] == [("admin", False)] * 3
@@ -184,8 +184,9 @@ def test_files_that_settings_name_are_mounted_as_folders_that_follow_changes(ove
 def test_selectors_of_others_are_left_as_they_were_written() -> None:
     """kustomize's labels can reach into a NetworkPolicy's peers."""
     allowed = one("production", "NetworkPolicy")["spec"]
-    peers = [peer["podSelector"]["matchLabels"] for rule in allowed["egress"] for peer in rule["to"]]
-    assert peers == [{"k8s-app": "kube-dns"}, {"app.kubernetes.io/name": "alim"}]
+    peers = [peer.get("podSelector", {}).get("matchLabels") for rule in allowed["egress"] for peer in rule["to"]]
+    assert peers == [{"k8s-app": "kube-dns"}, {"app.kubernetes.io/name": "alim"}, None]
+    assert [port["port"] for rule in allowed["egress"] for port in rule["ports"]] == [53, 53, 8000, 4317]
     assert [rule["ports"][0]["port"] for rule in allowed["ingress"]] == ["grpc", "admin"]
 
 
@@ -213,6 +214,17 @@ def test_prometheus_finds_the_admin_port_under_the_job_that_the_rules_ask_for() 
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert service["metadata"]["labels"][monitor["jobLabel"]] == "alim-bridge"
     assert monitor["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+def test_prometheus_operator_takes_what_bears_the_release_of_its_stack() -> None:
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert one("production", kind)["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_the_trial_runs_one_image_with_a_tag() -> None:
+    pods = [made["spec"]["template"]["spec"] for made in rendered("trial") if made["kind"] == "Deployment"]
+    images = [run["image"] for pod in pods for run in pod["containers"]]
+    assert images == ["alim-bridge:0.1.0"] * 2
 
 
 def test_the_autoscaler_reads_a_metric_that_there_is_and_owns_the_count(bridge: Bridge) -> None:

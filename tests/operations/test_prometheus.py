@@ -14,7 +14,7 @@ from promql import alternatives, grouped_by, selectors
 
 FAULTS = ["rate_limited", "unavailable", "agent_failed", "truncated", "empty"]
 # What the dashboard's variables stand for here; every window holds several scrapes.
-VARIABLES = {"$__rate_interval": "1m", "$job": "alim-bridge", "$instance": ".*"}
+VARIABLES = {"$__rate_interval": "1m", "$namespace": ".*", "$job": "alim-bridge", "$instance": ".*"}
 
 
 class Prometheus:
@@ -43,6 +43,7 @@ def prometheus(bridge: Bridge, guarded: str, tmp_path_factory: pytest.TempPathFa
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [bridge.admin, guarded]
+    config["scrape_configs"][0]["static_configs"][0]["labels"] = {"namespace": "alim-bridge"}  # as in Kubernetes
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / "rules.yml").write_text((DEPLOY / "prometheus/rules.yml").read_text())
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]

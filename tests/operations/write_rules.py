@@ -10,7 +10,7 @@ rules = yaml.safe_load((DEPLOY / "prometheus/rules.yml").read_text())
 resource = {
     "apiVersion": "monitoring.coreos.com/v1",
     "kind": "PrometheusRule",
-    "metadata": {"name": "alim-bridge"},
+    "metadata": {"name": "alim-bridge", "labels": {"release": "kube-prometheus-stack"}},
     "spec": rules,
 }
 text = yaml.safe_dump(resource, sort_keys=False, allow_unicode=True, width=1000)

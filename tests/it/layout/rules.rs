@@ -37,7 +37,7 @@ const LIBRARIES: [(&[&str], &[&str]); 5] = [
     ),
     (
         &["opentelemetry_otlp", "opentelemetry_sdk"],
-        &["telemetry/traces.rs"],
+        &["telemetry/spans.rs", "telemetry/traces.rs"],
     ),
     (&["reqwest", "eventsource_stream"], &["upstream/"]),
     (&["rustyline"], &["client/prompt.rs"]),
