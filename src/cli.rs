@@ -239,7 +239,8 @@ pub fn settings(matches: &ArgMatches, vars: impl Iterator<Item = (String, String
     raw
 }
 
-/// Reads only `names`, each with the command's own default. Other variables in the environment are for `serve`.
+/// Reads only `names`, each with the command's own default. Other settings in the environment are for `serve`. A variable that is
+/// no setting is an error, as in `serve`.
 pub fn settings_of(
     names: &[(&'static str, &str)],
     matches: &ArgMatches,
@@ -247,9 +248,10 @@ pub fn settings_of(
 ) -> RawSettings {
     let mut raw = read_flags(matches, names.iter().map(|(name, _)| *name));
     let is_read = |name: &str| {
-        names
-            .iter()
-            .any(|(it, _)| name.strip_prefix(PREFIX) == Some(it))
+        name.strip_prefix(PREFIX).is_some_and(|rest| {
+            let is_setting = SETTINGS.iter().any(|setting| setting.name == rest);
+            !is_setting || names.iter().any(|(it, _)| *it == rest)
+        })
     };
     raw.add_environment(vars.filter(|(name, _)| is_read(name)));
     let defaults = names.iter();

@@ -249,7 +249,7 @@ async fn demo(flags: &ArgMatches) -> ExitCode {
         Ok(following) => drop(tokio::spawn(following)),
         Err(error) => return fail(&error, FAILURE),
     }
-    match client::demo::run(settings, shutdown).await {
+    match client::demo::run(settings, shutdown, &program()).await {
         Ok(drained) => exit_code(drained),
         Err(error) => fail(&error, error.exit_code()),
     }
@@ -319,6 +319,14 @@ fn environment() -> impl Iterator<Item = (String, String)> {
         ))
     };
     std::env::vars_os().filter_map(text)
+}
+
+/// How this process was called, as others can call it.
+fn program() -> String {
+    let name = std::env::args().next();
+    let is_one_word = |name: &String| !name.is_empty() && !name.contains(char::is_whitespace);
+    name.filter(is_one_word)
+        .map_or_else(|| "alim-bridge".into(), |name| sanitize::text(&name))
 }
 
 fn exit_code(drained: Drained) -> ExitCode {
