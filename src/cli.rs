@@ -3,6 +3,7 @@
 
 mod callers;
 mod emulate;
+mod pages;
 mod target;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use prost_types::Struct;
 pub use self::{
     callers::{CallersAction, callers_action},
     emulate::{EMULATE, emulator_settings},
+    pages::{completions, man},
     target::{health_url, target},
 };
 use crate::{
@@ -76,6 +78,7 @@ pub fn command() -> Command {
         )
         .subcommand(health())
         .subcommand(callers::command())
+        .subcommands(pages::commands())
 }
 
 fn serve() -> Command {

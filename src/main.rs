@@ -62,6 +62,10 @@ async fn run(matches: &ArgMatches) -> ExitCode {
         Some(("emulate", flags)) => return emulate(flags).await,
         Some(("demo", flags)) => return demo(flags).await,
         Some(("callers", flags)) => return callers(flags),
+        Some(("completions", flags)) => {
+            return page(Ok(cli::completions(cli::command(), flags)));
+        }
+        Some(("man", flags)) => return page(cli::man(cli::command(), flags)),
         Some(("invoke", flags)) => (invoke(flags).await, flags),
         Some(("stream", flags)) => (stream(flags).await, flags),
         Some(("chat", flags)) => match chat(flags).await {
@@ -333,6 +337,14 @@ fn exit_code(drained: Drained) -> ExitCode {
     match drained {
         Drained::Clean => ExitCode::SUCCESS,
         Drained::Forced => FAILURE.into(),
+    }
+}
+
+fn page(made: Result<Vec<u8>, client::Error>) -> ExitCode {
+    match made.and_then(|page| Ok(std::io::stdout().write_all(&page)?)) {
+        Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod chat;
 mod demo;
+mod pages;
 mod secrets;
 mod terminal;
 mod tls;
