@@ -165,7 +165,7 @@ pub const CATALOG: [Entry; Reason::ALL.len()] = [
         "Start a new thread."),
     entry(Reason::UpstreamConflict, Fault::Caller,
         "ALİM answered 409.",
-        "The thread is mostly busy with another call: send one at a time."),
+        "Usually the thread is busy with another call: send one at a time."),
     entry(Reason::UpstreamPrecondition, Fault::Caller,
         "ALİM answered 412.",
         "Ask ALİM's people."),
