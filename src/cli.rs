@@ -3,6 +3,7 @@
 
 mod callers;
 mod emulate;
+mod pages;
 mod target;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use prost_types::Struct;
 pub use self::{
     callers::{CallersAction, callers_action},
     emulate::{EMULATE, emulator_settings},
+    pages::{completions, man},
     target::{health_url, target},
 };
 use crate::{
@@ -76,6 +78,7 @@ pub fn command() -> Command {
         )
         .subcommand(health())
         .subcommand(callers::command())
+        .subcommands(pages::commands())
 }
 
 fn serve() -> Command {
@@ -250,7 +253,8 @@ pub fn settings(matches: &ArgMatches, vars: impl Iterator<Item = (String, String
     raw
 }
 
-/// Reads only `names`, each with the command's own default. Other variables in the environment are for `serve`.
+/// Reads only `names`, each with the command's own default. Other settings in the environment are for `serve`. A variable that is
+/// no setting is an error, as in `serve`.
 pub fn settings_of(
     names: &[(&'static str, &str)],
     matches: &ArgMatches,
@@ -258,9 +262,10 @@ pub fn settings_of(
 ) -> RawSettings {
     let mut raw = read_flags(matches, names.iter().map(|(name, _)| *name));
     let is_read = |name: &str| {
-        names
-            .iter()
-            .any(|(it, _)| name.strip_prefix(PREFIX) == Some(it))
+        name.strip_prefix(PREFIX).is_some_and(|rest| {
+            let is_setting = SETTINGS.iter().any(|setting| setting.name == rest);
+            !is_setting || names.iter().any(|(it, _)| *it == rest)
+        })
     };
     raw.add_environment(vars.filter(|(name, _)| is_read(name)));
     let defaults = names.iter();

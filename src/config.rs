@@ -1,7 +1,7 @@
 //! Parses the settings: raw strings from flags and environment become a [`Config`]. All invalid settings
 //! are reported together.
 //!
-//! One table, [`SETTINGS`], is the source of flags, environment variables, defaults and README's table.
+//! One table, [`SETTINGS`], is the source of flags, environment variables, defaults and `docs/settings.md`.
 //! Raw strings ([`RawSettings`]) and parsed values ([`Config`]) are separate types. The environment is an
 //! argument, so tests never read the real one.
 
@@ -19,7 +19,7 @@ use url::{Host, Url};
 use self::reader::Reader;
 pub use self::{
     reader::{InvalidSetting, InvalidSettings, RawSettings},
-    table::{PREFIX, SETTINGS, Setting},
+    table::{GROUPS, PREFIX, SETTINGS, Setting},
 };
 use crate::{
     callers::{Callers, OwnKeys},

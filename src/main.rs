@@ -62,6 +62,10 @@ async fn run(matches: &ArgMatches) -> ExitCode {
         Some(("emulate", flags)) => return emulate(flags).await,
         Some(("demo", flags)) => return demo(flags).await,
         Some(("callers", flags)) => return callers(flags),
+        Some(("completions", flags)) => {
+            return page(Ok(cli::completions(cli::command(), flags)));
+        }
+        Some(("man", flags)) => return page(cli::man(cli::command(), flags)),
         Some(("invoke", flags)) => (invoke(flags).await, flags),
         Some(("stream", flags)) => (stream(flags).await, flags),
         Some(("chat", flags)) => match chat(flags).await {
@@ -281,7 +285,7 @@ async fn demo(flags: &ArgMatches) -> ExitCode {
         Ok(following) => drop(tokio::spawn(following)),
         Err(error) => return fail(&error, FAILURE),
     }
-    match client::demo::run(settings, shutdown).await {
+    match client::demo::run(settings, shutdown, &program()).await {
         Ok(drained) => exit_code(drained),
         Err(error) => fail(&error, error.exit_code()),
     }
@@ -353,10 +357,26 @@ fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(text)
 }
 
+/// How this process was called, as others can call it.
+fn program() -> String {
+    let name = std::env::args().next();
+    let is_one_word = |name: &String| !name.is_empty() && !name.contains(char::is_whitespace);
+    name.filter(is_one_word)
+        .map_or_else(|| "alim-bridge".into(), |name| sanitize::text(&name))
+}
+
 fn exit_code(drained: Drained) -> ExitCode {
     match drained {
         Drained::Clean => ExitCode::SUCCESS,
         Drained::Forced => FAILURE.into(),
+    }
+}
+
+fn page(made: Result<Vec<u8>, client::Error>) -> ExitCode {
+    match made.and_then(|page| Ok(std::io::stdout().write_all(&page)?)) {
+        Err(client::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 

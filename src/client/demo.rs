@@ -21,13 +21,18 @@ use crate::{
 
 const QUESTION: &str = "Salam! Pomidorda zərərverici var, nə edim?";
 
-/// Starts both, prints an Invoke and a Stream, suggests further commands, and serves until a signal.
+/// Starts both, prints an Invoke and a Stream, suggests further commands, and serves until a signal. The commands call
+/// `program`, because this one need not be on the PATH.
 ///
 /// # Errors
 ///
 /// - [`Error::Usage`] if a setting is invalid, [`Error::Demo`] if the bridge fails, and the errors of the
 ///   two calls.
-pub async fn run(settings: RawSettings, shutdown: Shutdown) -> Result<Drained, Error> {
+pub async fn run(
+    settings: RawSettings,
+    shutdown: Shutdown,
+    program: &str,
+) -> Result<Drained, Error> {
     let upstream = TcpListener::bind("127.0.0.1:0").await?;
     let upstream_url = format!("http://{}/api/v1", upstream.local_addr()?);
     let mut emulated = emulator::Settings::default();
@@ -63,7 +68,7 @@ pub async fn run(settings: RawSettings, shutdown: Shutdown) -> Result<Drained, E
         print(&format!("Its metrics are on {url}\n"))?;
     }
     tokio::select! {
-        result = show(address, metrics.as_deref(), quota) => match result {
+        result = show(program, address, metrics.as_deref(), quota) => match result {
             Err(Error::Interrupted) => {
                 shutdown.drain.cancelled().await; // Ctrl-C interrupts the call too
             }
@@ -101,15 +106,22 @@ fn demo_config(
     Config::parse(&raw).map_err(|invalid| Error::Usage(invalid.to_string()))
 }
 
-/// Binds the usual address, so that README's commands work. If its port is taken, binds another one.
-async fn bind(usual: SocketAddr) -> std::io::Result<TcpListener> {
-    match TcpListener::bind(usual).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => TcpListener::bind(SocketAddr::new(usual.ip(), 0)).await,
-    }
+/// Binds the usual address, so that README's commands work. If that fails, says why, and binds another port.
+async fn bind(usual: SocketAddr) -> Result<TcpListener, Error> {
+    let failed = match TcpListener::bind(usual).await {
+        Ok(listener) => return Ok(listener),
+        Err(error) => error,
+    };
+    let other = TcpListener::bind(SocketAddr::new(usual.ip(), 0)).await?;
+    let address = other.local_addr()?;
+    print(&format!(
+        "{usual} can't be used ({failed}): {address} takes its place\n"
+    ))?;
+    Ok(other)
 }
 
 async fn show(
+    program: &str,
     address: SocketAddr,
     metrics: Option<&str>,
     quota: Option<Rate>,
@@ -133,17 +145,24 @@ async fn show(
         ..StreamRequest::default()
     };
     ask::stream(&target, question, Output::Transcript).await?;
-    print(&next_steps(address, metrics, quota))?;
+    print(&next_steps(program, address, metrics, quota))?;
     std::future::pending().await
 }
 
-fn next_steps(address: SocketAddr, metrics: Option<&str>, quota: Option<Rate>) -> String {
+fn next_steps(
+    program: &str,
+    address: SocketAddr,
+    metrics: Option<&str>,
+    quota: Option<Rate>,
+) -> String {
     let scrape = metrics.map(|url| format!("curl -s {url}\n"));
     let scrape = scrape.unwrap_or_default();
     let share = match quota {
-        None => "alim-bridge demo --upstream-quota 5/10s    # shows ALİM's rate limit; with --quota-wait 8s calls wait instead of failing".into(),
+        None => format!(
+            "{program} demo --upstream-quota 5/10s    # shows ALİM's rate limit; with --quota-wait 8s calls wait instead of failing"
+        ),
         Some(rate) => format!(
-            "for n in $(seq {}); do alim-bridge invoke --address {address} Salam; done    # the quota is {rate}: the last one is told when to retry",
+            "for n in $(seq {}); do {program} invoke --address {address} Salam; done    # the quota is {rate}: the last one is told when to retry",
             rate.requests().min(100) + 1,
         ),
     };
@@ -151,6 +170,8 @@ fn next_steps(address: SocketAddr, metrics: Option<&str>, quota: Option<Rate>) -
         r#"
 ── Try next, in another terminal
 
+{program} stream --address {address} "Nə vaxt suvarım?"
+{program} chat --address {address}
 grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.GraphService/Invoke
 grpcurl -plaintext -d '{{"message": "Nə vaxt suvarım?"}}' {address} alim.v1.GraphService/Stream
 grpcurl -plaintext -d '{{"message": ""}}' {address} alim.v1.GraphService/Invoke

@@ -1,5 +1,5 @@
-//! The table of settings: the source of flags, environment variables and defaults. A test compares README's
-//! table with it.
+//! The table of settings: the source of flags, environment variables, defaults, and the tables in
+//! `docs/settings.md`.
 
 /// The prefix of every setting's environment variable.
 pub const PREFIX: &str = "ALIM_BRIDGE_";
@@ -32,7 +32,22 @@ const fn setting(name: &'static str, default: &'static str, help: &'static str) 
     }
 }
 
-/// All settings of `serve`.
+/// The groups of `docs/settings.md`. Each begins with this setting, and ends where the next one begins.
+pub const GROUPS: &[(&str, &str)] = &[
+    ("LISTEN", "Where the bridge listens"),
+    ("UPSTREAM_URL", "ALİM and the keys for it"),
+    ("TLS_CERT_FILE", "Who may call"),
+    ("CONNECT_TIMEOUT", "Timeouts"),
+    ("MAX_CALLS", "Limits"),
+    ("KEEPALIVE_INTERVAL", "Connections of callers"),
+    ("RETRIES", "Retries and framing"),
+    ("UPSTREAM_HEALTH_URL", "ALİM's health"),
+    ("UPSTREAM_QUOTA", "ALİM's quota"),
+    ("DRAIN_DELAY", "Shutdown"),
+    ("LOG_FORMAT", "Logs and traces"),
+];
+
+/// All settings of `serve`, group by group.
 pub const SETTINGS: &[Setting] = &[
     setting("LISTEN", "127.0.0.1:50051", "Where gRPC is served"),
     setting(

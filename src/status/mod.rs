@@ -1,8 +1,9 @@
 //! Every way in which a call can fail, in one type, and the gRPC status of each.
 //!
-//! `mapping` is the table of codes and reasons. `encode` writes the status within the sizes that callers accept. `text` cleans
-//! and truncates the upstream's text.
+//! `mapping` is the table of codes and reasons, and `catalog` says what the reasons mean. `encode` writes the status within the
+//! sizes that callers accept. `text` cleans and truncates the upstream's text.
 
+pub mod catalog;
 mod encode;
 mod mapping;
 mod text;

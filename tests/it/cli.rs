@@ -3,6 +3,7 @@
 mod chat;
 mod check;
 mod demo;
+mod pages;
 mod secrets;
 mod terminal;
 mod tls;

@@ -22,6 +22,7 @@ mod headers;
 mod health;
 mod layout;
 mod leaks;
+mod links;
 mod logs;
 mod metrics;
 mod protocol;

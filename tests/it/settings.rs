@@ -6,9 +6,9 @@
 mod files;
 mod values;
 
-use std::fs;
+use alim_bridge::config::{Config, GROUPS, InvalidSettings, RawSettings, SETTINGS, Setting};
 
-use alim_bridge::config::{Config, InvalidSettings, RawSettings, SETTINGS, Setting};
+use crate::support::page;
 
 /// The only required setting.
 const KEY: (&str, &str) = ("UPSTREAM_API_KEY", "k");
@@ -111,29 +111,26 @@ fn names_and_defaults_do_not_change() {
     assert_eq!(rows, DEFAULTS);
 }
 
-fn readme_row(row: &Setting) -> String {
-    let default = match row.default {
+fn row(setting: &Setting) -> String {
+    let default = match setting.default {
         "" => "none".into(),
         default => format!("`{default}`"),
     };
-    let help = row.help.replace('<', "\\<"); // Markdown would hide <key> as a tag
-    format!("| `{}` | {default} | {help} |", row.name)
+    let help = setting.help.replace('<', "\\<"); // Markdown would hide <key> as a tag
+    format!("| `{}` | {default} | {help} |\n", setting.name)
 }
 
 #[test]
-fn the_readme_lists_every_setting() {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
-    let readme = readme.expect("README.md");
-    let lines = readme.lines().map(str::trim);
-    let mut table = lines.skip_while(|line| *line != "| setting | default | meaning |");
-    assert!(table.next().is_some(), "no table of settings");
-    let rows: Vec<_> = table.take_while(|line| line.starts_with('|')).collect();
-    let expected: Vec<_> = SETTINGS.iter().map(readme_row).collect();
-    assert_eq!(rows[0], "|---|---|---|");
-    for (row, expected) in rows[1..].iter().zip(&expected) {
-        assert_eq!(row, expected);
+fn the_page_of_settings_is_the_table() {
+    let mut text = String::new();
+    for setting in SETTINGS {
+        if let Some((_, title)) = GROUPS.iter().find(|(first, _)| *first == setting.name) {
+            text += &format!("\n### {title}\n\n| setting | default | meaning |\n|---|---|---|\n");
+        }
+        text += &row(setting);
     }
-    assert_eq!(rows.len() - 1, expected.len(), "all rows and no others");
+    assert_eq!(text.matches("###").count(), GROUPS.len());
+    page::check("docs/settings.md", "settings", &text);
 }
 
 #[test]

@@ -31,7 +31,7 @@ func Connect(target string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 type Failure struct {
 	Code       codes.Code
 	Message    string
-	Reason     string        // stable: the README lists them
+	Reason     string        // stable: docs/errors.md lists them
 	Fields     []string      // of the request, that break a rule
 	RetryAfter time.Duration // zero where the bridge does not say
 }

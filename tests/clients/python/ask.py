@@ -23,7 +23,7 @@ class Failure:
 
     code: grpc.StatusCode
     message: str
-    reason: str = ""  # stable: the README lists them
+    reason: str = ""  # stable: docs/errors.md lists them
     fields: list[str] = field(default_factory=list)  # of the request, that break a rule
     retry_after: float | None = None  # seconds
 

@@ -12,8 +12,8 @@ UNITS = {"s": 1, "m": 60}
 
 
 def setting(name: str) -> int:
-    """A duration's default in the README's table, in seconds."""
-    value, unit = re.search(rf"\| `{name}` \| `(\d+)([sm])` \|", (ROOT / "README.md").read_text()).groups()
+    """A duration's default in docs/settings.md, in seconds."""
+    value, unit = re.search(rf"\| `{name}` \| `(\d+)([sm])` \|", (ROOT / "docs/settings.md").read_text()).groups()
     return int(value) * UNITS[unit]
 
 

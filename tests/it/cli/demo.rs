@@ -1,5 +1,7 @@
 //! The commands `demo` and `emulate`: their output, their ports and their logs.
 
+use std::{net::TcpListener, process::Command};
+
 use serde_json::Value;
 
 use super::{KEY, QUESTION, emulate, serve};
@@ -62,7 +64,8 @@ fn demo_suggests_how_to_try_a_quota() {
     let mut demo = start(&args, &[]);
     let address = demo.wait_for_line("alim-bridge serves gRPC on ");
     let address = address.rsplit(' ').next().expect("a last word").to_owned();
-    let line = demo.wait_for_line("for n in $(seq 4); do alim-bridge invoke --address ");
+    let line = demo.wait_for_line("/alim-bridge invoke --address ");
+    assert!(line.starts_with("for n in $(seq 4); do /"), "{line}");
     assert!(line.contains(&address), "{line}");
     demo.wait_for_line("Ready.");
     let call = || run(&["invoke", "--json", "--address", &address, "Salam"]);
@@ -70,6 +73,35 @@ fn demo_suggests_how_to_try_a_quota() {
     let Exited { code, stderr, .. } = call();
     assert_eq!(code, Some(72), "{stderr}");
     assert!(stderr.contains("QUOTA_EXHAUSTED"), "{stderr}");
+}
+
+#[test]
+fn a_command_that_the_demo_suggests_can_be_pasted() {
+    let mut demo = start(&["demo", "--admin-listen", "off"], &[]);
+    let line = demo.wait_for_line("/alim-bridge stream --address ");
+    demo.wait_for_line("/alim-bridge chat --address ");
+    let pasted = Command::new("sh").args(["-c", &line]).output();
+    let printed = String::from_utf8(pasted.expect("sh").stdout).expect("UTF-8");
+    assert!(printed.starts_with("Suvarmalısınız"), "{line}: {printed}");
+}
+
+#[test]
+fn demo_says_that_another_port_takes_the_place_of_a_taken_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = listener.local_addr().expect("bound").to_string();
+    let mut demo = start(&["demo", "--admin-listen", &taken], &[]);
+    let line = demo.wait_for_line(&format!("{taken} can't be used"));
+    let other = line.split("): ").nth(1).and_then(|it| it.split(' ').next());
+    demo.wait_for_line(&format!("http://{}/metrics", other.expect("an address")));
+}
+
+#[test]
+fn demo_and_emulate_reject_a_variable_that_is_no_setting() {
+    for command in ["demo", "emulate"] {
+        let ended = start(&[command], &[("ALIM_BRIDGE_LISTN", "x")]).wait();
+        let error = "alim-bridge: ALIM_BRIDGE_LISTN is not a setting of alim-bridge: did you mean ALIM_BRIDGE_LISTEN?\n";
+        assert_eq!((ended.code, &*ended.stderr), (Some(64), error));
+    }
 }
 
 #[test]

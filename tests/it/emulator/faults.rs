@@ -75,3 +75,18 @@ async fn a_slow_answer_takes_a_second_for_each_event() {
     alim.post(INVOKE, &with_fault("slow")).await;
     assert_eq!(before.elapsed().as_secs(), events as u64);
 }
+
+#[tokio::test]
+async fn the_page_of_faults_has_a_section_for_each() {
+    const PAGE: &str = include_str!("../../../docs/faults.md");
+    let alim = Alim::start(NO_DELAY).await;
+    let unknown = alim.post(INVOKE, &with_fault("unknown")).await.line();
+    let (_, listed) = unknown.split_once("Input should be ").expect("the names");
+    let listed = listed.split('"').next().expect("a message");
+    let names: Vec<_> = listed.split('\'').skip(1).step_by(2).collect();
+    let sections = PAGE.split("## One by one").nth(1).expect("a section");
+    let sections = sections.split("\n## ").next().expect("text");
+    let sections: Vec<_> = sections.split("\n### ").skip(1).collect();
+    let sections: Vec<_> = sections.iter().filter_map(|it| it.lines().next()).collect();
+    assert_eq!(sections, names);
+}

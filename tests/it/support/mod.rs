@@ -6,6 +6,7 @@ pub(crate) mod deployed;
 pub(crate) mod extra;
 pub(crate) mod faults;
 pub(crate) mod frames;
+pub(crate) mod page;
 pub(crate) mod running;
 pub(crate) mod upstream;
 

@@ -19,7 +19,7 @@ export function connect(target: string, more: ClientOptions = {}): GraphServiceC
 export interface Failure {
   code: string;
   message: string;
-  /** Stable: the README lists them. */
+  /** Stable: docs/errors.md lists them. */
   reason?: string;
   /** Of the request, that break a rule. */
   fields?: string[];

@@ -16,7 +16,7 @@ pub mod pb {
 pub struct Failure {
     pub code: Code,
     pub message: String,
-    /// Stable: the README lists them.
+    /// Stable: docs/errors.md lists them.
     pub reason: String,
     /// Of the request, that break a rule.
     pub fields: Vec<String>,

@@ -14,7 +14,7 @@ import java.util.List;
 /**
  * What a status says, in its details too.
  *
- * @param reason stable: the README lists them
+ * @param reason stable: docs/errors.md lists them
  * @param fields of the request, that break a rule
  * @param retryAfter null where the bridge does not say
  */
