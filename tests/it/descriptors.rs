@@ -1,6 +1,6 @@
 //! A bridge without free file descriptors: its figures can still be read, and it does not blame the upstream.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -67,12 +67,26 @@ async fn scrape(connection: &mut TcpStream) -> HashMap<String, f64> {
         .collect()
 }
 
+/// Scrapes until this figure is at least `value`.
+async fn scrape_until(connection: &mut TcpStream, name: &str, value: f64) -> HashMap<String, f64> {
+    let scraping = async {
+        loop {
+            let figures = scrape(connection).await;
+            if figures[name] >= value {
+                return figures;
+            }
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), scraping).await;
+    found.unwrap_or_else(|_| panic!("{name} is below {value}"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_free_descriptors_figures_are_exported_and_the_upstream_is_not_blamed() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let (bridge, [address, admin]) = serve(&upstream);
     let mut scraper = TcpStream::connect(admin).await.expect("a port");
-    while scrape(&mut scraper).await["alim_bridge_upstream_up"] != 1.0 {}
+    scrape_until(&mut scraper, "alim_bridge_upstream_up", 1.0).await;
     let address = address.parse().expect("an address");
     let client = GraphServiceClient::new(channel_to(address));
     let mut open = Vec::new();
@@ -86,13 +100,7 @@ async fn without_free_descriptors_figures_are_exported_and_the_upstream_is_not_b
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
     assert!(status.message().contains("file descriptor"), "{status:?}");
     let _unaccepted = TcpStream::connect(address).await.expect("the backlog");
-    let failed = "alim_bridge_accept_errors_total";
-    let figures = loop {
-        let figures = scrape(&mut scraper).await;
-        if figures[failed] >= 3.0 {
-            break figures;
-        }
-    };
+    let figures = scrape_until(&mut scraper, "alim_bridge_accept_errors_total", 3.0).await;
     assert_eq!(figures["process_max_fds"], 80.0);
     assert!(figures["process_open_fds"] >= 80.0, "with inherited ones");
     assert!(figures["process_resident_memory_bytes"] > 1e6);
