@@ -85,7 +85,18 @@ fn serve() -> Command {
             "A flag overrides its environment variable. All configuration errors are reported together. \
             ALIM_BRIDGE_UPSTREAM_API_KEY has no flag: other users can read a process's arguments.",
         )
+        .arg(
+            Arg::new("check")
+                .long("check")
+                .action(ArgAction::SetTrue)
+                .help("Check all settings and files, print the effective settings, and exit: 0, or 64 with every fault"),
+        )
         .args(settings_with_flags().map(|it| setting_flag(&(it.name, it.default))))
+}
+
+/// Whether `serve` only checks its settings.
+pub fn is_check(matches: &ArgMatches) -> bool {
+    matches.get_flag("check")
 }
 
 fn settings_with_flags() -> impl Iterator<Item = &'static Setting> {

@@ -5,6 +5,7 @@
 //! Raw strings ([`RawSettings`]) and parsed values ([`Config`]) are separate types. The environment is an
 //! argument, so tests never read the real one.
 
+mod effective;
 mod memory;
 mod names;
 mod reader;
@@ -52,6 +53,7 @@ pub struct Config {
     /// The OpenTelemetry variable that asks for an unsupported protocol, so that no spans are sent: worth a
     /// warning.
     pub ignored_variable: Option<&'static str>,
+    effective: Vec<(&'static str, String)>,
 }
 
 /// Parses only the log's settings, for a command that needs no others.
@@ -82,7 +84,7 @@ impl Config {
         );
         let max_reply_bytes = read.bytes("MAX_REPLY_BYTES");
         let upstream = upstream_settings(&mut read, credentials, max_reply_bytes);
-        let config = Self {
+        let mut config = Self {
             listen: read.address("LISTEN"),
             admin_listen: read.unless_off("ADMIN_LISTEN", Reader::address),
             server: server_settings(&mut read, credentials, &upstream),
@@ -90,8 +92,15 @@ impl Config {
             logs: log_settings(&mut read),
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
             ignored_variable: raw.ignored_variable(),
+            effective: Vec::new(),
         };
+        config.effective = effective::effective(raw, &config);
         read.finish(config)
+    }
+
+    /// Every setting's name, without the prefix, and its value in use: empty if it is not set. No key is among them.
+    pub fn effective(&self) -> Vec<(&'static str, String)> {
+        self.effective.clone()
     }
 
     /// Whether anyone who reaches the listener over the network can spend the bridge's key: worth a warning. TLS

@@ -96,20 +96,42 @@ async fn serve(flags: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(invalid) => return fail(&invalid, USAGE),
     };
+    if cli::is_check(flags) {
+        return check(&config);
+    }
     match bridge(config).await {
         Ok(drained) => exit_code(drained),
         Err(error) => fail(&*error, FAILURE),
     }
 }
 
+/// Prints the effective settings as lines of an environment file, and logs the warnings of a start.
+fn check(config: &Config) -> ExitCode {
+    let _log_writer = logs::init(config.logs.clone());
+    warn_about_settings(config);
+    if let Some(tls) = &config.server.tls {
+        tls.load().warn_about_expiry();
+    }
+    if let Err(error) = traces(config) {
+        return fail(&*error, USAGE);
+    }
+    for (name, value) in config.effective() {
+        print_line(&format!("{}{name}={value}", config::PREFIX));
+    }
+    ExitCode::SUCCESS
+}
+
+fn traces(config: &Config) -> Result<Option<Traces>, BoxError> {
+    let collector = config.collector.as_ref();
+    let traces = collector.map(|collector| Traces::to(collector, &config.upstream.url));
+    Ok(traces.transpose()?)
+}
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
     let _log_writer = logs::init(config.logs.clone());
-    let traces = match &config.collector {
-        Some(collector) => Some(Traces::to(collector, &config.upstream.url)?),
-        None => None,
-    };
+    let traces = traces(&config)?;
     config.server.traces.clone_from(&traces);
     warn_about_settings(&config);
     warn_about_file_limit(&config.server);
@@ -129,6 +151,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         upstream = %config.upstream.url,
         memory_limit = config.server.memory_limit,
         admitted_calls = admitted_calls(&config.server),
+        settings = settings_line(&config),
         "serving"
     );
     print_line(&format!("alim-bridge listening on {address}"));
@@ -153,6 +176,14 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
     let drained = drained?;
     tracing::info!(?drained, "stopped");
     Ok(drained)
+}
+
+/// All settings that have a value, on one line.
+fn settings_line(config: &Config) -> String {
+    let set = config.effective().into_iter();
+    let set = set.filter(|(_, value)| !value.is_empty());
+    let set: Vec<_> = set.map(|(name, value)| format!("{name}={value}")).collect();
+    set.join(" ")
 }
 
 /// Warns about settings that are valid but probably not intended.

@@ -92,7 +92,8 @@ impl RawSettings {
         }
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    /// The value of a flag or variable, or else the default.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         let setting = SETTINGS.iter().find(|setting| setting.name == name);
         let setting = setting.unwrap_or_else(|| panic!("{name} is in the table"));
         let value = self.values.get(name).map(String::as_str);

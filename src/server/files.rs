@@ -31,7 +31,11 @@ pub(super) fn watch(
     };
     if let Some(tls) = settings.tls.clone() {
         let (count, current, metrics) = (watched(Files::Tls), tls.clone(), Arc::clone(metrics));
-        let record_expiry = move || metrics.state.set_certificate_expiry(current.load().expires);
+        let record_expiry = move || {
+            let tls = current.load();
+            metrics.state.set_certificate_expiry(tls.expires);
+            tls.warn_about_expiry();
+        };
         record_expiry();
         let retire = retire_connections(tls.clone(), connections.clone(), settings.drain_timeout);
         background.spawn(tls.watch(move |outcome| {

@@ -1,6 +1,11 @@
 //! Server-side TLS: built from PEM files, and rebuilt when they change.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -38,6 +43,30 @@ impl fmt::Debug for Tls {
         debug
             .field("expires", &self.expires)
             .finish_non_exhaustive()
+    }
+}
+
+/// If the chain expires within this time, the bridge warns.
+const EXPIRY_WARNING: Duration = Duration::from_secs(24 * 3600);
+
+impl Tls {
+    /// Logs a warning if the certificate chain has expired or expires within a day. It is used nonetheless.
+    pub fn warn_about_expiry(&self) {
+        let seconds = self.expires.map(|at| u64::try_from(at).unwrap_or(0));
+        let Some(expires) = seconds.map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at))
+        else {
+            return;
+        };
+        let at = humantime::format_rfc3339_seconds(expires);
+        match expires.duration_since(SystemTime::now()) {
+            Err(_) => {
+                tracing::warn!(expired = %at, "the certificate of TLS_CERT_FILE has expired: callers that check it can't connect");
+            }
+            Ok(left) if left < EXPIRY_WARNING => {
+                tracing::warn!(expires = %at, "the certificate of TLS_CERT_FILE expires within a day");
+            }
+            Ok(_) => {}
+        }
     }
 }
 

@@ -29,6 +29,17 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// Whether lines are JSON.
+    pub fn is_json(self) -> bool {
+        match self {
+            Self::Auto => !io::stderr().is_terminal(),
+            Self::Text => false,
+            Self::Json => true,
+        }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -104,11 +115,7 @@ impl Drop for FlushOnDrop {
 /// Sends log lines and panic messages to standard error until the returned guard is dropped. Later calls in the same
 /// process have no effect.
 pub fn init(settings: Settings) -> FlushOnDrop {
-    let is_json = match settings.format {
-        Format::Auto => !io::stderr().is_terminal(),
-        Format::Text => false,
-        Format::Json => true,
-    };
+    let is_json = settings.format.is_json();
     let queue = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES);
     let (writer, guard) = queue.finish(BatchWriter::new(io::stderr()));
     let _ = DROPPED.set(writer.error_counter());

@@ -1,6 +1,7 @@
 //! The command as a child process: its output and its exit codes.
 
 mod chat;
+mod check;
 mod demo;
 mod secrets;
 mod terminal;

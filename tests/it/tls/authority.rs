@@ -1,6 +1,10 @@
 //! Certificates made in the test: an authority and the certificates that it signs, as PEM files in a directory.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
@@ -47,6 +51,14 @@ impl Authority {
     pub(crate) fn vouch_until(&self, name: &str, (year, month, day): (i32, u8, u8)) -> Identity {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         params.not_after = rcgen::date_time_ymd(year, month, day);
+        self.sign(params)
+    }
+
+    /// Signs a certificate that expires after these hours.
+    pub(crate) fn vouch_for_hours(&self, name: &str, hours: u32) -> Identity {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let now = SystemTime::now() + Duration::from_secs(3600) * hours;
+        params.not_after = now.into();
         self.sign(params)
     }
 
