@@ -60,7 +60,10 @@ pub async fn run(settings: RawSettings, shutdown: Shutdown) -> Result<Drained, E
         "An embedded ALİM serves {upstream_url}\nalim-bridge serves gRPC on {address}\n"
     ))?;
     if let Some(url) = &metrics {
-        print(&format!("Its metrics are on {url}\n"))?;
+        let page = url.trim_end_matches("metrics");
+        print(&format!(
+            "Its metrics are on {url}\nIts admin page is on {page}\n"
+        ))?;
     }
     tokio::select! {
         result = show(address, metrics.as_deref(), quota) => match result {

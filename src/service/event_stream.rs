@@ -91,8 +91,8 @@ impl EventStream {
 
     /// The next event, or the failure that ends the wait for it.
     fn poll_event_or_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Result<TimedEvent, Failure>> {
-        if self.call.is_forced() {
-            return Poll::Ready(Err(Failure::DrainTimeout));
+        if let Some(failure) = self.call.forced_failure() {
+            return Poll::Ready(Err(failure));
         }
         if let Poll::Ready(outcome) = self.poll_event(cx) {
             return Poll::Ready(outcome);
@@ -109,9 +109,7 @@ impl EventStream {
                 _ => return Poll::Ready(Err(TimeoutKind::Idle.into())),
             }
         }
-        self.call
-            .poll_forced(cx)
-            .map(|()| Err(Failure::DrainTimeout))
+        self.call.poll_forced(cx).map(Err)
     }
 
     /// Counts the event and builds the caller's message.

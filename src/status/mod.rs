@@ -54,6 +54,9 @@ pub enum Failure {
     /// The caller neither sent nor read anything while the bridge was short of memory.
     #[error("the caller neither sent nor read anything")]
     CallerStalled,
+    /// An operator cancelled the call on the admin port.
+    #[error("an operator cancelled the call")]
+    OperatorCancelled,
     /// The bridge panicked.
     #[error("a panic of the bridge")]
     Panicked,
@@ -104,6 +107,7 @@ impl Failure {
             Self::DeadlineExceeded(_)
             | Self::DrainTimeout
             | Self::CallerStalled
+            | Self::OperatorCancelled
             | Self::Panicked => true,
             Self::Invalid(_)
             | Self::CredentialsMissing
@@ -123,6 +127,7 @@ impl Failure {
             Self::DeadlineExceeded(_)
             | Self::DrainTimeout
             | Self::CallerStalled
+            | Self::OperatorCancelled
             | Self::Panicked
             | Self::Invalid(_)
             | Self::CredentialsMissing

@@ -4,6 +4,8 @@
 //! can have a value that a caller invents: methods, codes and reasons are closed sets. The buckets suit language
 //! models: replies take seconds to minutes, tokens milliseconds.
 
+pub mod figures;
+
 use std::{
     sync::{
         Mutex, MutexGuard,
@@ -19,7 +21,10 @@ use prometheus::{
 
 use tokio::time::Instant;
 
-use super::{Method, callers::CallerMetrics, codes, logs, register::Register, state::State};
+use super::{
+    Method, callers::CallerMetrics, codes, failed::FailedCalls, logs, register::Register,
+    state::State,
+};
 use crate::{admission::Admission, call::reason::Reason};
 
 /// How long a rate limit reported by the upstream is valid: the upstream counts the last 60 s.
@@ -46,6 +51,8 @@ pub struct Metrics {
     pub state: State,
     /// The metrics of each caller.
     pub callers: CallerMetrics,
+    /// The last failed calls, for the admin page.
+    pub failed_calls: FailedCalls,
     registry: Registry,
     started: IntCounterVec,
     handled: IntCounterVec,
@@ -102,6 +109,7 @@ impl Metrics {
         let metrics = Self {
             state: State::new(&new)?,
             callers: CallerMetrics::new(&new)?,
+            failed_calls: FailedCalls::default(),
             started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",

@@ -7,7 +7,9 @@
 pub mod access;
 pub mod callers;
 mod codes;
+pub mod failed;
 mod fields;
+pub mod log_filter;
 pub mod logs;
 mod method;
 pub mod metrics;
@@ -15,6 +17,7 @@ mod register;
 pub mod state;
 mod throttle;
 pub mod traces;
+mod view;
 
 use std::{
     net::SocketAddr,
@@ -280,6 +283,8 @@ impl Record {
             && call.method.is_api_call()
         {
             call.metrics.failed(reason);
+            let ended = self.failed_call(&notes, code, reason, duration);
+            call.metrics.failed_calls.add(ended, notes.is_identified);
         }
         if let Some(caller_series) = &notes.caller_series {
             call.metrics
