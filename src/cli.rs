@@ -4,6 +4,7 @@
 mod callers;
 mod emulate;
 mod target;
+mod top;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub use self::{
     callers::{CallersAction, callers_action},
     emulate::{EMULATE, emulator_settings},
     target::{health_url, target},
+    top::top_settings,
 };
 use crate::{
     call::json,
@@ -76,6 +78,7 @@ pub fn command() -> Command {
         )
         .subcommand(health())
         .subcommand(callers::command())
+        .subcommand(top::command())
 }
 
 fn serve() -> Command {

@@ -69,6 +69,7 @@ async fn run(matches: &ArgMatches) -> ExitCode {
             Err(error) => (Err(error), flags),
         },
         Some(("health", flags)) => (health(flags).await, flags),
+        Some(("top", flags)) => return top(flags).await,
         _ => unreachable!("clap knows only these"),
     };
     let error = match result {
@@ -334,6 +335,14 @@ async fn health(flags: &ArgMatches) -> Result<(), client::Error> {
         service.unwrap_or_default(),
     )
     .await
+}
+
+async fn top(flags: &ArgMatches) -> ExitCode {
+    let shown = async { client::top::run(cli::top_settings(flags, environment())?).await };
+    match shown.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+    }
 }
 
 async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {

@@ -40,7 +40,7 @@ pub enum Error {
     NoLog,
 }
 
-/// A layer that filters by the setting until [`set`] changes it.
+/// A layer that filters by the setting until a [`Change`] is applied.
 pub(super) fn layer(setting: EnvFilter) -> reload::Layer<EnvFilter, Registry> {
     let (layer, handle) = reload::Layer::new(setting.clone());
     let current = Mutex::new(setting.to_string());
@@ -58,27 +58,45 @@ pub fn current() -> Option<String> {
     Some(current.unwrap_or_else(|held| held.into_inner()).clone())
 }
 
-/// Changes the filter to `LOG` with `changes`, such as `debug` or `alim_bridge::upstream=trace`. Without changes, it is `LOG`
-/// again. Returns the whole filter.
-///
-/// # Errors
-///
-/// - [`Error`] if the changes can't be read, or concern other targets.
-pub fn set(changes: &str) -> Result<String, Error> {
-    let directives = parse(changes)?;
-    let control = CONTROL.get().ok_or(Error::NoLog)?;
-    let mut filter = control.setting.clone();
-    for directive in directives {
-        filter = filter.add_directive(directive);
+/// A filter that can be applied: the setting `LOG` with changes.
+#[derive(Debug)]
+pub struct Change {
+    filter: EnvFilter,
+    text: String,
+}
+
+impl Change {
+    /// Lays `changes` over `LOG`, such as `debug` or `alim_bridge::upstream=trace`. Without changes, it is `LOG` itself.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error`] if the changes can't be read, or concern other targets.
+    pub fn parse(changes: &str) -> Result<Self, Error> {
+        let directives = parse(changes)?;
+        let mut filter = CONTROL.get().ok_or(Error::NoLog)?.setting.clone();
+        for directive in directives {
+            filter = filter.add_directive(directive);
+        }
+        let text = filter.to_string();
+        Ok(Self { filter, text })
     }
-    let text = filter.to_string();
-    let mut current = control
-        .current
-        .lock()
-        .unwrap_or_else(|held| held.into_inner());
-    control.handle.reload(filter).map_err(|_| Error::NoLog)?;
-    current.clone_from(&text);
-    Ok(text)
+
+    /// The whole filter.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Uses the filter from now on.
+    pub fn apply(self) {
+        let Some(control) = CONTROL.get() else { return };
+        let mut current = control
+            .current
+            .lock()
+            .unwrap_or_else(|held| held.into_inner());
+        let reloaded = control.handle.reload(self.filter);
+        reloaded.expect("the subscriber lasts as long as the process");
+        *current = self.text;
+    }
 }
 
 fn parse(changes: &str) -> Result<Vec<Directive>, Error> {

@@ -5,6 +5,7 @@
 //! limit. Redirects are never followed, because the key would go along.
 
 pub mod error;
+pub mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod health;

@@ -6,6 +6,7 @@ mod demo;
 mod secrets;
 mod terminal;
 mod tls;
+mod top;
 mod warnings;
 
 use std::net::TcpListener;

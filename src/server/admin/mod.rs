@@ -42,7 +42,7 @@ use crate::{
     middleware::open_calls::OpenCalls,
     quota::Quota,
     reload::Reload,
-    telemetry::{log_filter, metrics::Metrics},
+    telemetry::{log_filter::Change, metrics::Metrics},
     upstream::Health,
 };
 
@@ -151,13 +151,22 @@ async fn set_log_filter(Extension(Peer(peer)): Extension<Peer>, uri: Uri) -> Res
     let filter = filter
         .map(|(_, value)| value.into_owned())
         .unwrap_or_default();
-    match log_filter::set(&filter) {
-        Ok(current) => {
-            tracing::warn!(%peer, filter = current, "an operator changed the log's filter");
-            Json(json!({ "log": current })).into_response()
-        }
-        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    let change = match Change::parse(&filter) {
+        Ok(change) => change,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let filter = change.text().to_owned();
+    let log = || tracing::warn!(%peer, filter, "an operator changes the log's filter");
+    // Of the old filter and the new one, either may be off.
+    let is_logged = tracing::enabled!(tracing::Level::WARN);
+    if is_logged {
+        log();
     }
+    change.apply();
+    if !is_logged {
+        log();
+    }
+    Json(json!({ "log": filter })).into_response()
 }
 
 /// `POST /calls/{id}/cancel`, with the number of an open call in `/status`.

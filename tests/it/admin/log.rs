@@ -25,7 +25,7 @@ async fn a_debug_line_appears_after_the_level_is_changed_and_not_after_it_is_res
     client.invoke(ask("Salam")).await.expect_err("503");
     let line = bridge
         .running
-        .wait_for_log("an operator changed the log's filter");
+        .wait_for_log("an operator changes the log's filter");
     assert!(line.contains("alim_bridge=debug,info"), "{line}");
     bridge.running.wait_for_log(DEBUG_LINE);
     bridge.running.wait_for_log("call ended");
@@ -35,7 +35,7 @@ async fn a_debug_line_appears_after_the_level_is_changed_and_not_after_it_is_res
     client.invoke(ask("Salam")).await.expect_err("503");
     bridge
         .running
-        .wait_for_log("an operator changed the log's filter");
+        .wait_for_log("an operator changes the log's filter");
     let line = bridge.running.wait_for_log("alim_bridge::"); // the next line at all
     assert!(line.contains("call ended"), "{line}");
 }
@@ -90,5 +90,29 @@ async fn filters_of_other_libraries_and_unreadable_ones_are_rejected_with_the_re
     assert_eq!(get.status, 405);
     bridge.client().invoke(ask("Salam")).await.expect_err("503");
     bridge.running.wait_for_log("call ended");
-    assert!(!bridge.running.stop().stderr.contains("an operator changed"));
+    assert!(!bridge.running.stop().stderr.contains("an operator changes"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_logged_also_if_the_old_or_the_new_filter_is_off() {
+    let upstream = Upstream::answering(Reply::json(503, "{}"));
+    let bridge = Deployed::with(&upstream.url(), &[]);
+    for filter in ["off", "off", "error", "debug"] {
+        let changed = local(bridge.admin, &format!("PUT /log?filter={filter}")).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+    }
+    let log = bridge.running.stop().stderr;
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("an operator changes the log's filter"));
+    let filters = ["alim_bridge=off,info", "alim_bridge=debug,info"];
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(
+        lines.len(),
+        2,
+        "from info to off, and from error to debug: {log}"
+    );
+    for (line, filter) in lines.iter().zip(filters) {
+        assert!(line.contains(filter), "{line}");
+    }
 }
