@@ -174,6 +174,7 @@ fn whole(value: &Value) -> u64 {
 fn time(value: &Value) -> String {
     match value.as_f64() {
         None => "-".into(),
+        Some(seconds) if seconds < 0.01 => format!("{:.1} ms", seconds * 1000.0),
         Some(seconds) if seconds < 1.0 => format!("{:.0} ms", seconds * 1000.0),
         Some(seconds) if seconds < 60.0 => format!("{seconds:.1} s"),
         Some(seconds) if seconds < 3600.0 => format!(
