@@ -5,6 +5,7 @@ mod callers;
 mod emulate;
 mod pages;
 mod target;
+mod top;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use self::{
     emulate::{EMULATE, emulator_settings},
     pages::{completions, man},
     target::{health_url, target},
+    top::top_settings,
 };
 use crate::{
     call::json,
@@ -78,6 +80,7 @@ pub fn command() -> Command {
         )
         .subcommand(health())
         .subcommand(callers::command())
+        .subcommand(top::command())
         .subcommands(pages::commands())
 }
 

@@ -10,10 +10,11 @@ mod memory;
 mod names;
 mod reader;
 mod table;
+mod warnings;
 
 use std::{net::SocketAddr, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use self::reader::Reader;
@@ -98,6 +99,7 @@ impl Config {
             effective: Vec::new(),
         };
         config.effective = effective::effective(raw, &config);
+        config.server.effective.clone_from(&config.effective);
         read.finish(config)
     }
 
@@ -226,6 +228,8 @@ fn server_settings(
         max_connection_idle: read.duration("MAX_CONNECTION_IDLE"),
         keepalive_interval: read.duration("KEEPALIVE_INTERVAL"),
         keepalive_timeout: read.duration("KEEPALIVE_TIMEOUT"),
+        admin_token: read.reload("ADMIN_TOKEN_FILE", |contents| parse_token(&contents[0])),
+        effective: Vec::new(), // set later, because it shows all settings
         health_interval: read
             .unless_auto("UPSTREAM_HEALTH_INTERVAL", Reader::duration)
             .unwrap_or(match upstream.health_key() {
@@ -294,6 +298,17 @@ fn callers(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload<Cal
         .ok()
 }
 
+/// Anyone who reaches the admin port can guess. So a token must be long.
+fn parse_token(content: &[u8]) -> Result<SecretString, String> {
+    let token = parse_key(content).map_err(|why| why.replace("key", "token"))?;
+    match token.expose_secret().len() {
+        MIN_TOKEN_BYTES.. => Ok(token),
+        length => Err(format!(
+            "holds a token of {length} bytes, at least {MIN_TOKEN_BYTES} are needed"
+        )),
+    }
+}
+
 fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<tls::Tls>> {
     let cert = read.text("TLS_CERT_FILE");
     let key = read.text("TLS_KEY_FILE");
@@ -337,6 +352,8 @@ fn server_tls(read: &mut Reader<'_>, serves_http1: bool) -> Option<Reload<tls::T
     }
 }
 
+/// The minimum size of the admin port's token.
+const MIN_TOKEN_BYTES: usize = 16;
 /// Time between two probes that cost nothing.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two probes with the bridge's key. ALİM counts them among the key's 30 calls a minute.

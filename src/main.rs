@@ -14,10 +14,7 @@ use alim_bridge::{
     cli, client,
     config::{self, Config},
     emulator, sanitize,
-    server::{
-        self, Drained,
-        descriptors::{self, Shortage},
-    },
+    server::{self, Drained},
     shutdown::Shutdown,
     telemetry::{logs, traces::Traces},
 };
@@ -73,6 +70,7 @@ async fn run(matches: &ArgMatches) -> ExitCode {
             Err(error) => (Err(error), flags),
         },
         Some(("health", flags)) => (health(flags).await, flags),
+        Some(("top", flags)) => return top(flags).await,
         _ => unreachable!("clap knows only these"),
     };
     let error = match result {
@@ -112,7 +110,7 @@ async fn serve(flags: &ArgMatches) -> ExitCode {
 /// Prints the effective settings as lines of an environment file, and logs the warnings of a start.
 fn check(config: &Config) -> ExitCode {
     let _log_writer = logs::init(config.logs.clone());
-    warn_about_settings(config);
+    config.warn();
     if let Some(tls) = &config.server.tls {
         tls.load().warn_about_expiry();
     }
@@ -138,8 +136,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
     let _log_writer = logs::init(config.logs.clone());
     let traces = traces(&config)?;
     config.server.traces.clone_from(&traces);
-    warn_about_settings(&config);
-    warn_about_file_limit(&config.server);
+    config.warn();
     let listener = bind("ALIM_BRIDGE_LISTEN", config.listen).await?;
     let address = listener.local_addr()?;
     let admin = match config.admin_listen {
@@ -155,7 +152,7 @@ async fn bridge(mut config: Config) -> Result<Drained, BoxError> {
         admin = admin_address.map(|address| address.to_string()),
         upstream = %config.upstream.url,
         memory_limit = config.server.memory_limit,
-        admitted_calls = admitted_calls(&config.server),
+        admitted_calls = config.admitted_calls(),
         settings = settings_line(&config),
         "serving"
     );
@@ -191,64 +188,10 @@ fn settings_line(config: &Config) -> String {
     set.join(" ")
 }
 
-/// Warns about settings that are valid but probably not intended.
-fn warn_about_settings(config: &Config) {
-    if let Some(variable) = config.ignored_variable {
-        tracing::warn!(
-            variable,
-            "no traces are sent: this variable selects a protocol other than grpc, and the bridge supports only grpc. Set it to grpc and the endpoint to the collector's gRPC port (usually 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
-        );
-    }
-    if config.is_open_to_the_network() {
-        tracing::warn!(
-            listen = %config.listen,
-            "anyone who reaches this address may call, because TLS alone authenticates nobody: set TLS_CLIENT_CA_FILE, CALLERS_FILE or CREDENTIALS=caller"
-        );
-    }
-    if config.is_open_to_every_page() {
-        tracing::warn!(
-            listen = %config.listen,
-            "any page in a browser that reaches this address may call: list origins in GRPC_WEB, or set CALLERS_FILE"
-        );
-    }
-    let (admitted, max_calls) = (admitted_calls(&config.server), config.server.max_calls);
-    if admitted < max_calls {
-        tracing::warn!(
-            memory_limit = config.server.memory_limit,
-            admitted_calls = admitted,
-            max_calls,
-            "MEMORY_LIMIT is too low for MAX_CALLS calls: raise it, or lower MAX_CALLS"
-        );
-    }
-    if config.sends_keys_in_clear() {
-        tracing::warn!(
-            upstream = %config.upstream.url,
-            "keys for ALİM are sent over the network in clear text: set UPSTREAM_URL to https, or let a mesh add TLS"
-        );
-    }
-}
-
 /// Sends the last spans, but not after `until`: a collector that does not answer must not delay the exit.
 async fn send_last_spans(traces: Traces, until: Instant) {
     let sent = tokio::task::spawn_blocking(move || traces.stop());
     let _ = timeout_at(until, sent).await;
-}
-
-/// How many idle calls the bridge can have open at once.
-fn admitted_calls(settings: &server::Settings) -> usize {
-    settings.max_calls.min(settings.budget().idle_calls())
-}
-
-fn warn_about_file_limit(settings: &server::Settings) {
-    match descriptors::raise_limit(settings.max_calls, settings.max_connections) {
-        Ok(None) => {}
-        Ok(Some(Shortage { limit, needed })) => tracing::warn!(
-            limit,
-            needed,
-            "the limit on open files is below MAX_CALLS + MAX_CONNECTIONS: raise it (ulimit -Hn) or lower them"
-        ),
-        Err(error) => tracing::warn!(%error, "the limit on open files can't be read"),
-    }
 }
 
 async fn emulate(flags: &ArgMatches) -> ExitCode {
@@ -339,6 +282,14 @@ async fn health(flags: &ArgMatches) -> Result<(), client::Error> {
         service.unwrap_or_default(),
     )
     .await
+}
+
+async fn top(flags: &ArgMatches) -> ExitCode {
+    let shown = async { client::top::run(cli::top_settings(flags, environment())?).await };
+    match shown.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+    }
 }
 
 async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {

@@ -74,6 +74,8 @@ pub enum Reason {
     CallerDeadline,
     /// The caller neither sent nor read anything while the bridge was short of memory.
     CallerStalled,
+    /// An operator cancelled the call on the admin port.
+    OperatorCancelled,
     /// The upstream rejects the request: 400, 422 or another 4xx.
     UpstreamRejectedRequest,
     /// The upstream does not have the requested resource: 404 or 410.
@@ -90,7 +92,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, each at the index of its discriminant.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::UpstreamUnreachable,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
@@ -125,6 +127,7 @@ impl Reason {
         Self::OriginRejected,
         Self::CallerDeadline,
         Self::CallerStalled,
+        Self::OperatorCancelled,
         Self::UpstreamRejectedRequest,
         Self::UpstreamNotFound,
         Self::UpstreamConflict,
@@ -170,6 +173,7 @@ impl Reason {
             Self::OriginRejected => "ORIGIN_REJECTED",
             Self::CallerDeadline => "CALLER_DEADLINE",
             Self::CallerStalled => "CALLER_STALLED",
+            Self::OperatorCancelled => "OPERATOR_CANCELLED",
             Self::UpstreamRejectedRequest => "UPSTREAM_REJECTED_REQUEST",
             Self::UpstreamNotFound => "UPSTREAM_NOT_FOUND",
             Self::UpstreamConflict => "UPSTREAM_CONFLICT",

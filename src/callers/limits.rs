@@ -58,6 +58,11 @@ impl Limits {
         }
     }
 
+    /// The calls that are open now.
+    pub(super) fn open_calls(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Never waits.
     ///
     /// # Errors

@@ -224,6 +224,21 @@ impl Caller {
         self.rules.rejects_override != Some(true)
     }
 
+    /// Its open calls to ALİM.
+    pub fn open_calls(&self) -> usize {
+        self.limits.open_calls()
+    }
+
+    /// Its limit on open calls; `None` if it has none.
+    pub fn max_open_calls(&self) -> Option<usize> {
+        self.rules.max_open_calls
+    }
+
+    /// Its rate limit as in the file; `None` if it has none.
+    pub fn rate(&self) -> Option<String> {
+        self.rules.rate.map(|rate| rate.to_string())
+    }
+
     /// Admits one call by the caller's own limits, without waiting. Dropping the slot ends the call's share of the limit.
     ///
     /// # Errors

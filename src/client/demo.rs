@@ -65,7 +65,10 @@ pub async fn run(
         "An embedded ALİM serves {upstream_url}\nalim-bridge serves gRPC on {address}\n"
     ))?;
     if let Some(url) = &metrics {
-        print(&format!("Its metrics are on {url}\n"))?;
+        let page = url.trim_end_matches("metrics");
+        print(&format!(
+            "Its metrics are on {url}\nIts admin page is on {page}\n"
+        ))?;
     }
     tokio::select! {
         result = show(program, address, metrics.as_deref(), quota) => match result {

@@ -11,6 +11,7 @@ pub mod health;
 mod prompt;
 pub mod screen;
 mod show;
+pub mod top;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -70,6 +71,9 @@ pub enum Error {
     /// The health check failed.
     #[error("{0}")]
     Unhealthy(String),
+    /// The admin port could not be read.
+    #[error("{0}")]
+    Admin(String),
     /// The demonstration could not start.
     #[error("{0}")]
     Demo(String),
@@ -103,7 +107,7 @@ impl Error {
             Self::Status(status) => USAGE + u8::try_from(i32::from(status.code())).unwrap_or(0),
             Self::Connect { .. } => USAGE + u8::try_from(i32::from(Code::Unavailable)).unwrap_or(0),
             Self::Interrupted => USAGE + u8::try_from(i32::from(Code::Cancelled)).unwrap_or(0),
-            Self::Io(_) | Self::Unhealthy(_) | Self::Demo(_) => 1,
+            Self::Io(_) | Self::Unhealthy(_) | Self::Admin(_) | Self::Demo(_) => 1,
         }
     }
 }

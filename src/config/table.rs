@@ -53,7 +53,12 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "ADMIN_LISTEN",
         "127.0.0.1:9464",
-        "Where /metrics, /livez and /readyz are served; off for nowhere",
+        "Where /metrics, /livez, /readyz and the admin page are served; off for nowhere",
+    ),
+    setting(
+        "ADMIN_TOKEN_FILE",
+        "",
+        "File with the token that opens the admin page, /status and its actions, sent as authorization: Bearer; without it only loopback peers may. Re-read when it changes",
     ),
     setting(
         "GRPC_WEB",

@@ -165,7 +165,7 @@ where
                         layer.serve(method, request, inner, &connection, &mut guard, &mut ending);
                     tokio::select! {
                         biased;
-                        () = call.forced() => Err(Failure::DrainTimeout),
+                        failure = call.forced() => Err(failure),
                         served = deadlines.head.bound(work) => served.unwrap_or_else(|kind| Err(kind.into())),
                     }
                 }

@@ -1,8 +1,10 @@
-//! The registry of open calls, and the watchdog that aborts them.
+//! The registry of open calls, and the watchdog that aborts them. `report` lists them for the admin page.
 //!
 //! If a caller stops reading, hyper stops polling the response body, so the body cannot end the call itself. The
 //! watchdog checks all open calls and aborts those that are overdue. An abort resets the HTTP/2 stream and drops everything
 //! that the call holds. The call's permit is released only then.
+
+mod report;
 
 use std::{
     cmp::Reverse,
@@ -10,12 +12,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
+pub use self::report::{OpenCallView, Report, State};
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 use tokio::{
@@ -49,6 +52,7 @@ pub struct OpenCalls(Arc<Calls>);
 #[derive(Debug, Default)]
 struct Calls {
     open: Mutex<Slab<Arc<OpenCall>>>,
+    opened: AtomicU64,
     /// Notified when the last one has ended.
     ended: Notify,
     /// When it was last logged that the bridge is full.
@@ -58,6 +62,8 @@ struct Calls {
 /// One call, from the request head to the end of the response body.
 #[derive(Debug)]
 pub(crate) struct OpenCall {
+    /// Its number since the start. Unlike a request id, no caller can choose it.
+    id: u64,
     pub(crate) record: Record,
     /// The call's part of the memory budget.
     pub(crate) memory: Arc<Account>,
@@ -68,11 +74,36 @@ pub(crate) struct OpenCall {
     request: OpenRequest,
     peer: SocketAddr,
     is_call: bool,
-    forced: OnceLock<Instant>,
+    forced: OnceLock<Forced>,
     waker: AtomicWaker,
     waits_for_caller: AtomicBool,
     transferred_bytes: AtomicUsize,
     progress: Mutex<Option<Progress>>,
+}
+
+/// When a call is ended from outside, and why.
+#[derive(Clone, Copy, Debug)]
+struct Forced {
+    at: Instant,
+    cause: ForcedBy,
+}
+
+/// Who ends a call from outside.
+#[derive(Clone, Copy, Debug)]
+enum ForcedBy {
+    /// The drain timeout.
+    Drain,
+    /// An operator, on the admin port.
+    Operator,
+}
+
+impl ForcedBy {
+    fn failure(self) -> Failure {
+        match self {
+            Self::Drain => Failure::DrainTimeout,
+            Self::Operator => Failure::OperatorCancelled,
+        }
+    }
 }
 
 /// The last observed byte count, and since when it has not changed.
@@ -93,6 +124,7 @@ impl OpenCalls {
         is_call: bool,
     ) -> CallGuard {
         let call = Arc::new(OpenCall {
+            id: self.0.opened.fetch_add(1, Ordering::Relaxed) + 1,
             record,
             memory: connection.new_account(),
             caller,
@@ -120,8 +152,7 @@ impl OpenCalls {
     /// Ends all open calls, each with a status. If a caller does not read the status, the watchdog aborts its call.
     pub fn force_end(&self) {
         for (_, call) in &*self.lock() {
-            let _ = call.forced.set(Instant::now());
-            call.waker.wake();
+            call.force(ForcedBy::Drain);
         }
     }
 
@@ -202,23 +233,30 @@ impl OpenCalls {
 }
 
 impl OpenCall {
-    /// Whether the drain timeout has passed.
-    pub(crate) fn is_forced(&self) -> bool {
-        self.forced.get().is_some()
+    /// Ends the call from outside. The first cause wins.
+    fn force(&self, cause: ForcedBy) {
+        let at = Instant::now();
+        let _ = self.forced.set(Forced { at, cause });
+        self.waker.wake();
     }
 
-    /// Wakes the task of `cx` when the drain timeout passes. Only one task at a time can wait.
-    pub(crate) fn poll_forced(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Why the call is ended from outside, by the drain timeout or by an operator. `None` if it is not.
+    pub(crate) fn forced_failure(&self) -> Option<Failure> {
+        Some(self.forced.get()?.cause.failure())
+    }
+
+    /// Wakes the task of `cx` when the call is ended from outside. Only one task at a time can wait.
+    pub(crate) fn poll_forced(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         self.waker.register(cx.waker());
-        match self.is_forced() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        match self.forced_failure() {
+            Some(failure) => Poll::Ready(failure),
+            None => Poll::Pending,
         }
     }
 
-    /// Waits until the drain timeout passes.
-    pub(crate) async fn forced(&self) {
-        poll_fn(|cx| self.poll_forced(cx)).await;
+    /// Waits until the call is ended from outside.
+    pub(crate) async fn forced(&self) -> Failure {
+        poll_fn(|cx| self.poll_forced(cx)).await
     }
 
     /// Records that the request message is complete.
@@ -261,7 +299,7 @@ impl OpenCall {
     fn overdue(&self, now: Instant) -> Option<Failure> {
         let is_over = |at: Instant| at + GRACE <= now;
         match self.forced.get() {
-            Some(at) if is_over(*at) => Some(Failure::DrainTimeout),
+            Some(forced) if is_over(forced.at) => Some(forced.cause.failure()),
             _ if is_over(self.end.at) => Some(Failure::DeadlineExceeded(self.end.kind)),
             _ => None,
         }

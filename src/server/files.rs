@@ -1,6 +1,6 @@
 //! The files that a running server reloads, and the effects of a change.
 //!
-//! These are the certificates, the callers file with the keys that it names, and the bridge's own key.
+//! These are the certificates, the callers file with the keys that it names, the bridge's own key and the admin port's token.
 
 use std::{
     sync::{Arc, Mutex},
@@ -52,6 +52,9 @@ pub(super) fn watch(
             count(outcome);
             update_callers();
         }));
+    }
+    if let Some(token) = settings.admin_token.clone() {
+        background.spawn(token.watch(watched(Files::AdminToken)));
     }
     if let Some(key) = upstream.key.clone().filter(Reload::is_from_files) {
         let count = watched(Files::UpstreamKey);

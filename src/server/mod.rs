@@ -22,10 +22,11 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
+use secrecy::SecretString;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::body::Body;
@@ -100,6 +101,10 @@ pub struct Settings {
     pub keepalive_interval: Duration,
     /// From a PING to the closing of a connection that did not acknowledge it.
     pub keepalive_timeout: Duration,
+    /// Who sends this token may see the admin page. `None` allows loopback peers only.
+    pub admin_token: Option<Reload<SecretString>>,
+    /// The effective settings by name, without secrets, for the admin page.
+    pub effective: Vec<(&'static str, String)>,
     /// Between probes of the upstream.
     pub health_interval: Duration,
     /// From the stop signal to the closing of admission.
@@ -201,7 +206,9 @@ async fn start(
     let budget = settings.budget();
     let connections = Connections::new(settings.max_connections, budget.clone());
     files::watch(settings, &upstream, &metrics, &connections, background);
+    let upstream_url = upstream.url.to_string();
     let upstream = Upstream::new(upstream)?;
+    let open_calls = OpenCalls::default();
     let admission = Admission::new(settings.max_calls);
     if let Some(tcp) = admin {
         let admin = admin::Admin {
@@ -213,8 +220,13 @@ async fn start(
             budget: budget.clone(),
             memory_limit: settings.memory_limit,
             drain: drain.clone(),
+            open_calls: open_calls.clone(),
+            callers: settings.callers.clone(),
+            upstream_url,
+            settings: settings.effective.clone().into(),
+            started: Instant::now(),
         };
-        background.spawn(admin::serve(tcp, admin));
+        background.spawn(admin::serve(tcp, admin, settings.admin_token.clone()));
     }
     let reporter = HealthReporter::new();
     let health = watch::service(&reporter);
@@ -228,7 +240,7 @@ async fn start(
     );
     let probe = AbortOnDropHandle::new(tokio::spawn(probe));
 
-    let (goaway, open_calls) = (CancellationToken::new(), OpenCalls::default());
+    let goaway = CancellationToken::new();
     let bridge = Bridge {
         upstream,
         idle: settings.timeouts.idle,

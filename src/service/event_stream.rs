@@ -86,8 +86,8 @@ impl EventStream {
 
     /// The next event, or the failure that ends the wait for it.
     fn poll_event_or_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Result<TimedEvent, Failure>> {
-        if self.call.is_forced() {
-            return Poll::Ready(Err(Failure::DrainTimeout));
+        if let Some(failure) = self.call.forced_failure() {
+            return Poll::Ready(Err(failure));
         }
         if let Poll::Ready(outcome) = self.poll_event(cx) {
             return Poll::Ready(outcome);
@@ -97,9 +97,7 @@ impl EventStream {
             deadline.check()?;
             self.timer.set(deadline.at);
         }
-        self.call
-            .poll_forced(cx)
-            .map(|()| Err(Failure::DrainTimeout))
+        self.call.poll_forced(cx).map(Err)
     }
 
     /// The deadline for the next event.

@@ -117,6 +117,9 @@ pub const CATALOG: [Entry; Reason::ALL.len()] = [
     entry(Reason::BridgeDraining, Fault::Operator,
         "The bridge shuts down. It rejected the call (`sent` is `false`), or the call outlasted `DRAIN_TIMEOUT` (`true`).",
         "Ask again if `sent` is `false`: another bridge answers."),
+    entry(Reason::OperatorCancelled, Fault::Operator,
+        "An operator cancelled the call on the admin page.",
+        "Ask why. If `sent` is `true`, ALİM may have run it."),
 
     entry(Reason::InvalidRequest, Fault::Caller,
         "A field is invalid. BadRequest names each.",
@@ -273,6 +276,7 @@ mod tests {
             Failure::MessageTimeout(SECOND),
             Failure::DrainTimeout,
             Failure::CallerStalled,
+            Failure::OperatorCancelled,
             Failure::Panicked,
             Rejected::Saturated { limit }.into(),
             Rejected::Watches { limit }.into(),

@@ -95,6 +95,7 @@ impl Failure {
             | Self::DeadlineExceeded(_)
             | Self::DrainTimeout
             | Self::CallerStalled
+            | Self::OperatorCancelled
             | Self::Panicked
             | Self::Protocol(..) => mapping.into_status(info, HeaderMap::new(), &[], left),
         }

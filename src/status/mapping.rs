@@ -120,6 +120,12 @@ impl Failure {
                 "the bridge was short of memory, and the caller neither sent nor read anything for a while".into(),
                 Pushback::Never,
             ),
+            Self::OperatorCancelled => (
+                Code::Cancelled,
+                Reason::OperatorCancelled,
+                "an operator of the bridge cancelled the call; if it was sent, the upstream may have run it".into(),
+                Pushback::Never,
+            ),
             Self::Panicked => (
                 Code::Internal,
                 Reason::BridgeFailed,

@@ -55,6 +55,9 @@ pub enum Failure {
     /// The caller neither sent nor read anything while the bridge was short of memory.
     #[error("the caller neither sent nor read anything")]
     CallerStalled,
+    /// An operator cancelled the call on the admin port.
+    #[error("an operator cancelled the call")]
+    OperatorCancelled,
     /// The bridge panicked.
     #[error("a panic of the bridge")]
     Panicked,
@@ -105,6 +108,7 @@ impl Failure {
             Self::DeadlineExceeded(_)
             | Self::DrainTimeout
             | Self::CallerStalled
+            | Self::OperatorCancelled
             | Self::Panicked => true,
             Self::Invalid(_)
             | Self::CredentialsMissing
@@ -124,6 +128,7 @@ impl Failure {
             Self::DeadlineExceeded(_)
             | Self::DrainTimeout
             | Self::CallerStalled
+            | Self::OperatorCancelled
             | Self::Panicked
             | Self::Invalid(_)
             | Self::CredentialsMissing

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, core::Collector};
 
 use super::register::Register;
 use crate::call::reason::Reason;
@@ -28,6 +28,17 @@ pub struct CallerMetrics {
     tokens: IntCounterVec,
     open_calls: IntGaugeVec,
     listed: Mutex<HashMap<Arc<str>, Arc<Series>>>,
+}
+
+/// What a caller has done since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Calls started.
+    pub started: u64,
+    /// Calls failed.
+    pub failed: u64,
+    /// Tokens sent in calls that have ended.
+    pub tokens: u64,
 }
 
 /// The metrics of one caller.
@@ -100,6 +111,30 @@ impl CallerMetrics {
         if listed.get(&series.name).is_some_and(is_listed) {
             self.failed(&series.name, reason).inc();
         }
+    }
+
+    /// What each listed caller has done since the start.
+    pub fn figures(&self) -> HashMap<Arc<str>, Figures> {
+        let failures = self.failures.collect();
+        let mut failed: HashMap<String, u64> = HashMap::new();
+        for metric in failures.iter().flat_map(|family| family.get_metric()) {
+            let mut labels = metric.get_label().iter();
+            let Some(caller) = labels.find(|label| label.name() == "caller") else {
+                continue;
+            };
+            let count = metric.get_counter().get_value() as u64;
+            *failed.entry(caller.value().to_owned()).or_default() += count;
+        }
+        let listed = self.listed();
+        let figures = listed.iter().map(|(name, series)| {
+            let figures = Figures {
+                started: series.started.get(),
+                failed: failed.get(&**name).copied().unwrap_or_default(),
+                tokens: series.tokens.get(),
+            };
+            (Arc::clone(name), figures)
+        });
+        figures.collect()
     }
 
     fn series(&self, name: &Arc<str>) -> Arc<Series> {

@@ -18,7 +18,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use super::{
     access::{self, AccessLog},
-    fields,
+    fields, log_filter,
 };
 
 /// The format of log lines: the setting `LOG_FORMAT`.
@@ -176,7 +176,7 @@ pub fn init(settings: Settings) -> FlushOnDrop {
     let _ = DROPPED.set((writer.error_counter(), unwritten));
     access::init(writer.clone(), is_json, settings.access_log);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let registry = tracing_subscriber::registry().with(settings.filter);
+    let registry = tracing_subscriber::registry().with(log_filter::layer(settings.filter));
     let _ = if is_json {
         let lines = lines
             .json()

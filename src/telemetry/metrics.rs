@@ -4,6 +4,8 @@
 //! can have a value that a caller invents: methods, codes and reasons are closed sets. The buckets suit language
 //! models: replies take seconds to minutes, tokens milliseconds.
 
+pub mod figures;
+
 use std::{
     sync::{
         Mutex, MutexGuard,
@@ -22,7 +24,9 @@ use tokio::time::Instant;
 use super::{
     Method,
     callers::CallerMetrics,
-    codes, logs,
+    codes,
+    failed::FailedCalls,
+    logs,
     process::Process,
     register::Register,
     runtime::Runtime,
@@ -57,6 +61,8 @@ pub struct Metrics {
     pub callers: CallerMetrics,
     process: Process,
     pub(super) runtime: Runtime,
+    /// The last failed calls, for the admin page.
+    pub failed_calls: FailedCalls,
     registry: Registry,
     started: IntCounterVec,
     handled: IntCounterVec,
@@ -114,6 +120,7 @@ impl Metrics {
             callers: CallerMetrics::new(&new)?,
             process: Process::new(&new)?,
             runtime: Runtime::new(&new)?,
+            failed_calls: FailedCalls::default(),
             started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
             handled: new.counters(
                 "grpc_server_handled_total",

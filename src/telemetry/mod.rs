@@ -7,7 +7,9 @@
 pub mod access;
 pub mod callers;
 mod codes;
+pub mod failed;
 mod fields;
+pub mod log_filter;
 pub mod logs;
 mod method;
 pub mod metrics;
@@ -18,6 +20,7 @@ mod spans;
 pub mod state;
 mod throttle;
 pub mod traces;
+mod view;
 
 use std::{
     net::SocketAddr,
@@ -283,6 +286,8 @@ impl Record {
             && call.method.is_api_call()
         {
             call.metrics.failed(reason);
+            let ended = self.failed_call(&notes, code, reason, duration);
+            call.metrics.failed_calls.add(ended, notes.is_identified);
         }
         if let Some(caller_series) = &notes.caller_series {
             call.metrics

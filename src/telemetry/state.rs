@@ -81,6 +81,8 @@ pub enum Files {
     Callers,
     /// `UPSTREAM_API_KEY_FILE`
     UpstreamKey,
+    /// `ADMIN_TOKEN_FILE`
+    AdminToken,
 }
 
 impl Files {
@@ -89,6 +91,7 @@ impl Files {
             Self::Tls => "tls",
             Self::Callers => "callers",
             Self::UpstreamKey => "upstream_key",
+            Self::AdminToken => "admin_token",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod descriptors;
 pub mod error;
+pub mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod health;

@@ -7,6 +7,7 @@ mod pages;
 mod secrets;
 mod terminal;
 mod tls;
+mod top;
 mod warnings;
 
 use std::net::TcpListener;

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary: each runs a bridge over real sockets.
 
+mod admin;
 mod admission;
 mod bombs;
 mod books;

@@ -17,6 +17,7 @@ const KEY: (&str, &str) = ("UPSTREAM_API_KEY", "k");
 const DEFAULTS: &[(&str, &str)] = &[
     ("LISTEN", "127.0.0.1:50051"),
     ("ADMIN_LISTEN", "127.0.0.1:9464"),
+    ("ADMIN_TOKEN_FILE", ""),
     ("GRPC_WEB", "off"),
     ("UPSTREAM_URL", "http://localhost:8000/api/v1"),
     ("UPSTREAM_API_KEY", ""),

@@ -58,6 +58,21 @@ export async function startReference() {
   };
 }
 
+/** The binary's own ALİM, for tests that need no real one. */
+export async function startEmulator() {
+  const child = start(ALIM_BRIDGE_BIN, ["emulate", "--listen", "127.0.0.1:0", "--token-delay", "5ms", "--log", "off"]);
+  child.stderr.resume();
+  return { url: `http://${await told(child.stdout, address)}`, stop: () => stop(child) };
+}
+
+/** Calls a bridge with the command's own client: its exit code, and a way to stop it. */
+export function call(bridge, words, key) {
+  const env = { ...process.env, ALIM_ADDRESS: bridge.url, ALIM_CALLER_KEY: key };
+  const child = start(ALIM_BRIDGE_BIN, words, { env, stdio: ["ignore", "ignore", "ignore"] });
+  const ended = once(child, "exit").then(([code]) => code);
+  return { ended, stop: () => stop(child) };
+}
+
 /** A bridge before this upstream, with these settings too, named as in the environment without the prefix. */
 export async function startBridge(upstream, settings) {
   const all = {
@@ -78,6 +93,7 @@ export async function startBridge(upstream, settings) {
   ]);
   return {
     url: `${settings.TLS_CERT_FILE ? "https" : "http"}://${listens}`,
+    admin: `http://${admin}`,
     /** The value of a metric, with its labels as they are written. */
     async metric(name) {
       const text = await (await fetch(`http://${admin}/metrics`)).text();

@@ -42,6 +42,9 @@ fn demo_serves_metrics_and_logs_if_configured() {
     let mut demo = start(&["demo", "--admin-listen", "127.0.0.1:0"], &logged);
     let metrics = demo.wait_for_line("Its metrics are on ");
     let metrics = metrics.rsplit(' ').next().expect("a last word").to_owned();
+    let page = demo.wait_for_line("Its admin page is on ");
+    let page = page.rsplit(' ').next().expect("a last word").to_owned();
+    assert_eq!(run(&["health", "--http", &page]).expect_stdout(), "ok\n");
     demo.wait_for_log("\"call ended\"");
     demo.wait_for_line(&format!("curl -s {metrics}"));
     assert_eq!(run(&["health", "--http", &metrics]).expect_stdout(), "ok\n");

@@ -83,6 +83,26 @@ fn a_key_that_is_invalid_in_a_header_is_rejected() {
 }
 
 #[test]
+fn an_admin_token_has_at_least_sixteen_characters() {
+    for (token, is_accepted) in [
+        ("0123456789abcdef\n", true),
+        ("0123456789abcde\n", false),
+        ("", false),
+        ("a token of words", false),
+    ] {
+        let file = file(token);
+        let settings = [KEY, ("ADMIN_TOKEN_FILE", path(&file))];
+        let expected: &[&str] = if is_accepted {
+            &[]
+        } else {
+            &["ADMIN_TOKEN_FILE"]
+        };
+        assert_eq!(invalid(&settings), expected, "{token:?}");
+        assert!(is_accepted || token.is_empty() || !error(&settings).contains(token.trim()));
+    }
+}
+
+#[test]
 fn a_certificate_requires_a_key_and_a_key_a_certificate() {
     let (cert, key) = tls_files();
     let [cert, key, client_ca] = [
