@@ -185,10 +185,15 @@ describe("the admin page", { timeout: 120_000 }, () => {
     await page.focus(`[aria-label="${buttons[2]}"]`);
     for (let count = 0; count < 2; count++) await page.waitForResponse((response) => response.url().endsWith("/status"));
     assert.equal(await focused(page), buttons[2]);
-    await page.selectOption("#open-order", "tokens");
-    await page.focus(`[aria-label="${buttons[3]}"]`);
-    await page.waitForResponse((response) => response.url().endsWith("/status"));
-    assert.equal(await focused(page), buttons[3], "its row has moved");
+    const rowOf = async (button) => (await page.$$eval("#open tbody button", (all) => all.map((one) => one.ariaLabel))).indexOf(button);
+    await page.focus(`[aria-label="${buttons[4]}"]`);
+    await page.evaluate(() => {
+      const order = document.getElementById("open-order");
+      order.value = "tokens";
+      order.dispatchEvent(new Event("change"));
+    });
+    assert.equal(await rowOf(buttons[4]), 3, "the silent call before it has no tokens");
+    assert.equal(await focused(page), buttons[4]);
     await close();
   });
 
