@@ -32,8 +32,8 @@ pub use self::{
 const MAX_KEYS: usize = 4096;
 /// Between two searches for keys to forget, while the maximum is reached.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// The name of the bridge's own key.
-const SERVICE: &str = "service";
+/// The name of the bridge's own key. No caller has it.
+pub const SERVICE: &str = "service";
 
 /// The limits of each upstream key.
 #[derive(Clone, Copy, Debug)]
