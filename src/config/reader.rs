@@ -280,6 +280,11 @@ impl<'a> Reader<'a> {
         self.parse(name, "a whole number from 1 to 1000000", parse, 1)
     }
 
+    pub(super) fn replicas(&mut self, name: &str) -> u32 {
+        let parse = |text: &str| text.parse().ok().filter(|count| (1..=1000).contains(count));
+        self.parse(name, "a whole number from 1 to 1000", parse, 1)
+    }
+
     pub(super) fn rate(&mut self, name: &str) -> Option<Rate> {
         let rule = format!("off, or {}", Rate::RULE);
         let parse = |text: &str| text.parse().ok().map(Some);
