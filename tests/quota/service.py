@@ -14,6 +14,7 @@ from pathlib import Path
 from processes import first_line, free_port
 
 READY_SECONDS = 30
+SHIPPED = Path(__file__).parents[2] / "deploy/kubernetes/components/quota/limits/alim-bridge.yaml"
 
 
 class Redis:
@@ -36,7 +37,7 @@ class Redis:
 
 
 class RateLimit:
-    """Always on the same port. Its limits are for a second."""
+    """Always on the same port."""
 
     def __init__(self, folder: Path, redis: Redis) -> None:
         self.config = folder / "config" / "alim-bridge.yaml"
@@ -55,11 +56,15 @@ class RateLimit:
             "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED": "true",
             "REDIS_SOCKET_TYPE": "unix",
             "REDIS_URL": str(redis.socket),
+            "REDIS_TIMEOUT": "50ms",
+            "RUNTIME_IGNOREDOTFILES": "true",
             "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "true",
         }
         self.env = os.environ | settings | {name: str(port) for name, port in ports.items()}
 
     def start(self, limit: int, of_caller: int) -> None:
+        """Both are for a second."""
+
         def entry(key: str, value: str, count: int) -> dict:
             rate = {"unit": "second", "requests_per_unit": count}
             return {"key": key, "value": value, "rate_limit": rate}
@@ -68,6 +73,19 @@ class RateLimit:
         service["descriptors"] = [entry("caller", "orders", of_caller)]
         # JSON is YAML too.
         self.config.write_text(json.dumps({"domain": "alim-bridge", "descriptors": [service]}))
+        self.run()
+
+    def start_shipped(self) -> None:
+        """With the limits of deploy/, mounted as Kubernetes mounts a ConfigMap."""
+        self.config.unlink()
+        folder = self.config.parent
+        (folder / "..2026_11_28").mkdir()
+        (folder / "..2026_11_28" / self.config.name).write_bytes(SHIPPED.read_bytes())
+        (folder / "..data").symlink_to("..2026_11_28")
+        self.config.symlink_to(f"..data/{self.config.name}")
+        self.run()
+
+    def run(self) -> None:
         log = self.config.parent.parent / "ratelimit.log"
         with log.open("a") as log:
             self.process = subprocess.Popen([os.environ["RATELIMIT_BIN"]], env=self.env, stdout=log, stderr=log)

@@ -44,13 +44,13 @@ class Bridges:
         self.running = [Bridge(alim, ADMIN_LISTEN=admin, **settings) for admin in self.admin]
         self.channels = [grpc.aio.insecure_channel(bridge.address) for bridge in self.running]
 
-    async def call(self, at: int, caller: str, message: str) -> tuple[str, float]:
+    async def call(self, at: int, caller: str, message: str, timeout: float = CALL_SECONDS) -> tuple[str, float]:
         """Its code, and how long it took."""
         begin = time.monotonic()
         stub, key = GraphServiceStub(self.channels[at]), [("authorization", f"Bearer {caller}")]
         asked = InvokeRequest(message=f"{at} {caller} {message}")
         try:
-            await stub.Invoke(asked, metadata=key, timeout=CALL_SECONDS)
+            await stub.Invoke(asked, metadata=key, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}", time.monotonic() - begin
         return "OK", time.monotonic() - begin
@@ -187,6 +187,20 @@ async def admits_nobody(bridges: Bridges, alim: Alim) -> None:
     return waiting
 
 
+async def shipped(bridges: Bridges, alim: Alim) -> None:
+    """The limits of deploy/: 15 a minute, of which a caller may have 10."""
+    while time.time() % 60 > 50:
+        await asyncio.sleep(1)
+    alim.take()
+    for caller in ("research", "orders"):
+        for nth in range(12):
+            # Who can't have its turn within the deadline is rejected at once.
+            await bridges.call(nth % BRIDGES, caller, "shipped", timeout=5)
+    arrived = alim.take()
+    sent = {caller: sum(f" {caller} " in message for _, message in arrived) for caller in ("research", "orders")}
+    check(sent == {"research": 10, "orders": 5}, f"the limits of deploy/, 15 and 10 a minute: {sent}")
+
+
 async def run(folder: Path) -> None:
     redis = Redis(folder)
     limits = RateLimit(folder, redis)
@@ -233,6 +247,11 @@ async def run(folder: Path) -> None:
         told = Counter(code for code, _ in await waiting)
         check(told == {"OK": 12}, f"the limit is raised: calls that waited are served: {dict(told)}")
         await is_back(bridges, alim, "the limit is raised")
+
+        limits.kill()
+        limits.start_shipped()
+        await asyncio.sleep(WINDOW)
+        await shipped(bridges, alim)
     finally:
         bridges.kill()
         limits.kill()
