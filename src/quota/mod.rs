@@ -11,6 +11,7 @@ pub mod service;
 #[cfg(test)]
 mod simulation;
 mod slot;
+mod state;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -27,8 +28,9 @@ use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tokio::time::Instant;
 
 use self::{
-    key::{Acquired, Key, Terms},
+    key::{Acquired, Key},
     service::{Service, SetupError},
+    state::Terms,
 };
 pub use self::{
     rate::Rate,

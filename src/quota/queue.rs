@@ -288,6 +288,41 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_call_is_served_before_all_others() {
+        let mut waiting = Numbered::new();
+        let (a, b) = (caller("a", 1), caller("b", 1));
+        waiting.push(&a, 1, 2);
+        waiting.push(&b, 1, 2);
+        let calls = [(); 3].map(|()| waiting.queue.pop().expect("four wait"));
+        let [first, second, third] = calls;
+        waiting.queue.restore(&a, third);
+        waiting.queue.restore(&b, second);
+        waiting.queue.restore(&a, first);
+        let ids: Vec<_> = (0..4).filter_map(|_| waiting.queue.pop()).collect();
+        let ids: Vec<_> = ids.iter().map(|call| call.id).collect();
+        assert_eq!(ids, [1, 2, 3, 4], "a's in their order, and two turns of a");
+        assert_eq!(waiting.queue.calls(), 0);
+    }
+
+    #[test]
+    fn a_parked_caller_keeps_its_calls_and_gets_no_turn() {
+        let mut waiting = Numbered::new();
+        let (a, b) = (caller("a", 1), caller("b", 1));
+        waiting.push(&a, 1, 2);
+        waiting.push(&b, 1, 2);
+        waiting.queue.park("a");
+        waiting.push(&a, 1, 1);
+        assert_eq!(waiting.queue.of("a").count(), 3);
+        assert_eq!(waiting.pop(9), "bb");
+        assert_eq!(waiting.queue.calls(), 3);
+        waiting.push(&b, 1, 1);
+        waiting.queue.unpark(&a.name);
+        waiting.queue.unpark(&a.name);
+        assert_eq!(waiting.pop(9), "baaa");
+        assert!(waiting.queue.lines.is_empty() && waiting.queue.ring.is_empty());
+    }
+
+    #[test]
     fn a_call_of_two_requests_takes_two_turns() {
         let mut waiting = Numbered::new();
         waiting.push(&caller("a", 1), 2, 5);

@@ -7,9 +7,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Caller, Exhausted, Slots, UpstreamKey,
-    key::{Key, Patience, State, Wakeup},
+    key::{Key, Patience},
     queue::Waiting,
     service::{Service, TIMEOUT, Verdict, Way},
+    state::{State, Wakeup},
 };
 
 /// A call's position in the queue. If it is dropped, the call leaves the queue.
@@ -109,11 +110,7 @@ impl Ticket {
         let key = Arc::clone(&self.key);
         let mut state = key.lock();
         let turn = *self.wakeup.turn.get().expect("it asked in its turn");
-        state
-            .pace
-            .expire(now)
-            .iter()
-            .for_each(|caller| state.queue.unpark(caller));
+        state.expire(now);
         let is_admitted = match verdict {
             Verdict::Admitted(left) => {
                 state.pace.admitted(left);

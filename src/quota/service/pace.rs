@@ -100,6 +100,11 @@ impl Pace {
         *known = until.max(*known);
     }
 
+    /// Whether the key is over its limit.
+    pub(in crate::quota) fn is_stopped(&self) -> bool {
+        self.stopped_until.is_some()
+    }
+
     /// Until when the key is over its limit, or the caller is over its own.
     pub(in crate::quota) fn stopped_until(&self, caller: &str) -> Option<Instant> {
         self.stopped_until.max(self.caller_stopped_until(caller))

@@ -363,3 +363,21 @@ async fn the_service_learns_names_and_never_keys() {
     let hits: Vec<_> = asked.iter().map(|it| it.hits).collect();
     assert_eq!(hits, [2, 2, 2, 2, 1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_report_at_the_end_of_a_stop_leaves_no_caller_behind() {
+    let own = format!("{KEY}/caller=loud");
+    let fake = Fake::new(WINDOW, &[(&own, 1)]);
+    let quota = bridge(&fake, 3600 * SECOND);
+    let end = Instant::now() + WINDOW;
+    let mut until_end = Box::pin(tokio::time::sleep_until(end));
+    assert!(
+        timeout(SECOND, &mut until_end).await.is_err(),
+        "its timer is the first"
+    );
+    send(&quota, "loud").await.expect("the first");
+    let waiting = start(&quota, "loud");
+    until_end.await;
+    quota.report().expect("on");
+    assert_eq!(sent(waiting).await, end);
+}
