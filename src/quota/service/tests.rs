@@ -381,3 +381,17 @@ async fn a_report_at_the_end_of_a_stop_leaves_no_caller_behind() {
     quota.report().expect("on");
     assert_eq!(sent(waiting).await, end);
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_meet_the_same_failure_keep_to_the_share() {
+    for wait in [Duration::ZERO, SECOND] {
+        let fake = Fake::new(WINDOW, &[]);
+        fake.set(Mode::Slow(SECOND / 2));
+        let quota = bridge(&fake, wait);
+        let mut admitted = 0;
+        for call in [(); 5].map(|()| start(&quota, "a")) {
+            admitted += u32::from(call.await.expect("no panic").is_ok());
+        }
+        assert_eq!(admitted, 2);
+    }
+}

@@ -35,14 +35,31 @@ async fn has_metrics(bridge: &Bridge, lines: &[&str]) {
     }
 }
 
+/// Calls until an answer of the service came in time. On a busy machine the first connection can take longer than a call waits.
+async fn find_service(bridge: &Bridge) {
+    let answered = "alim_bridge_quota_service_requests_total{result=\"ok\"} 1\n";
+    for _ in 0..20 {
+        bridge.invoke("Salam").await.expect("its share at least");
+        if bridge.admin("/metrics").await.1.contains(answered) {
+            return;
+        }
+        advance_time(Duration::from_secs(1)).await;
+    }
+    panic!("the service never answered in time");
+}
+
 #[tokio::test]
 async fn two_bridges_send_what_the_service_admits() {
     let upstream = Upstream::answering(a_reply());
-    let limiter = Limiter::start(3).await;
+    let limiter = Limiter::start(5).await;
     let bridges = [
         sharing(&upstream, &limiter.url, &[]).await,
         sharing(&upstream, &limiter.url, &[]).await,
     ];
+    for bridge in &bridges {
+        find_service(bridge).await;
+    }
+    let before = upstream.requests().len();
     for (at, left) in [(0, 2), (1, 1), (0, 0)] {
         let answer = bridges[at].invoke("Salam").await.expect("admitted");
         assert_eq!(limits(answer.metadata()), [30, left, 7]);
@@ -52,10 +69,10 @@ async fn two_bridges_send_what_the_service_admits() {
         let wait = exhausted(&status);
         assert!(wait <= RESET && wait > RESET / 2, "{wait:?}");
     }
-    assert_eq!(upstream.requests().len(), 3);
+    assert_eq!(upstream.requests().len() - before, 3);
     assert_eq!(
         limiter.descriptors(),
-        [1; 5],
+        [1; 7],
         "a stopped key is not asked for"
     );
     assert_eq!(limiter.connections(), 2, "one for each bridge");
@@ -66,10 +83,9 @@ async fn two_bridges_send_what_the_service_admits() {
             "alim_bridge_quota_service_up 1",
             "alim_bridge_quota_limit 30",
             "alim_bridge_quota_remaining{upstream_key=\"service\"} 0",
-            &format!("{} 2", asked("ok")),
+            &format!("{} 3", asked("ok")),
             &format!("{} 1", asked("over_limit")),
             &format!("{} 0", asked("error")),
-            &format!("{} 0", asked("timeout")),
         ],
     )
     .await;
@@ -126,28 +142,25 @@ async fn a_probe_with_the_key_asks_and_is_not_sent_over_the_limit() {
 async fn the_service_can_have_tls_by_an_authority_of_its_own() {
     let upstream = Upstream::answering(a_reply());
     let authority = Authority::new();
-    let limiter = Limiter::with_tls(&authority.vouch_for("localhost"), 9).await;
+    let limiter = Limiter::with_tls(&authority.vouch_for("localhost"), 99).await;
     let ca = NamedTempFile::new().expect("a file");
     std::fs::write(ca.path(), &authority.pem).expect("written");
     let ca = ("QUOTA_SERVICE_CA_FILE", ca.path().to_str().expect("UTF-8"));
     let bridge = sharing(&upstream, &limiter.url, &[ca]).await;
-    while limiter.connections() == 0 {
-        // The first handshake can take longer than a call waits.
-        bridge.invoke("Salam").await.expect("its share at least");
-        advance_time(Duration::from_secs(1)).await;
-    }
-    has_metrics(&bridge, &["alim_bridge_quota_service_up 1"]).await;
+    find_service(&bridge).await;
+    assert_eq!(limiter.connections(), 1);
     let suspicious = sharing(&upstream, &limiter.url, &[]).await;
     suspicious.invoke("Salam").await.expect("its share");
     has_metrics(&suspicious, &["alim_bridge_quota_service_up 0"]).await;
-    assert_eq!(limiter.connections(), 1, "it trusts the system's alone");
+    assert_eq!(limiter.connections(), 1, "it trusts only the system's");
 }
 
 #[tokio::test]
 async fn a_question_carries_its_deadline_and_the_callers_trace() {
     let upstream = Upstream::answering(a_reply());
-    let limiter = Limiter::start(9).await;
+    let limiter = Limiter::start(99).await;
     let bridge = sharing(&upstream, &limiter.url, &[]).await;
+    find_service(&bridge).await;
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     let metadata: [(&str, &[u8]); 3] = [
         ("traceparent", parent.as_bytes()),
@@ -156,7 +169,7 @@ async fn a_question_carries_its_deadline_and_the_callers_trace() {
     ];
     let call = with_metadata(ask("Salam"), &metadata);
     bridge.client.clone().invoke(call).await.expect("admitted");
-    let asked = &limiter.metadata()[0];
+    let asked = limiter.metadata().pop().expect("asked");
     assert_eq!(asked["traceparent"], *parent);
     assert_eq!(asked["tracestate"], "a=b");
     assert!(!asked.contains_key("baggage") && !asked.contains_key("x-api-key"));
@@ -172,9 +185,10 @@ async fn a_question_carries_its_deadline_and_the_callers_trace() {
     let url = collector.url.parse().expect("a URL");
     config.server.traces = Some(Traces::to(&url, &config.upstream.url).expect("an exporter"));
     let traced = Bridge::from_config(config).await;
+    find_service(&traced).await;
     let call = with_metadata(ask("Salam"), &metadata);
     traced.client.clone().invoke(call).await.expect("admitted");
-    let asked = limiter.metadata()[1]["traceparent"].clone();
+    let asked = limiter.metadata().pop().expect("asked")["traceparent"].clone();
     let asked = asked.to_str().expect("ASCII");
     assert!(asked.starts_with(&format!("00-{TRACE}-")), "{asked}");
     assert_ne!(asked, parent, "the span of this call");
