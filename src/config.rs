@@ -8,6 +8,7 @@
 mod effective;
 mod memory;
 mod names;
+mod raw;
 mod reader;
 mod table;
 mod warnings;
@@ -19,7 +20,8 @@ use url::{Host, Url};
 
 use self::reader::Reader;
 pub use self::{
-    reader::{InvalidSetting, InvalidSettings, RawSettings},
+    raw::RawSettings,
+    reader::{InvalidSetting, InvalidSettings},
     table::{GROUPS, PREFIX, SETTINGS, Setting},
 };
 use crate::{
@@ -186,11 +188,34 @@ fn upstream_settings(
         },
         retries: read.number("RETRIES"),
         health_url: read.optional("UPSTREAM_HEALTH_URL", Reader::url),
-        quota: quota::Settings {
-            rate: read.unless_off("UPSTREAM_QUOTA", Reader::rate).flatten(),
-            wait: read.duration_or_zero("QUOTA_WAIT"),
-            has_service_key: credentials == Credentials::Service,
-        },
+        quota: quota_settings(read, credentials),
+    }
+}
+
+/// A call that starts a thread sends two requests, so each bridge needs two of the quota at least.
+fn quota_settings(read: &mut Reader<'_>, credentials: Credentials) -> quota::Settings {
+    let rate = read.unless_off("UPSTREAM_QUOTA", Reader::rate).flatten();
+    let replicas = read.replicas("QUOTA_REPLICAS");
+    let service = read.optional("QUOTA_SERVICE", Reader::url);
+    let ca_pem = read.certificates("QUOTA_SERVICE_CA_FILE");
+    let is_off = rate.is_none() && !read.is_invalid("UPSTREAM_QUOTA");
+    if is_off && service.is_some() {
+        read.reject("QUOTA_SERVICE", "requires UPSTREAM_QUOTA");
+    }
+    if let Some(rate) = rate.filter(|rate| rate.requests() / replicas < 2) {
+        let most = rate.requests() / 2;
+        let text = format!("must leave each bridge two requests of UPSTREAM_QUOTA: at most {most}");
+        read.reject("QUOTA_REPLICAS", text);
+    }
+    if service.is_none() && ca_pem.is_some() && !read.is_invalid("QUOTA_SERVICE") {
+        read.reject("QUOTA_SERVICE_CA_FILE", "requires QUOTA_SERVICE");
+    }
+    quota::Settings {
+        rate,
+        replicas,
+        service: service.map(|url| quota::service::Settings { url, ca_pem }),
+        wait: read.duration_or_zero("QUOTA_WAIT"),
+        has_service_key: credentials == Credentials::Service,
     }
 }
 

@@ -1,9 +1,14 @@
-//! The generated types of `alim.v1` and the descriptor set that reflection serves.
+//! The generated types of `alim.v1` and the descriptor set that reflection serves; in [`rate_limit`], Envoy's rate limit service.
 //!
-//! `build.rs` generates the types from `proto/`, which has their documentation. Only the conversion here is written by hand.
+//! `build.rs` generates the types from `.proto` files, which have their documentation. Only the conversion here is written by hand.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
 pub mod codec;
+
+/// The rate limit service that bridges share a quota by. Tests serve it; the bridge only asks.
+pub mod rate_limit {
+    tonic::include_proto!("envoy.service.ratelimit.v3");
+}
 
 tonic::include_proto!("alim.v1");
 

@@ -28,7 +28,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] reload::Error),
     /// The name is not valid for a caller.
-    #[error("a caller's name must be 1 to 32 of a-z, 0-9, '.', '_' and '-'")]
+    #[error("a caller's name {}", file::NAME_RULE)]
     Name,
     /// The file can't be written.
     #[error("can't be written: {0}")]

@@ -8,12 +8,14 @@ use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
 use ring::digest::SHA256_OUTPUT_LEN;
 use toml_edit::{Document, Item, TableLike};
 
-use super::{limits::Rules, rate::Rate};
+use super::{bucket, limits::Rules};
+use crate::quota;
 
 /// Maximum of callers per file. Their names are labels of metrics.
 const MAX_CALLERS: usize = 200;
 const MAX_NAME_BYTES: usize = 32;
-const NAME_RULE: &str = "must be 1 to 32 of a-z, 0-9, '.', '_' and '-'";
+/// Which names are valid.
+pub(super) const NAME_RULE: &str = "must be 1 to 32 of a-z, 0-9, '.', '_' and '-', and not \"service\", which names the bridge's own key";
 const MAX_OPEN_CALLS: i64 = 1_000_000;
 const MAX_WEIGHT: i64 = 1000;
 const MAX_SAN_BYTES: usize = 2048;
@@ -78,10 +80,12 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Whether the text is a valid name of a caller.
+/// Whether the text is a valid name of a caller. It must differ from the name of the bridge's own key, because both are values of
+/// one label and one descriptor.
 pub(super) fn is_name(text: &str) -> bool {
     let is_fit = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
-    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(is_fit)
+    let is_free = text != quota::SERVICE;
+    is_free && (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(is_fit)
 }
 
 /// A certificate's name in the form for comparison: DNS names in lower case (RFC 4343), URIs unchanged.
@@ -214,9 +218,9 @@ impl Reader<'_> {
                 rules.max_open_calls = limit.map(|limit| limit as usize);
             }
             "rate" => {
-                rules.rate = item.as_str().and_then(Rate::parse);
+                rules.rate = item.as_str().and_then(bucket::parse);
                 if rules.rate.is_none() {
-                    self.fault(item.span(), field, format!("must be {}", Rate::RULE));
+                    self.fault(item.span(), field, format!("must be {}", bucket::RULE));
                 }
             }
             "system_prompt_override" => match item.as_str() {

@@ -8,8 +8,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::rate::{Bucket, Rate};
-use crate::admission::Rejected;
+use super::bucket::Bucket;
+use crate::{admission::Rejected, quota::Rate};
 
 /// The rules of an entry. `None` sets no limit beyond the bridge's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,12 +92,12 @@ impl Drop for Slot {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::bucket, *};
 
     fn rules(max_open_calls: Option<usize>, rate: Option<&str>) -> Rules {
         Rules {
             max_open_calls,
-            rate: rate.and_then(Rate::parse),
+            rate: rate.and_then(bucket::parse),
             rejects_override: None,
         }
     }

@@ -4,11 +4,11 @@
 //! entry, so that the response time does not reveal how close a guess was. The file and the upstream key files that it
 //! names are reloaded together. A caller's open calls and the state of its rate limit survive a reload.
 
+mod bucket;
 pub mod edit;
 mod file;
 mod limits;
 mod proxies;
-mod rate;
 mod xfcc;
 
 use std::{

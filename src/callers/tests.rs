@@ -111,7 +111,7 @@ max_open_calls = "2"
         "line 2: colour is not a field of this file",
         "line 4: defaults.max_open_calls must be a whole number from 1 to 1000000",
         "line 5: defaults.weight is not a field of this file",
-        "line 7: caller.name must be 1 to 32 of a-z, 0-9, '.', '_' and '-'",
+        &format!("line 7: caller.name {}", file::NAME_RULE),
         &format!("line 8: caller.key_sha256 {hash}"),
         "line 9: caller.rate must be a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"",
         "line 10: caller.name is missing",
@@ -126,6 +126,14 @@ max_open_calls = "2"
         "line 22: caller.max_open_calls must be a whole number from 1 to 1000000",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn no_caller_is_named_like_the_bridges_own_key() {
+    let rule = "line 1: caller.name must be 1 to 32 of a-z, 0-9, '.', '_' and '-', and not \"service\", which names the bridge's own key";
+    let named = |name: &str| format!("caller = [{{name = \"{name}\"}}]");
+    assert_eq!(faults(&named("service")), rule);
+    callers(&named("service-1"));
 }
 
 #[test]

@@ -1,115 +1,15 @@
-//! The raw settings, and a reader that parses one at a time and collects the invalid ones.
+//! Parses the raw settings one at a time, and collects the invalid ones.
 
-use std::{
-    collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{MAX_DURATION, PREFIX, SETTINGS, names};
+use super::{MAX_DURATION, PREFIX, names, raw::RawSettings};
 use crate::{
     callers::TrustedProxies, middleware::origins::Origins, quota::Rate, reload::Reload, server::tls,
 };
-
-/// The values of flags and of environment variables that begin with [`PREFIX`]. It has no `Debug`, because
-/// some of them are keys.
-#[derive(Default)]
-pub struct RawSettings {
-    values: BTreeMap<&'static str, String>,
-    unknown: Vec<String>,
-    unsupported_protocol: Option<&'static str>,
-    max_queued_spans: Option<usize>,
-}
-
-impl RawSettings {
-    /// Adds environment variables. An empty value counts as unset. If `OTLP_ENDPOINT` is not set,
-    /// OpenTelemetry's own variables name the collector.
-    pub fn add_environment(&mut self, vars: impl IntoIterator<Item = (String, String)>) {
-        let mut otel = BTreeMap::new();
-        for (name, value) in vars {
-            let Some(rest) = name.strip_prefix(PREFIX) else {
-                if name.starts_with("OTEL_") && !value.is_empty() {
-                    otel.insert(name, value);
-                }
-                continue;
-            };
-            match SETTINGS.iter().find(|setting| setting.name == rest) {
-                Some(_) if value.is_empty() => {}
-                Some(setting) => drop(self.values.entry(setting.name).or_insert(value)),
-                None if names::is_injected(rest, &value) => {}
-                None => self.unknown.push(name),
-            }
-        }
-        self.add_open_telemetry(&otel);
-    }
-
-    /// Applies the OpenTelemetry variables that enable traces and name the collector. The SDK reads the rest.
-    /// The bridge's own setting overrides them.
-    fn add_open_telemetry(&mut self, vars: &BTreeMap<String, String>) {
-        let var = |name: &str| vars.get(name).map(String::as_str);
-        let queue = var("OTEL_BSP_MAX_QUEUE_SIZE").and_then(|size| size.trim().parse().ok());
-        self.max_queued_spans = queue.filter(|size| *size > 0).or(self.max_queued_spans);
-        let first = |names: [&'static str; 2]| {
-            let mut found = names
-                .into_iter()
-                .filter_map(|name| Some((name, var(name)?)));
-            found.next()
-        };
-        let endpoint = first([
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-            "OTEL_EXPORTER_OTLP_ENDPOINT",
-        ]);
-        let protocol = first([
-            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-            "OTEL_EXPORTER_OTLP_PROTOCOL",
-        ]);
-        let is_off = var("OTEL_SDK_DISABLED").is_some_and(|word| word.eq_ignore_ascii_case("true"))
-            || var("OTEL_TRACES_EXPORTER") == Some("none");
-        let Some((_, endpoint)) = endpoint.filter(|_| !is_off) else {
-            return;
-        };
-        if let Some((name, _)) = protocol.filter(|(_, protocol)| *protocol != "grpc") {
-            self.unsupported_protocol = Some(name);
-            return;
-        }
-        // Exporters for gRPC accept a bare host and port too.
-        let endpoint = match endpoint.contains("://") {
-            true => endpoint.to_owned(),
-            false => format!("http://{endpoint}"),
-        };
-        self.values.entry("OTLP_ENDPOINT").or_insert(endpoint);
-    }
-
-    /// The OpenTelemetry variable that asks for an unsupported protocol, if that is why no spans are sent.
-    pub(super) fn ignored_variable(&self) -> Option<&'static str> {
-        self.unsupported_protocol
-            .filter(|_| self.get("OTLP_ENDPOINT").is_none())
-    }
-
-    /// Maximum of spans that wait for the collector, with OpenTelemetry's default.
-    pub(super) fn max_queued_spans(&self) -> usize {
-        self.max_queued_spans.unwrap_or(2048)
-    }
-
-    /// Adds a flag, which overrides the environment. An empty value counts as unset.
-    pub fn add_flag(&mut self, name: &'static str, value: String) {
-        if !value.is_empty() {
-            self.values.insert(name, value);
-        }
-    }
-
-    /// The value of a flag or variable, or else the default.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let setting = SETTINGS.iter().find(|setting| setting.name == name);
-        let setting = setting.unwrap_or_else(|| panic!("{name} is in the table"));
-        let value = self.values.get(name).map(String::as_str);
-        value
-            .or(Some(setting.default))
-            .filter(|value| !value.is_empty())
-    }
-}
 
 /// One invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +45,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(raw: &'a RawSettings) -> Self {
-        let unknown = raw.unknown.iter();
+        let unknown = raw.unknown().iter();
         let invalid = unknown.map(|name| InvalidSetting {
             name: name.clone(),
             text: match name.strip_prefix(PREFIX).and_then(names::closest) {
@@ -287,6 +187,11 @@ impl<'a> Reader<'a> {
                 .filter(|count| (1..=1_000_000).contains(count))
         };
         self.parse(name, "a whole number from 1 to 1000000", parse, 1)
+    }
+
+    pub(super) fn replicas(&mut self, name: &str) -> u32 {
+        let parse = |text: &str| text.parse().ok().filter(|count| (1..=1000).contains(count));
+        self.parse(name, "a whole number from 1 to 1000", parse, 1)
     }
 
     pub(super) fn rate(&mut self, name: &str) -> Option<Rate> {

@@ -215,6 +215,21 @@ pub const SETTINGS: &[Setting] = &[
         "How long a call may wait for its turn under UPSTREAM_QUOTA, in a queue that is fair between callers; 0s rejects at once",
     ),
     setting(
+        "QUOTA_REPLICAS",
+        "1",
+        "Bridges that share the keys; each sends at most its share of UPSTREAM_QUOTA, with QUOTA_SERVICE only while that fails",
+    ),
+    setting(
+        "QUOTA_SERVICE",
+        "",
+        "URL of an Envoy rate limit service that counts for all bridges, such as http://ratelimit:8081",
+    ),
+    setting(
+        "QUOTA_SERVICE_CA_FILE",
+        "",
+        "PEM file of certificate authorities to trust for QUOTA_SERVICE, instead of the system's",
+    ),
+    setting(
         "DRAIN_DELAY",
         "0s",
         "From SIGTERM until new calls are rejected",

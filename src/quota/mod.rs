@@ -1,16 +1,20 @@
 //! Shares the scarce upstream: a request quota for each upstream key, and a fair queue of the calls that wait.
 //!
 //! A call [acquires](Quota::acquire) a [`Slot`] for each request that it sends. It gets them at once, after a wait in the queue, or
-//! not at all. This module knows neither HTTP nor gRPC; `upstream` marks the slots as their requests leave. It does not
-//! coordinate several bridges that share a key. An engine that does would replace this one behind [`Quota::acquire`].
+//! not at all. `upstream` marks the slots as their requests leave. Several bridges that share a key each keep to their share of the
+//! quota, or ask a rate limit [`service`].
 
 mod key;
 mod queue;
 pub mod rate;
+pub mod service;
 #[cfg(test)]
 mod simulation;
+mod slot;
+mod state;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod window;
 
 use std::{
@@ -19,27 +23,36 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tokio::time::Instant;
 
-use self::key::{Acquired, Key};
+use self::{
+    key::{Acquired, Key},
+    service::{Service, SetupError},
+    state::Terms,
+};
 pub use self::{
-    key::{Slot, Slots},
     rate::Rate,
+    slot::{Slot, Slots},
 };
 
 /// Keys that are counted separately. Further keys share one quota, so that each stays within its limit.
 const MAX_KEYS: usize = 4096;
 /// Between two searches for keys to forget, while the maximum is reached.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// The name of the bridge's own key.
-const SERVICE: &str = "service";
+/// The name of the bridge's own key. No caller has it.
+pub const SERVICE: &str = "service";
 
 /// The limits of each upstream key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// Requests per window. `None` is unlimited.
+    /// Requests per window, over all bridges. `None` is unlimited.
     pub rate: Option<Rate>,
+    /// Bridges that share the keys. Each has an equal share of the requests, and at least one.
+    pub replicas: u32,
+    /// The service that counts for all bridges. While it answers, shares do not matter.
+    pub service: Option<service::Settings>,
     /// How long a call can wait in the queue. Zero rejects it at once.
     pub wait: Duration,
     /// Whether the bridge has its own key. If so, the key is reported from the start.
@@ -88,21 +101,36 @@ pub struct Limits {
 
 /// The quota does not allow the call. Nothing was sent.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the upstream key's quota of {rate} is used up")]
+#[error("{of}{rate} is used up")]
 pub struct Exhausted {
     /// The setting `UPSTREAM_QUOTA`.
     pub rate: Rate,
+    /// Whose limit it is.
+    pub of: LimitKind,
     /// Until the call would be admitted, if no other call arrives.
     pub wait: Duration,
     /// The current limits of the key.
     pub limits: Limits,
 }
 
+/// Whose limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitKind {
+    /// That of the upstream key.
+    #[error("the upstream key's quota of ")]
+    Key,
+    /// The caller's own, which the rate limit service has.
+    #[error("the caller's part of the upstream key's quota of ")]
+    Caller,
+}
+
 /// The state of the quota, for metrics.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Requests per window of each key.
+    /// Requests per window of each key, from this bridge.
     pub limit: u32,
+    /// The rate limit service, if there is one.
+    pub service: Option<service::Report>,
     /// Calls that wait, over all keys.
     pub waiting: usize,
     /// The keys that have a name.
@@ -126,7 +154,7 @@ pub struct Quota(Option<Arc<Engine>>);
 
 #[derive(Debug)]
 struct Engine {
-    rate: Rate,
+    terms: Terms,
     wait: Duration,
     has_service_key: bool,
     service: Arc<Key>,
@@ -153,20 +181,35 @@ impl UpstreamKey {
 
 impl Quota {
     /// Without a rate in the settings, nothing is counted.
-    pub fn new(settings: Settings) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// - [`SetupError`] if the client of the rate limit service can't be set up.
+    pub fn new(settings: &Settings) -> Result<Self, SetupError> {
+        let service = settings.service.as_ref().map(Service::new).transpose()?;
+        Ok(Self::with(settings, service))
+    }
+
+    fn with(settings: &Settings, service: Option<Service>) -> Self {
         let Some(rate) = settings.rate else {
             return Self(None);
         };
-        Self(Some(Arc::new(Engine {
+        let terms = Terms {
             rate,
+            share: (rate.requests() / settings.replicas).max(1),
+            replicas: settings.replicas,
+            service: service.map(Arc::new),
+        };
+        Self(Some(Arc::new(Engine {
             wait: settings.wait,
             has_service_key: settings.has_service_key,
-            service: Arc::new(Key::new(rate)),
+            service: Arc::new(Key::new(&terms)),
             others: Mutex::new(Others {
                 keys: HashMap::new(),
-                shared: Arc::new(Key::new(rate)),
+                shared: Arc::new(Key::new(&terms)),
                 swept: None,
             }),
+            terms,
         })))
     }
 
@@ -176,6 +219,7 @@ impl Quota {
     }
 
     /// Waits in the queue, and returns a slot for each of the call's `requests`. If the future is dropped, the call leaves the queue.
+    /// `trace` has the call's trace context for the rate limit service.
     ///
     /// # Errors
     ///
@@ -186,6 +230,7 @@ impl Quota {
         caller: &Caller,
         requests: u32,
         deadline: Instant,
+        trace: &HeaderMap,
     ) -> Result<Slots, Exhausted> {
         let Some(engine) = &self.0 else {
             return Ok(Slots::default());
@@ -195,7 +240,7 @@ impl Quota {
             .acquire(caller, requests, engine.wait, deadline)?;
         match acquired {
             Acquired::Slots(slots) => Ok(slots),
-            Acquired::Queued(ticket) => ticket.wait().await,
+            Acquired::Ticket(ticket) => ticket.wait(key, trace).await,
         }
     }
 
@@ -204,7 +249,7 @@ impl Quota {
     /// # Errors
     ///
     /// - [`Exhausted`] if none is free.
-    pub fn try_acquire(&self, key: &UpstreamKey) -> Result<Slots, Exhausted> {
+    pub async fn try_acquire(&self, key: &UpstreamKey) -> Result<Slots, Exhausted> {
         let Some(engine) = &self.0 else {
             return Ok(Slots::default());
         };
@@ -215,7 +260,7 @@ impl Quota {
         let now = Instant::now();
         match engine.key(key).acquire(&nobody, 1, Duration::ZERO, now)? {
             Acquired::Slots(slots) => Ok(slots),
-            Acquired::Queued(_) => unreachable!("a call that can not wait is admitted or rejected"),
+            Acquired::Ticket(ticket) => ticket.wait(key, &HeaderMap::new()).await,
         }
     }
 
@@ -227,10 +272,10 @@ impl Quota {
             remaining: key.limits().remaining,
             requests: key.requests(),
         };
-        let service = engine
+        let own = engine
             .has_service_key
             .then(|| report(&SERVICE.into(), &engine.service));
-        let mut keys: Vec<_> = service.into_iter().collect();
+        let mut keys: Vec<_> = own.into_iter().collect();
         let others = engine.others();
         let mut waiting = engine.service.waiting() + others.shared.waiting();
         for (name, key) in &others.keys {
@@ -239,8 +284,13 @@ impl Quota {
                 keys.push(report(name, key));
             }
         }
+        let service = engine.terms.service.as_ref();
         Some(Report {
-            limit: engine.rate.requests(),
+            limit: match service {
+                Some(_) => engine.terms.rate.requests(),
+                None => engine.terms.share,
+            },
+            service: service.map(|service| service.report()),
             waiting,
             keys,
         })
@@ -259,7 +309,7 @@ impl Engine {
         if !others.has_room(Instant::now()) {
             return Arc::clone(&others.shared);
         }
-        let new = Arc::new(Key::new(self.rate));
+        let new = Arc::new(Key::new(&self.terms));
         others.keys.insert(key.clone(), Arc::clone(&new));
         new
     }

@@ -2,7 +2,8 @@
 //!
 //! Surplus round robin (Adiseshu, Parulkar and Varghese, 1996), a deficit round robin that can overdraw. The waiting callers
 //! form a ring, and a caller's turn is worth its weight in requests. A new caller joins at the end of the ring. So its first call
-//! waits for at most one turn of each other caller, however many calls those have. This file knows no time.
+//! waits for at most one turn of each other caller, however many calls those have. A parked caller keeps its waiting calls, but gets no
+//! turn. This file knows no time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,13 +32,27 @@ struct Line<T> {
     waiting: VecDeque<Waiting<T>>,
     /// The sum over `waiting`.
     requests: u32,
+    /// Whether it gets no turn. If so, it is not in the ring.
+    is_parked: bool,
+}
+
+impl<T> Line<T> {
+    fn new() -> Self {
+        Self {
+            weight: 1,
+            credit: 0,
+            waiting: VecDeque::new(),
+            requests: 0,
+            is_parked: false,
+        }
+    }
 }
 
 /// The calls that wait for one upstream key.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     lines: HashMap<Arc<str>, Line<T>>,
-    /// The callers with waiting calls. The first one has its turn.
+    /// The callers with waiting calls that are not parked. The first one has its turn.
     ring: VecDeque<Arc<str>>,
     calls: usize,
 }
@@ -56,6 +71,14 @@ impl<T> Queue<T> {
         self.calls
     }
 
+    /// The waiting calls of one caller.
+    pub(super) fn of(&self, caller: &str) -> impl Iterator<Item = &Waiting<T>> {
+        self.lines
+            .get(caller)
+            .into_iter()
+            .flat_map(|line| &line.waiting)
+    }
+
     /// All waiting calls, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting<T>> {
         self.lines.values().flat_map(|line| &line.waiting)
@@ -66,17 +89,46 @@ impl<T> Queue<T> {
         let line = self.lines.entry(Arc::clone(&caller.name));
         let line = line.or_insert_with(|| {
             self.ring.push_back(Arc::clone(&caller.name));
-            Line {
-                weight: 1,
-                credit: 0,
-                waiting: VecDeque::new(),
-                requests: 0,
-            }
+            Line::new()
         });
         line.weight = i64::from(caller.weight.max(1));
         line.requests += call.requests;
         line.waiting.push_back(call);
         self.calls += 1;
+    }
+
+    /// Puts a call back that was removed by [`pop`](Self::pop), in front of all others.
+    pub(super) fn restore(&mut self, caller: &Caller, call: Waiting<T>) {
+        let line = self.lines.entry(Arc::clone(&caller.name));
+        let line = line.or_insert_with(Line::new);
+        line.weight = i64::from(caller.weight.max(1));
+        line.requests += call.requests;
+        line.credit += i64::from(call.requests);
+        let position = line.waiting.partition_point(|other| other.id < call.id);
+        line.waiting.insert(position, call);
+        self.calls += 1;
+        if !line.is_parked {
+            self.ring.retain(|name| *name != caller.name);
+            self.ring.push_front(Arc::clone(&caller.name));
+        }
+    }
+
+    /// Gives a caller no more turns.
+    pub(super) fn park(&mut self, caller: &str) {
+        if let Some(line) = self.lines.get_mut(caller) {
+            line.is_parked = true;
+            self.ring.retain(|name| **name != *caller);
+        }
+    }
+
+    /// Gives a parked caller turns again, behind the others.
+    pub(super) fn unpark(&mut self, caller: &Arc<str>) {
+        if let Some(line) = self.lines.get_mut(caller)
+            && line.is_parked
+        {
+            line.is_parked = false;
+            self.ring.push_back(Arc::clone(caller));
+        }
     }
 
     /// The call that is served next.
@@ -233,6 +285,41 @@ mod tests {
         assert_eq!(waiting.pop(1), "a");
         waiting.push(&caller("c", 1), 1, 1);
         assert_eq!(waiting.pop(4), "abca");
+    }
+
+    #[test]
+    fn a_restored_call_is_served_before_all_others() {
+        let mut waiting = Numbered::new();
+        let (a, b) = (caller("a", 1), caller("b", 1));
+        waiting.push(&a, 1, 2);
+        waiting.push(&b, 1, 2);
+        let calls = [(); 3].map(|()| waiting.queue.pop().expect("four wait"));
+        let [first, second, third] = calls;
+        waiting.queue.restore(&a, third);
+        waiting.queue.restore(&b, second);
+        waiting.queue.restore(&a, first);
+        let ids: Vec<_> = (0..4).filter_map(|_| waiting.queue.pop()).collect();
+        let ids: Vec<_> = ids.iter().map(|call| call.id).collect();
+        assert_eq!(ids, [1, 2, 3, 4], "a's in their order, and two turns of a");
+        assert_eq!(waiting.queue.calls(), 0);
+    }
+
+    #[test]
+    fn a_parked_caller_keeps_its_calls_and_gets_no_turn() {
+        let mut waiting = Numbered::new();
+        let (a, b) = (caller("a", 1), caller("b", 1));
+        waiting.push(&a, 1, 2);
+        waiting.push(&b, 1, 2);
+        waiting.queue.park("a");
+        waiting.push(&a, 1, 1);
+        assert_eq!(waiting.queue.of("a").count(), 3);
+        assert_eq!(waiting.pop(9), "bb");
+        assert_eq!(waiting.queue.calls(), 3);
+        waiting.push(&b, 1, 1);
+        waiting.queue.unpark(&a.name);
+        waiting.queue.unpark(&a.name);
+        assert_eq!(waiting.pop(9), "baaa");
+        assert!(waiting.queue.lines.is_empty() && waiting.queue.ring.is_empty());
     }
 
     #[test]

@@ -1,13 +1,7 @@
-//! A number of requests per window: `30/min`, `5/s`, `10/10s`.
+//! A number of requests per window: `30/min`, `5/s`, `10/10s`. Quotas and the limits of callers are rates, each within its bounds.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
-/// Maximum of requests per window, since each is counted separately.
-const MAX_REQUESTS: u32 = 10_000;
-/// A call that starts a thread sends two requests, and acquires both at once.
-const MIN_REQUESTS: u32 = 2;
-const MIN_WINDOW: Duration = Duration::from_secs(1);
-const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 const UNITS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("d", 24 * 3600)];
 
 /// At most `requests` in any window of this length.
@@ -15,6 +9,15 @@ const UNITS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("d", 24 * 
 pub struct Rate {
     requests: u32,
     window: Duration,
+}
+
+/// Which rates are valid for a purpose.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Valid numbers of requests.
+    pub requests: RangeInclusive<u32>,
+    /// Valid lengths of the window.
+    pub window: RangeInclusive<Duration>,
 }
 
 /// The text is not a valid rate.
@@ -27,6 +30,13 @@ impl Rate {
     pub const RULE: &str =
         "2 to 10000 requests and a window of 1s to 1d, such as 30/min, 5/s or 10/10s";
 
+    /// The bounds of [`Rate::from_str`]. A call that starts a thread sends two requests, and acquires both at once. Each request is
+    /// counted separately, so there is a maximum.
+    const QUOTA: Bounds = Bounds {
+        requests: 2..=10_000,
+        window: Duration::from_secs(1)..=Duration::from_secs(24 * 3600),
+    };
+
     /// The number of requests.
     pub fn requests(self) -> u32 {
         self.requests
@@ -35,6 +45,30 @@ impl Rate {
     /// The length of the window.
     pub fn window(self) -> Duration {
         self.window
+    }
+
+    /// Parses `REQUESTS/WINDOW`. A unit without a number means one of it.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`] for another form, or numbers outside `bounds`.
+    pub fn parse(text: &str, bounds: &Bounds) -> Result<Self, Invalid> {
+        let (requests, window) = text.split_once('/').ok_or(Invalid)?;
+        if !requests.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Invalid); // `parse` accepts a plus sign
+        }
+        let requests = requests.parse().map_err(|_| Invalid)?;
+        let window = match window.bytes().next() {
+            Some(b'0'..=b'9') => humantime::parse_duration(window),
+            Some(b'a'..=b'z') => humantime::parse_duration(&format!("1{window}")),
+            _ => return Err(Invalid),
+        };
+        let window = window.map_err(|_| Invalid)?;
+        let is_valid = bounds.requests.contains(&requests) && bounds.window.contains(&window);
+        match is_valid {
+            true => Ok(Self { requests, window }),
+            false => Err(Invalid),
+        }
     }
 }
 
@@ -45,25 +79,7 @@ impl FromStr for Rate {
     ///
     /// - [`Invalid`] for another form, or numbers outside [`Rate::RULE`].
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let (requests, window) = text.split_once('/').ok_or(Invalid)?;
-        if !requests.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(Invalid); // `parse` accepts a plus sign
-        }
-        let requests = requests.parse().map_err(|_| Invalid)?;
-        let unit = UNITS.iter().find(|(unit, _)| *unit == window);
-        let window = match unit {
-            Some((_, seconds)) => Duration::from_secs(*seconds),
-            None if window.starts_with(|first: char| first.is_ascii_digit()) => {
-                humantime::parse_duration(window).map_err(|_| Invalid)?
-            }
-            None => return Err(Invalid),
-        };
-        let is_valid = (MIN_REQUESTS..=MAX_REQUESTS).contains(&requests)
-            && (MIN_WINDOW..=MAX_WINDOW).contains(&window);
-        match is_valid {
-            true => Ok(Self { requests, window }),
-            false => Err(Invalid),
-        }
+        Self::parse(text, &Self::QUOTA)
     }
 }
 
@@ -115,6 +131,7 @@ mod tests {
             "30/min/s",
             "30 /min",
             "30/minute?",
+            "30/ min",
             "0/s",
             "1/min",
             "10001/s",

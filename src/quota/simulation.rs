@@ -95,11 +95,16 @@ impl World {
         let rate = format!("{LIMIT}/{}s", WINDOW.as_secs()).parse();
         let rate = Some(rate.expect("a rate"));
         Self {
-            quota: Quota::new(Settings {
-                rate,
-                wait,
-                has_service_key: true,
-            }),
+            quota: Quota::with(
+                &Settings {
+                    rate,
+                    replicas: 1,
+                    service: None,
+                    wait,
+                    has_service_key: true,
+                },
+                None,
+            ),
             alim: Arc::new(Mutex::new(Alim::new(kind))),
         }
     }
@@ -115,9 +120,10 @@ impl World {
             weight: plan.caller + 1,
         };
         let far = Instant::now() + Duration::from_secs(24 * 3600);
-        let acquired = self
-            .quota
-            .acquire(&UpstreamKey::Service, &caller, plan.requests, far);
+        let trace = http::HeaderMap::new();
+        let acquired =
+            self.quota
+                .acquire(&UpstreamKey::Service, &caller, plan.requests, far, &trace);
         let acquired = match plan.max_wait {
             Some(max_wait) => timeout(max_wait, acquired).await.ok(),
             None => Some(acquired.await),

@@ -12,11 +12,16 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn quota(rate: &str, wait: Duration) -> Quota {
     let rate = Some(rate.parse().expect("a rate"));
-    Quota::new(Settings {
-        rate,
-        wait,
-        has_service_key: true,
-    })
+    Quota::with(
+        &Settings {
+            rate,
+            replicas: 1,
+            service: None,
+            wait,
+            has_service_key: true,
+        },
+        None,
+    )
 }
 
 fn caller(name: &str) -> Caller {
@@ -32,7 +37,9 @@ fn far() -> Instant {
 
 async fn acquire(quota: &Quota, name: &str, requests: u32) -> Result<Slots, Exhausted> {
     let caller = caller(name);
-    quota.acquire(&SERVICE_KEY, &caller, requests, far()).await
+    quota
+        .acquire(&SERVICE_KEY, &caller, requests, far(), &HeaderMap::new())
+        .await
 }
 
 /// Sends one request now.
@@ -160,9 +167,9 @@ async fn the_slots_of_an_admitted_call_that_left_are_not_lost() {
     assert!(timeout(SECOND, &mut leaving).await.is_err(), "it waits");
     drop(unused); // it is admitted, but not polled again
     assert_eq!(waiting_calls(&quota), 0);
-    assert!(quota.try_acquire(&SERVICE_KEY).is_err());
+    assert!(quota.try_acquire(&SERVICE_KEY).await.is_err());
     drop(leaving);
-    quota.try_acquire(&SERVICE_KEY).expect("two slots");
+    quota.try_acquire(&SERVICE_KEY).await.expect("two slots");
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +180,9 @@ async fn a_call_whose_wait_would_be_too_long_is_rejected_at_once() {
         send(&quota).await;
     }
     let deadline = Instant::now() + 10 * SECOND;
-    let late = quota.acquire(&SERVICE_KEY, &caller(""), 1, deadline).await;
+    let late = quota
+        .acquire(&SERVICE_KEY, &caller(""), 1, deadline, &HeaderMap::new())
+        .await;
     assert_eq!(late.expect_err("too late").wait, 10 * SECOND + MARGIN);
     let turns = [start_call(&quota, "", start), start_call(&quota, "", start)];
     yield_now().await;
@@ -212,22 +221,24 @@ async fn a_stopped_key_ends_all_waits_that_would_be_in_vain() {
 async fn keys_beyond_the_maximum_share_one_quota_until_others_are_forgotten() {
     let quota = quota("2/10s", Duration::ZERO);
     let key = |number: usize| UpstreamKey::brought(&format!("key-{number}"));
-    let send = |key: UpstreamKey| {
-        let slots = quota.try_acquire(&key)?;
+    let send = async |key: UpstreamKey| {
+        let slots = quota.try_acquire(&key).await?;
         slots.current().expect("one").mark_sent();
         Ok::<_, Exhausted>(())
     };
     for number in 0..MAX_KEYS + 2 {
-        send(key(number)).expect("a free slot");
+        send(key(number)).await.expect("a free slot");
     }
     assert!(
-        send(key(MAX_KEYS + 2)).is_err(),
+        send(key(MAX_KEYS + 2)).await.is_err(),
         "the shared one is used up"
     );
-    send(key(7)).expect("it has one of its own");
+    send(key(7)).await.expect("it has one of its own");
     sleep(10 * SECOND + MARGIN).await;
     for _ in 0..2 {
-        send(key(MAX_KEYS + 2)).expect("the others are forgotten");
-        send(key(MAX_KEYS + 3)).expect("another of its own");
+        send(key(MAX_KEYS + 2))
+            .await
+            .expect("the others are forgotten");
+        send(key(MAX_KEYS + 3)).await.expect("another of its own");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A request is reserved from its admission until its first byte goes to a connection. From then on it counts for the window and
 //! [`MARGIN`]. ALİM counts arrivals, so the limit holds as long as each request arrives within the margin.
-//! ALİM's responses reveal requests of others. The caller of each method passes the time.
+//! ALİM's responses reveal requests of others. They count against the limit, but not against the bridge's own share of it.
+//! The caller of each method passes the time.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -18,6 +19,17 @@ pub(super) const MARGIN: Duration = Duration::from_millis(250);
 struct Entry {
     at: Instant,
     requests: u32,
+    is_own: bool,
+}
+
+impl Entry {
+    fn requests(&self) -> u32 {
+        self.requests
+    }
+
+    fn own_requests(&self) -> u32 {
+        if self.is_own { self.requests } else { 0 }
+    }
 }
 
 /// When a request was sent, and how many requests had expired by then.
@@ -37,6 +49,8 @@ pub(super) struct Window {
     entries: VecDeque<Entry>,
     /// The sum of the entries.
     counted: u32,
+    /// The sum of the entries that are the bridge's own.
+    own: u32,
     /// Admitted, but not sent yet.
     reserved: u32,
     /// Requests that have ceased to count since the start.
@@ -51,19 +65,29 @@ impl Window {
             span: rate.window() + MARGIN,
             entries: VecDeque::new(),
             counted: 0,
+            own: 0,
             reserved: 0,
             expired: 0,
             stopped_until: None,
         }
     }
 
-    /// The number of requests that can be admitted now.
-    pub(super) fn free(&mut self, now: Instant) -> u32 {
+    /// The number of requests that can be admitted now, if at most `share` of the limit may be the bridge's own.
+    pub(super) fn free(&mut self, now: Instant, share: u32) -> u32 {
         self.expire(now);
-        match self.stopped_until {
-            Some(_) => 0,
-            None => self.limit.saturating_sub(self.counted + self.reserved),
+        if self.stopped_until.is_some() {
+            return 0;
         }
+        let all = self.limit.saturating_sub(self.counted + self.reserved);
+        all.min(share.saturating_sub(self.own + self.reserved))
+    }
+
+    /// Whether what counts and what is reserved is within the limit and the `share`.
+    pub(super) fn is_within(&mut self, now: Instant, share: u32) -> bool {
+        self.expire(now);
+        let is_stopped = self.stopped_until.is_some();
+        let (all, own) = (self.counted + self.reserved, self.own + self.reserved);
+        !is_stopped && all <= self.limit && own <= share
     }
 
     /// Reserves this many requests. No more than [`free`](Self::free) can be reserved.
@@ -79,7 +103,7 @@ impl Window {
     /// Counts a reserved request that is sent now.
     pub(super) fn send(&mut self, now: Instant) -> Sent {
         self.reserved -= 1;
-        self.insert(now, 1);
+        self.insert(now, 1, true);
         Sent {
             at: now,
             expired: self.expired,
@@ -102,7 +126,7 @@ impl Window {
         let known = (self.counted - later).saturating_add(expired_since);
         let others = self.limit.saturating_sub(known.saturating_add(remaining));
         if others > 0 {
-            self.insert(sent.at, others);
+            self.insert(sent.at, others, false);
         }
     }
 
@@ -111,32 +135,52 @@ impl Window {
         self.stopped_until = self.stopped_until.max(Some(until));
     }
 
-    /// The earliest time to admit a request that is number `ahead` in the queue. Reserved requests are assumed to be sent after
-    /// `reserved_for`.
+    /// The earliest time to admit a request that is number `ahead` in the queue, if at most `share` of the limit may be the bridge's
+    /// own. Reserved requests are assumed to be sent after `reserved_for`.
     pub(super) fn admission_time(
         &mut self,
         now: Instant,
         ahead: u32,
         reserved_for: Duration,
+        share: u32,
     ) -> Instant {
         self.expire(now);
         let start = self.stopped_until.unwrap_or(now);
-        // The last request of a full window follows the first by a full span.
-        let rounds = ahead.saturating_sub(1) / self.limit;
-        let ahead = ahead - rounds * self.limit;
-        let mut missing = (self.counted + self.reserved + ahead).saturating_sub(self.limit);
+        let reserved = now + reserved_for + self.span;
+        let limits = [
+            (
+                self.limit,
+                self.counted,
+                Entry::requests as fn(&Entry) -> u32,
+            ),
+            (share, self.own, Entry::own_requests),
+        ];
+        let at = limits.map(|(limit, counted, requests_of)| {
+            // The last request of a full window follows the first by a full span.
+            let rounds = ahead.saturating_sub(1) / limit;
+            let needed = counted + self.reserved + ahead - rounds * limit;
+            let free = self.time_of(now, needed.saturating_sub(limit), requests_of);
+            free.unwrap_or(reserved).max(start) + self.span * rounds
+        });
+        at[0].max(at[1])
+    }
+
+    /// When this many requests have ceased to count. `None` if that needs reserved requests, too.
+    fn time_of(
+        &self,
+        now: Instant,
+        mut missing: u32,
+        requests_of: fn(&Entry) -> u32,
+    ) -> Option<Instant> {
         let mut at = now;
         for entry in &self.entries {
             if missing == 0 {
                 break;
             }
             at = entry.at + self.span;
-            missing = missing.saturating_sub(entry.requests);
+            missing = missing.saturating_sub(requests_of(entry));
         }
-        if missing > 0 {
-            at = now + reserved_for + self.span;
-        }
-        at.max(start) + self.span * rounds
+        (missing == 0).then_some(at)
     }
 
     /// When the oldest request ceases to count, or the key is no longer stopped. `None` if all requests are free.
@@ -153,10 +197,16 @@ impl Window {
         self.counted + self.reserved == 0 && self.stopped_until.is_none()
     }
 
-    fn insert(&mut self, at: Instant, requests: u32) {
+    fn insert(&mut self, at: Instant, requests: u32, is_own: bool) {
         let position = self.entries.partition_point(|entry| entry.at <= at);
-        self.entries.insert(position, Entry { at, requests });
-        self.counted += requests;
+        let entry = Entry {
+            at,
+            requests,
+            is_own,
+        };
+        self.counted += entry.requests;
+        self.own += entry.own_requests();
+        self.entries.insert(position, entry);
     }
 
     fn expire(&mut self, now: Instant) {
@@ -164,6 +214,7 @@ impl Window {
             && oldest.at + self.span <= now
         {
             self.counted -= oldest.requests;
+            self.own -= oldest.own_requests();
             self.expired += u64::from(oldest.requests);
             self.entries.pop_front();
         }
@@ -176,6 +227,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const LIMIT: u32 = 3;
 
     fn window() -> (Window, Instant) {
         let rate = "3/10s".parse().expect("a rate");
@@ -183,7 +235,7 @@ mod tests {
     }
 
     fn sent(window: &mut Window, at: Instant) -> Sent {
-        assert!(window.free(at) > 0, "none is free");
+        assert!(window.free(at, LIMIT) > 0, "none is free");
         window.reserve(1);
         window.send(at)
     }
@@ -193,17 +245,17 @@ mod tests {
         let (mut window, start) = window();
         window.reserve(3);
         assert_eq!(
-            window.free(start + 99 * SECOND),
+            window.free(start + 99 * SECOND, LIMIT),
             0,
             "reserved, however long"
         );
         let first = start + 5 * SECOND;
         window.send(first);
         window.release();
-        assert_eq!(window.free(first), 1);
+        assert_eq!(window.free(first, LIMIT), 1);
         let end = first + 10 * SECOND + MARGIN;
-        assert_eq!(window.free(end - Duration::from_millis(1)), 1);
-        assert_eq!(window.free(end), 2);
+        assert_eq!(window.free(end - Duration::from_millis(1), LIMIT), 1);
+        assert_eq!(window.free(end, LIMIT), 2);
     }
 
     #[test]
@@ -213,7 +265,7 @@ mod tests {
         sent(&mut window, start);
         sent(&mut window, start + SECOND);
         let now = start + 2 * SECOND;
-        let mut wait = |ahead| window.admission_time(now, ahead, MARGIN);
+        let mut wait = |ahead| window.admission_time(now, ahead, MARGIN, LIMIT);
         assert_eq!(wait(1), now);
         assert_eq!(wait(2), start + span);
         assert_eq!(wait(3), start + SECOND + span);
@@ -221,12 +273,15 @@ mod tests {
         assert_eq!(wait(5), start + span + span);
         window.reserve(1);
         assert_eq!(
-            window.admission_time(now, 3, MARGIN),
+            window.admission_time(now, 3, MARGIN, LIMIT),
             now + MARGIN + span,
             "reserved"
         );
         window.stop(start + 40 * SECOND);
-        assert_eq!(window.admission_time(now, 1, MARGIN), start + 40 * SECOND);
+        assert_eq!(
+            window.admission_time(now, 1, MARGIN, LIMIT),
+            start + 40 * SECOND
+        );
     }
 
     #[test]
@@ -234,17 +289,21 @@ mod tests {
         let (mut window, start) = window();
         let first = sent(&mut window, start);
         window.reconcile(start + SECOND, first, 2);
-        assert_eq!(window.free(start + SECOND), 2, "nobody else");
+        assert_eq!(window.free(start + SECOND, LIMIT), 2, "nobody else");
         window.reconcile(start + SECOND, first, 1);
         window.reconcile(start + 2 * SECOND, first, 1);
         assert_eq!(
-            window.free(start + 2 * SECOND),
+            window.free(start + 2 * SECOND, LIMIT),
             1,
             "one other, learned once"
         );
         window.reconcile(start + 2 * SECOND, first, 0);
-        assert_eq!(window.free(start + 2 * SECOND), 0);
-        assert_eq!(window.free(start + 10 * SECOND + MARGIN), 3, "all at once");
+        assert_eq!(window.free(start + 2 * SECOND, LIMIT), 0);
+        assert_eq!(
+            window.free(start + 10 * SECOND + MARGIN, LIMIT),
+            3,
+            "all at once"
+        );
     }
 
     #[test]
@@ -253,12 +312,20 @@ mod tests {
         let first = sent(&mut window, start);
         sent(&mut window, start + SECOND);
         window.reconcile(start + 2 * SECOND, first, 1);
-        assert_eq!(window.free(start + 2 * SECOND), 0, "one other before it");
+        assert_eq!(
+            window.free(start + 2 * SECOND, LIMIT),
+            0,
+            "one other before it"
+        );
         let (mut window, start) = self::window();
         let first = sent(&mut window, start);
         sent(&mut window, start + MARGIN);
         window.reconcile(start + SECOND, first, 1);
-        assert_eq!(window.free(start + SECOND), 1, "it can have overtaken");
+        assert_eq!(
+            window.free(start + SECOND, LIMIT),
+            1,
+            "it can have overtaken"
+        );
     }
 
     #[test]
@@ -267,9 +334,13 @@ mod tests {
         sent(&mut window, start);
         let second = sent(&mut window, start + 9 * SECOND);
         window.reconcile(start + 15 * SECOND, second, 1);
-        assert_eq!(window.free(start + 15 * SECOND), 2);
+        assert_eq!(window.free(start + 15 * SECOND, LIMIT), 2);
         window.reconcile(start + 60 * SECOND, second, 0);
-        assert_eq!(window.free(start + 60 * SECOND), 3, "too late to say");
+        assert_eq!(
+            window.free(start + 60 * SECOND, LIMIT),
+            3,
+            "too late to say"
+        );
     }
 
     #[test]
@@ -277,10 +348,31 @@ mod tests {
         let (mut window, start) = window();
         window.stop(start + 9 * SECOND);
         window.stop(start + 2 * SECOND);
-        assert_eq!(window.free(start + 8 * SECOND), 0);
+        assert_eq!(window.free(start + 8 * SECOND, LIMIT), 0);
         assert_eq!(window.next_release(start), Some(start + 9 * SECOND));
         assert!(!window.is_empty(start));
-        assert_eq!(window.free(start + 9 * SECOND), 3);
+        assert_eq!(window.free(start + 9 * SECOND, LIMIT), 3);
         assert!(window.is_empty(start + 9 * SECOND));
+    }
+
+    #[test]
+    fn a_share_limits_the_bridges_own_requests_alone() {
+        let (mut window, start) = window();
+        let first = sent(&mut window, start);
+        assert_eq!(window.free(start, 2), 1);
+        window.reconcile(start, first, 1);
+        assert_eq!(window.free(start, 2), 1, "one other");
+        window.reconcile(start, first, 0);
+        assert_eq!(window.free(start, 2), 0, "two others");
+        let (mut window, start) = self::window();
+        sent(&mut window, start);
+        sent(&mut window, start + SECOND);
+        let now = start + 2 * SECOND;
+        let span = 10 * SECOND + MARGIN;
+        let mut wait = |ahead, share| window.admission_time(now, ahead, MARGIN, share);
+        assert_eq!(wait(1, LIMIT), now);
+        assert_eq!(wait(1, 2), start + span);
+        assert_eq!(wait(2, 2), start + SECOND + span);
+        assert_eq!(wait(3, 2), start + span + span, "a round of two");
     }
 }

@@ -158,9 +158,10 @@ impl Bridge {
             None => UpstreamKey::Service,
         };
         let deadline = context.deadlines.head;
+        let trace = context.record().trace_context(&call.headers);
         call.slots = tokio::select! {
             biased;
-            slots = quota.acquire(&key, &caller, requests, deadline.at) => slots?,
+            slots = quota.acquire(&key, &caller, requests, deadline.at, &trace) => slots?,
             () = self.draining.cancelled() => return Err(Rejected::Draining.into()),
         };
         Ok(deadline.check()?)

@@ -199,7 +199,7 @@ mod tests {
     use crate::{
         admission::Rejected,
         call::{Invalid, deadline::TimeoutKind, reply::ReplyHead},
-        quota::{Exhausted, Limits},
+        quota::{Exhausted, LimitKind, Limits},
         status::{Credentials, Failure, Protocol, mapping::Pushback},
         upstream::{
             Error,
@@ -269,6 +269,7 @@ mod tests {
             Failure::CredentialsRejected,
             Failure::FieldNotAllowed("system_prompt_override"),
             Failure::Exhausted(Exhausted {
+                of: LimitKind::Key,
                 rate,
                 wait: SECOND,
                 limits,

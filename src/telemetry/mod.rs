@@ -179,6 +179,11 @@ impl Record {
         self.0.trace.begin_upstream(headers);
     }
 
+    /// The call's trace context for a request that is made for it: that of its server span, else the caller's own in `headers`.
+    pub fn trace_context(&self, headers: &HeaderMap) -> HeaderMap {
+        self.0.trace.context(headers)
+    }
+
     /// Whether the call may have reached the upstream.
     pub fn was_upstream_asked(&self) -> bool {
         self.0.was_upstream_asked.load(Ordering::Relaxed)

@@ -8,7 +8,10 @@ use std::sync::Mutex;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::register::Register;
-use crate::{quota::Report, reload::Outcome};
+use crate::{
+    quota::{Report, service},
+    reload::Outcome,
+};
 
 /// Why a connection was closed before it could carry a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +123,9 @@ struct Quotas {
     waiting: IntGaugeVec,
     remaining: IntGaugeVec,
     requests: IntCounterVec,
+    /// These exist only with a rate limit service.
+    service_up: IntGaugeVec,
+    service_requests: IntCounterVec,
 }
 
 impl State {
@@ -193,6 +199,9 @@ impl State {
             remaining.set(key.remaining.into());
             let requests = quota.requests.with_label_values(&[&*key.name]);
             requests.inc_by(key.requests.saturating_sub(requests.get()));
+        }
+        if let Some(service) = &report.service {
+            quota.service(service);
         }
     }
 
@@ -268,7 +277,7 @@ impl Quotas {
         Ok(Self {
             limit: new.gauges(
                 "alim_bridge_quota_limit",
-                "The requests per window of UPSTREAM_QUOTA. All quota metrics are absent if it is off.",
+                "The requests per window of UPSTREAM_QUOTA that this bridge may send. All quota metrics are absent if it is off.",
                 &[],
             )?,
             waiting: new.gauges(
@@ -286,7 +295,26 @@ impl Quotas {
                 "Requests that counted against the quota of an upstream key of the bridge, by the key's name.",
                 &["upstream_key"],
             )?,
+            service_up: new.gauges(
+                "alim_bridge_quota_service_up",
+                "1 if the last answer of QUOTA_SERVICE was of use, 0 while calls go on within the bridge's own share.",
+                &[],
+            )?,
+            service_requests: new.counters(
+                "alim_bridge_quota_service_requests_total",
+                "Questions to QUOTA_SERVICE, by result: ok, over_limit, error, timeout.",
+                &["result"],
+            )?,
         })
+    }
+
+    fn service(&self, report: &service::Report) {
+        let up = self.service_up.with_label_values::<&str>(&[]);
+        up.set(report.is_up.into());
+        for (outcome, asked) in service::Outcome::ALL.iter().zip(report.asked) {
+            let counter = self.service_requests.with_label_values(&[outcome.name()]);
+            counter.inc_by(asked.saturating_sub(counter.get()));
+        }
     }
 }
 

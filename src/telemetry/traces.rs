@@ -165,6 +165,26 @@ impl Trace {
         spans.unwrap_or(&self.id).as_deref()
     }
 
+    /// The context of the server span. Without one, the caller's own context in `headers`.
+    pub(super) fn context(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut context = HeaderMap::new();
+        match self.spans.get() {
+            Some(spans) => {
+                TraceContextPropagator::new()
+                    .inject_context(&spans.server, &mut Headers(&mut context));
+            }
+            None => {
+                for name in ["traceparent", "tracestate"] {
+                    let name = HeaderName::from_static(name);
+                    for value in headers.get_all(&name) {
+                        context.append(name.clone(), value.clone());
+                    }
+                }
+            }
+        }
+        context
+    }
+
     /// Begins the client span, and adds its context to the `headers` of the request to the upstream.
     pub(super) fn begin_upstream(&self, headers: &mut HeaderMap) {
         let Some(spans) = self.spans.get() else {

@@ -98,6 +98,9 @@ pub enum BuildError {
     /// There are no system roots, or TLS can't be set up.
     #[error("the HTTP client can't be set up")]
     Client(#[source] reqwest::Error),
+    /// The client of the rate limit service can't be set up.
+    #[error(transparent)]
+    QuotaService(#[from] quota::service::SetupError),
 }
 
 impl Upstream {
@@ -126,7 +129,7 @@ impl Upstream {
             threads_url: join("/threads"),
             retries: Retries::new(settings.retries),
             health: Health::unknown(),
-            quota: Quota::new(settings.quota),
+            quota: Quota::new(&settings.quota)?,
             tls: probe::tls(&settings),
             settings,
         })

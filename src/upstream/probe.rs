@@ -54,7 +54,7 @@ impl Upstream {
             Some(url) => {
                 let key = self.settings.health_key();
                 let slots = match &key {
-                    Some(_) => self.quota.try_acquire(&UpstreamKey::Service),
+                    Some(_) => self.quota.try_acquire(&UpstreamKey::Service).await,
                     None => Ok(Slots::default()),
                 };
                 let Ok(slots) = slots else { return };

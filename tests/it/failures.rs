@@ -216,11 +216,8 @@ async fn a_failure_before_the_first_event_ends_with_a_status_that_forbids_a_retr
             assert_eq!(status.info("eventsDelivered"), delivered, "{name}");
         }
         let calls = usize::from(invoke.is_some()) + usize::from(stream.is_some());
-        assert_eq!(
-            upstream.requests().len(),
-            calls,
-            "{name}: nothing is sent twice"
-        );
+        let sent = upstream.requests().len();
+        assert_eq!(sent, calls, "{name}: nothing is sent twice");
     }
 }
 
@@ -313,11 +310,8 @@ async fn a_failure_mid_stream_ends_with_a_status_after_the_events() {
             Some(events.len().to_string()),
             "{name}"
         );
-        assert_eq!(
-            upstream.requests().len(),
-            1,
-            "{name}: nothing is sent twice"
-        );
+        let sent = upstream.requests().len();
+        assert_eq!(sent, 1, "{name}: nothing is sent twice");
     }
 }
 

@@ -1,6 +1,8 @@
 //! UPSTREAM_QUOTA and QUOTA_WAIT: the requests that reach ALİM, and what rejected callers learn.
 
 mod emulated;
+mod rate_limit;
+mod service;
 mod share;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Traces as an OpenTelemetry collector receives them, over real OTLP.
 
-mod collector;
+pub(crate) mod collector;
 
 use std::{
     net::TcpListener,

@@ -21,6 +21,7 @@ DEPLOY = ROOT / "deploy"
 BIN = os.environ["ALIM_BRIDGE"]
 KEY = "dev-api-key-change-in-production"
 MAX_CALLS = 2
+NOBODY = "http://127.0.0.1:9"
 
 
 def rules() -> list[dict[str, Any]]:
@@ -124,14 +125,14 @@ def bridge() -> Iterator[Bridge]:
 
 @pytest.fixture(scope="module")
 def guarded(bridge: Bridge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The admin port of a second bridge, with a quota, one caller, and a certificate of its own that holds for two days."""
+    """The admin port of a second bridge, with a quota and a rate limit service that is gone, one caller, and a certificate of its own that holds for two days."""
     folder = tmp_path_factory.mktemp("tls")
     files = ["-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt"]
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     subprocess.run([*made, "-subj", "/CN=127.0.0.1", *files], check=True, capture_output=True)
     env = {"PATH": os.environ["PATH"], "ALIM_BRIDGE_UPSTREAM_API_KEY": KEY}
     serve = [BIN, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"]
-    serve += ["--upstream-url", bridge.upstream, "--upstream-health-interval", "200ms", "--upstream-quota", "30/min"]
+    serve += ["--upstream-url", bridge.upstream, "--upstream-health-interval", "200ms", "--upstream-quota", "30/min", "--quota-service", NOBODY]
     serve += ["--tls-cert-file", f"{folder}/tls.crt", "--tls-key-file", f"{folder}/tls.key"]
     subprocess.run([BIN, "callers", "add", f"{folder}/callers.toml", "orders"], check=True, capture_output=True)
     serve += ["--callers-file", f"{folder}/callers.toml"]

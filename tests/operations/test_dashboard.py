@@ -64,6 +64,7 @@ def test_compose_brings_the_bridge_alone_and_the_observers_when_asked() -> None:
         return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
 
     assert services() == {"bridge", "emulator"}
+    assert services("--profile", "shared") == {"bridge", "emulator", "shared-bridge", "ratelimit", "redis"}
     assert services("--profile", "observe") == {"bridge", "emulator", "prometheus", "grafana"}
 
 
@@ -83,8 +84,8 @@ def test_the_bridge_of_compose_has_a_limit_of_memory_that_it_can_find() -> None:
 
 
 def test_what_compose_mounts_is_there() -> None:
-    command = ["docker-compose", "--profile", "observe", "config", "--format", "json"]
+    command = ["docker-compose", "--profile", "observe", "--profile", "shared", "config", "--format", "json"]
     config = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     mounts = [mount for service in config["services"].values() for mount in service.get("volumes") or []]
     sources = [Path(mount["source"]) for mount in mounts if mount["type"] == "bind"]
-    assert len(sources) == 3 and all(source.exists() for source in sources), sources
+    assert len(sources) == 4 and all(source.exists() for source in sources), sources

@@ -16,20 +16,21 @@ from conftest import BIN, DEPLOY, Bridge, rules, running, serving
 
 VERSION = "1.37"
 CRDS = Path(os.environ["CRDS"])
-OVERLAYS = ["production", "trial", "tls"]
-TLS = "resources: [{base}]\ncomponents: [{component}]\n"
-TLS_PATHS = {"base": "base", "component": "components/tls"}
+OVERLAYS = ["production", "trial", "tls", "quota"]
+COMPONENTS = ["tls", "quota"]
+WITH_COMPONENT = "resources: [{base}]\ncomponents: [{component}]\n"
 
 
 @cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
-    """What kustomize makes of an overlay; `tls` is the base with that component, for no overlay here has it."""
+    """What kustomize makes of an overlay; `tls` and `quota` are the base with that component, for no overlay here has it."""
     folder = DEPLOY / "kubernetes/overlays" / overlay
-    if overlay == "tls":
-        folder = Path(os.environ["SCRATCH"]) / "tls"
+    if overlay in COMPONENTS:
+        folder = Path(os.environ["SCRATCH"]) / overlay
         folder.mkdir(parents=True, exist_ok=True)
-        paths = {name: os.path.relpath(DEPLOY / "kubernetes" / path, folder) for name, path in TLS_PATHS.items()}
-        (folder / "kustomization.yaml").write_text(TLS.format(**paths))
+        paths = {"base": "base", "component": f"components/{overlay}"}
+        paths = {name: os.path.relpath(DEPLOY / "kubernetes" / path, folder) for name, path in paths.items()}
+        (folder / "kustomization.yaml").write_text(WITH_COMPONENT.format(**paths))
     made = subprocess.run(["kustomize", "build", str(folder)], capture_output=True, text=True)
     assert (made.returncode, made.stderr) == (0, "")
     return list(yaml.safe_load_all(made.stdout))
@@ -102,7 +103,7 @@ def test_an_unknown_field_would_be_found() -> None:
         kubernetes_validate.validate(wrong, VERSION, strict=True)
 
 
-@pytest.mark.parametrize("overlay", ["production", "trial"])
+@pytest.mark.parametrize("overlay", ["production", "trial", "quota"])
 def test_the_bridge_starts_with_the_settings_of_the_config_map(overlay: str, tmp_path: Path) -> None:
     """The real binary reads them; only the ports and the key's place are this machine's."""
     (tmp_path / "key").write_text("some-key")
@@ -188,6 +189,39 @@ def test_selectors_of_others_are_left_as_they_were_written() -> None:
     assert peers == [{"k8s-app": "kube-dns"}, {"app.kubernetes.io/name": "alim"}, None]
     assert [port["port"] for rule in allowed["egress"] for port in rule["ports"]] == [53, 53, 8000, 4317]
     assert [rule["ports"][0]["port"] for rule in allowed["ingress"]] == ["grpc", "admin"]
+
+
+def test_the_quota_passes_from_the_bridges_to_redis_and_nothing_else_does() -> None:
+    """Who may ask whom, and where: each way stands at both of its ends."""
+    ways = {}
+    for name in ("alim-bridge", "ratelimit", "redis"):
+        policy = one("quota", "NetworkPolicy", name)["spec"]
+        assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        ways[name] = [reached(rule.get("from"), rule) for rule in policy["ingress"]], [reached(rule["to"], rule) for rule in policy["egress"]]
+    assert ways["alim-bridge"][1][2:] == [("ratelimit", [8081])]
+    assert ways["ratelimit"] == ([("alim-bridge", ["grpc"])], [("kube-dns", [53, 53]), ("redis", [6379])])
+    assert ways["redis"] == ([("ratelimit", ["redis"])], [])
+    ports = {name: one("quota", "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["ports"][0] for name in ("ratelimit", "redis")}
+    assert {name: (port["name"], port["containerPort"]) for name, port in ports.items()} == {"ratelimit": ("grpc", 8081), "redis": ("redis", 6379)}
+    assert settings("quota")["ALIM_BRIDGE_QUOTA_SERVICE"] == "http://ratelimit:8081"
+    assert one("quota", "Service", "ratelimit")["spec"]["ports"][0]["port"] == 8081
+
+
+def reached(peers: list[dict[str, Any]], rule: dict[str, Any]) -> tuple[str, list[int | str]]:
+    (peer,) = peers
+    (label,) = peer.get("podSelector", {"matchLabels": {"": ""}})["matchLabels"].values()
+    return label, [port["port"] for port in rule["ports"]]
+
+
+def test_the_quota_of_the_bridges_is_the_limit_of_the_service() -> None:
+    volumes = one("quota", "Deployment", "ratelimit")["spec"]["template"]["spec"]["volumes"]
+    limits = one("quota", "ConfigMap", volumes[0]["configMap"]["name"])["data"]
+    (service, others) = yaml.safe_load(limits["alim-bridge.yaml"])["descriptors"]
+    assert (service["value"], "value" in others) == ("service", False)
+    rate = service["rate_limit"]
+    assert settings("quota")["ALIM_BRIDGE_UPSTREAM_QUOTA"] == f"{rate['requests_per_unit']}/{rate['unit'][:3]}"
+    assert one("quota", "Deployment")["spec"]["replicas"] == int(settings("quota")["ALIM_BRIDGE_QUOTA_REPLICAS"])
 
 
 def test_what_selects_pods_selects_the_bridges() -> None:

@@ -15,6 +15,7 @@ const LIBRARIES: [(&[&str], &[&str]); 5] = [
         &[
             "pb.rs",
             "pb/",
+            "quota/service/",
             "middleware/",
             "service/",
             "status/",

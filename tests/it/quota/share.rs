@@ -1,16 +1,15 @@
 //! Calls that wait for the quota: which is served next, and what ends the wait.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use crate::support::{
     Bridge, RichStatus, ask,
+    callers::{CallersFile, entry},
     extra::{advance_time, with_metadata},
-    upstream::Upstream,
+    upstream::{Request, Upstream},
     with_timeout,
 };
 use alim_bridge::server::Drained;
-use ring::digest::{SHA256, digest};
-use tempfile::NamedTempFile;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
@@ -26,18 +25,12 @@ pub(super) fn call(bridge: &Bridge, caller: &str, message: &str) -> JoinHandle<R
 
 #[tokio::test]
 async fn a_callers_first_call_waits_for_one_turn_of_a_caller_with_many() {
-    let lines = ["loud", "polite"].map(|name| {
-        let hash = digest(&SHA256, name.as_bytes());
-        let hex: String = hash.as_ref().iter().map(|it| format!("{it:02x}")).collect();
-        format!("[[caller]]\nname = \"{name}\"\nkey_sha256 = [\"{hex}\"]\n")
-    });
-    let file = NamedTempFile::new().expect("a file");
-    fs::write(&file, lines.concat()).expect("written");
+    let file = CallersFile::with(&["loud", "polite"].map(|name| entry(name, name)).concat());
     let upstream = Upstream::answering(a_reply());
     let settings = [
         ("UPSTREAM_QUOTA", "2/s"),
         ("QUOTA_WAIT", "30s"),
-        ("CALLERS_FILE", file.path().to_str().expect("UTF-8")),
+        ("CALLERS_FILE", &file.path()),
     ];
     let bridge = Bridge::with(&upstream.url(), &settings).await;
     let loud: Vec<_> = (0..8).map(|_| call(&bridge, "loud", "loud")).collect();
@@ -53,6 +46,35 @@ async fn a_callers_first_call_waits_for_one_turn_of_a_caller_with_many() {
         call.await.expect("no panic").expect("its turn");
     }
     assert_kept(&upstream, 2, Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn callers_who_contend_are_served_by_their_weight() {
+    let heavy = entry("heavy", "heavy") + "weight = 2\n";
+    let file = CallersFile::with(&(heavy + &entry("light", "light")));
+    let upstream = Upstream::answering(a_reply());
+    let settings = [
+        ("UPSTREAM_QUOTA", "3/s"),
+        ("QUOTA_WAIT", "30s"),
+        ("CALLERS_FILE", &file.path()),
+    ];
+    let bridge = Bridge::with(&upstream.url(), &settings).await;
+    let first: Vec<_> = (0..3).map(|_| call(&bridge, "light", "first")).collect();
+    upstream.wait_for_requests(3).await;
+    let mut calls = Vec::new();
+    for (name, waiting) in [("light", 6), ("heavy", 12)] {
+        calls.extend((0..6).map(|_| call(&bridge, name, name)));
+        waits(&bridge, waiting).await;
+    }
+    for call in first.into_iter().chain(calls) {
+        call.await.expect("no panic").expect("its turn");
+    }
+    let requests = upstream.requests();
+    let windows: Vec<_> = requests[3..].chunks(3).collect();
+    for window in &windows[..3] {
+        let is_heavy = |it: &&Request| it.json()["message"] == "heavy";
+        assert_eq!(window.iter().filter(is_heavy).count(), 2, "{window:?}");
+    }
 }
 
 #[tokio::test]

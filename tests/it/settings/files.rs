@@ -194,3 +194,24 @@ fn a_bridge_is_open_if_it_listens_beyond_loopback_and_authenticates_nobody() {
         assert!(!parsed(closed).is_open_to_the_network(), "{closed:?}");
     }
 }
+
+#[test]
+fn authorities_for_the_quota_service_need_the_service_and_certificates() {
+    let (cert, _) = tls_files();
+    let quota = ("UPSTREAM_QUOTA", "30/min");
+    let service = ("QUOTA_SERVICE", "https://ratelimit:8081");
+    let with = |file| ("QUOTA_SERVICE_CA_FILE", path(file));
+    let config = parse(&[KEY, quota, service, with(&cert)]).expect("valid");
+    let service_settings = config.upstream.quota.service.expect("a service");
+    let pem = fs::read(cert.path()).expect("readable");
+    assert_eq!(service_settings.ca_pem, Some(pem));
+    assert_eq!(
+        invalid(&[KEY, quota, with(&cert)]),
+        ["QUOTA_SERVICE_CA_FILE"]
+    );
+    let other = file("no certificate");
+    assert_eq!(
+        invalid(&[KEY, quota, service, with(&other)]),
+        ["QUOTA_SERVICE_CA_FILE"]
+    );
+}

@@ -295,3 +295,26 @@ fn debug_does_not_contain_the_key() {
     let config = parse(&[("UPSTREAM_API_KEY", "hunter2")]).expect("valid");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
+
+#[test]
+fn bridges_that_share_a_quota_need_one_and_two_requests_each() {
+    let service = ("QUOTA_SERVICE", "https://ratelimit:8081");
+    let quota = |rate| ("UPSTREAM_QUOTA", rate);
+    let replicas = |count| ("QUOTA_REPLICAS", count);
+    for (settings, expected) in [
+        (&[KEY, service][..], &["QUOTA_SERVICE"][..]),
+        (&[KEY, service, quota("30/min")], &[]),
+        (&[KEY, service, quota("30")], &["UPSTREAM_QUOTA"]),
+        (&[KEY, quota("30/min"), replicas("15")], &[]),
+        (&[KEY, quota("30/min"), replicas("16")], &["QUOTA_REPLICAS"]),
+        (&[KEY, replicas("16")], &[]),
+    ] {
+        assert_eq!(invalid(settings), expected, "{settings:?}");
+    }
+    assert_rejected("QUOTA_REPLICAS", &["0", "-1", "1001", "two"]);
+    let with_service = [quota("30/min"), ("QUOTA_SERVICE", "ratelimit:8081")];
+    assert_eq!(
+        invalid(&[&[KEY][..], &with_service].concat()),
+        ["QUOTA_SERVICE"]
+    );
+}

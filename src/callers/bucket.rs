@@ -1,4 +1,4 @@
-//! The rate limit of a caller: `60/min` as text, and the bucket that counts.
+//! The rate limit of a caller, and the bucket that counts.
 //!
 //! governor's bucket (GCRA) holds as many calls as the rate names and refills evenly. After a pause that many calls are allowed at
 //! once, then one each `period / calls`. A rejected call takes nothing from the bucket.
@@ -13,49 +13,20 @@ use governor::{
 };
 use tokio::time::Instant;
 
-/// Maximum period of a rate, and maximum of calls in one.
-const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
-const MAX_CALLS: u32 = 1_000_000;
+use crate::quota::{Rate, rate::Bounds};
 
-/// A number of calls per period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rate {
-    calls: NonZeroU32,
-    period: Duration,
-}
+/// The form that [`parse`] accepts.
+pub(super) const RULE: &str =
+    "a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"";
 
-impl Rate {
-    pub(super) const RULE: &str = "a number of calls and their period of up to a day, such as \"60/min\", \"5/s\" or \"10/10s\"";
+const BOUNDS: Bounds = Bounds {
+    requests: 1..=1_000_000,
+    window: Duration::from_millis(1)..=Duration::from_secs(24 * 3600),
+};
 
-    /// Parses `CALLS/PERIOD`. A unit without a number means one of it.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (calls, period) = text.split_once('/')?;
-        let calls = calls.parse::<u32>().ok().filter(|it| *it <= MAX_CALLS)?;
-        let period = match period.starts_with(|char: char| char.is_ascii_digit()) {
-            true => humantime::parse_duration(period),
-            false => humantime::parse_duration(&format!("1{period}")),
-        };
-        let is_fit = |period: &Duration| (Duration::from_millis(1)..=MAX_PERIOD).contains(period);
-        Some(Self {
-            calls: NonZeroU32::new(calls)?,
-            period: period.ok().filter(is_fit)?,
-        })
-    }
-}
-
-/// As written, in the largest unit that fits.
-impl std::fmt::Display for Rate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.period.as_millis() {
-            1_000 => write!(f, "{}/s", self.calls),
-            60_000 => write!(f, "{}/min", self.calls),
-            3_600_000 => write!(f, "{}/h", self.calls),
-            _ => {
-                let period = humantime::format_duration(self.period);
-                write!(f, "{}/{period}", self.calls)
-            }
-        }
-    }
+/// Parses the rate of a caller.
+pub(super) fn parse(text: &str) -> Option<Rate> {
+    Rate::parse(text, &BOUNDS).ok()
 }
 
 /// Counts the calls of one caller.
@@ -68,12 +39,13 @@ pub(super) struct Bucket {
 impl Bucket {
     /// A full bucket.
     pub(super) fn of(rate: Rate) -> Self {
-        let quota = Quota::with_period(rate.period / rate.calls.get());
+        let calls = NonZeroU32::new(rate.requests()).expect("a rate allows a call");
+        let quota = Quota::with_period(rate.window() / rate.requests());
         let quota = quota.expect("a rate leaves time between two calls");
         Self {
             rate,
             limiter: RateLimiter::direct_with_clock(
-                quota.allow_burst(rate.calls),
+                quota.allow_burst(calls),
                 SinceStart(Instant::now()),
             ),
         }
@@ -113,11 +85,12 @@ mod tests {
             ("5/s", 5, 1_000, "5/s"),
             ("10/10s", 10, 10_000, "10/10s"),
             ("1/h", 1, 3_600_000, "1/h"),
+            ("60/minute", 60, 60_000, "60/min"),
             ("1000000/1ms", 1_000_000, 1, "1000000/1ms"),
         ] {
-            let rate = Rate::parse(text).unwrap_or_else(|| panic!("{text}"));
-            assert_eq!(rate.calls.get(), calls);
-            assert_eq!(rate.period, Duration::from_millis(period));
+            let rate = parse(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(rate.requests(), calls);
+            assert_eq!(rate.window(), Duration::from_millis(period));
             assert_eq!(rate.to_string(), shown);
         }
         for text in [
@@ -132,13 +105,13 @@ mod tests {
             "1/x",
             "1000001/s",
         ] {
-            assert_eq!(Rate::parse(text), None, "{text}");
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_is_exact_and_a_rejected_call_costs_nothing() {
-        let bucket = Bucket::of(Rate::parse("2/10s").expect("a rate"));
+        let bucket = Bucket::of(parse("2/10s").expect("a rate"));
         assert_eq!([bucket.take(), bucket.take()], [Ok(()), Ok(())]);
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..3 {
@@ -153,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_fastest_rate_leaves_time_between_two_calls() {
-        let rate = Rate::parse("1000000/1ms").expect("a rate");
+        let rate = parse("1000000/1ms").expect("a rate");
         assert_eq!(Bucket::of(rate).take(), Ok(()));
     }
 }
