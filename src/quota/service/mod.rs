@@ -1,7 +1,7 @@
 //! The rate limit service, by which several bridges share the quota of an upstream key: `envoy.service.ratelimit.v3`.
 //!
-//! Each call that has its turn asks once, over one connection that all share. It waits for at most [`TIMEOUT`]. If the service fails,
-//! nobody asks for [`BACKOFF`]; then one call asks, and the others go on without it. The service counts what it admits, so a
+//! Each call that has its turn asks once, over one connection that all share. It waits for at most 50 ms. If the service fails,
+//! nobody asks for a second; then one call asks, and the others go on without it. The service counts what it admits, so a
 //! request that is admitted but never sent counts too.
 
 #[cfg(test)]
