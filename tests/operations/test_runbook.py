@@ -52,6 +52,14 @@ def test_every_alert_has_an_entry_and_links_to_it() -> None:
         assert url == f"https://runbooks.example/alim-bridge.md#{alert.lower()}"
 
 
+def test_its_jq_line_passes_over_lines_that_are_no_record() -> None:
+    program = re.search(r"\| jq -Rr '([^']+)'", RUNBOOK).group(1)
+    record = '{"message": "call ended", "grpc.code": "Internal", "reason": "UPSTREAM_FAILED", "upstream.status": 500}'
+    lines = f'thread main panicked\n123\n{record}\n{{"message": "serving"}}\n{record[:20]}\n'
+    shown = subprocess.run(["jq", "-Rr", program], input=lines, capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "Internal UPSTREAM_FAILED 500\n", "")
+
+
 def test_every_link_inside_leads_somewhere() -> None:
     links = set(re.findall(r"\]\(#([^)]+)\)", RUNBOOK))
     assert links and links <= anchors(), links - anchors()
