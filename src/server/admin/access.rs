@@ -1,7 +1,9 @@
 //! Who may see the admin page and act on it. `/metrics`, `/livez` and `/readyz` are open to all.
 //!
-//! Without a token, only loopback peers may. A page of another site can make a browser on this machine send requests too. So
-//! their `Host` must name loopback, which defeats DNS rebinding, and a write must come from the page itself or from no page.
+//! Without a token, only loopback peers may. A mesh's sidecar is one too, so a request with a field that proxies add is rejected.
+//! A page of another site can make a browser on this machine send requests too. So their `Host` must name loopback, which defeats
+//! DNS rebinding, and a write must come from the page itself or from no page.
+//!
 //! With a token, whoever sends it may, from anywhere. Then the page itself is open, because it has no data and asks for the token.
 
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +28,15 @@ use subtle::ConstantTimeEq;
 
 use crate::reload::Reload;
 
+/// Fields that proxies add. Behind a proxy, the peer's address says nothing.
+const PROXY_FIELDS: [&str; 5] = [
+    "forwarded",
+    "l5d-client-id",
+    "via",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+];
+
 /// The peer of a request's connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
@@ -41,6 +52,8 @@ pub(super) struct Access {
 enum Denied {
     #[error("only loopback peers are served without ADMIN_TOKEN_FILE")]
     Peer,
+    #[error("requests through a proxy are served only with ADMIN_TOKEN_FILE")]
+    Proxy,
     #[error("the Host must be localhost or a loopback address without ADMIN_TOKEN_FILE")]
     Host,
     #[error("pages of other sites can't change anything here")]
@@ -81,6 +94,9 @@ impl Access {
         let peer = request.extensions().get::<Peer>();
         if !peer.is_some_and(|Peer(peer)| peer.ip().to_canonical().is_loopback()) {
             return Err(Denied::Peer);
+        }
+        if PROXY_FIELDS.iter().any(|name| headers.contains_key(*name)) {
+            return Err(Denied::Proxy);
         }
         let host = only(headers, &HOST).filter(|host| is_loopback(host));
         let host = host.ok_or(Denied::Host)?;
@@ -142,7 +158,9 @@ impl IntoResponse for Denied {
                 let scheme = [(WWW_AUTHENTICATE, "Bearer")];
                 (StatusCode::UNAUTHORIZED, scheme, text).into_response()
             }
-            Self::Peer | Self::Host | Self::Site => (StatusCode::FORBIDDEN, text).into_response(),
+            Self::Peer | Self::Proxy | Self::Host | Self::Site => {
+                (StatusCode::FORBIDDEN, text).into_response()
+            }
         }
     }
 }
@@ -202,6 +220,12 @@ mod tests {
                 Err(Denied::Host),
                 "{peer}"
             );
+        }
+        for name in PROXY_FIELDS {
+            let mut forwarded = request("127.0.0.1:1", "localhost");
+            let value = HeaderValue::from_static("10.0.0.1");
+            forwarded.headers_mut().insert(name, value);
+            assert_eq!(access.check(&forwarded), Err(Denied::Proxy), "{name}");
         }
         for peer in ["10.0.0.1:1", "[2001:db8::1]:1", "[::ffff:10.0.0.1]:1"] {
             assert_eq!(check(peer, "localhost"), Err(Denied::Peer), "{peer}");
