@@ -35,7 +35,7 @@ not a terminal, each of its lines is a question. The exit code is then 64 + the 
 last call that failed, or 0.";
 
 /// Settings of `demo`, with their defaults there. By default its log does not mix with its output.
-pub const DEMO: &[(&str, &str)] = &[
+const DEMO: &[(&str, &str)] = &[
     ("ADMIN_LISTEN", "127.0.0.1:9464"),
     ("LOG", "warn"),
     ("LOG_FORMAT", "auto"),
@@ -256,19 +256,35 @@ pub fn settings(matches: &ArgMatches, vars: impl Iterator<Item = (String, String
     raw
 }
 
-/// Reads only `names`, each with the command's own default. Other settings in the environment are for `serve`. A variable that is
-/// no setting is an error, as in `serve`.
-pub fn settings_of(
-    names: &[(&'static str, &str)],
+/// Reads the settings of `demo`. Other settings in the environment are for `serve`. A variable that is no setting is an error, as in
+/// `serve`.
+pub fn demo_settings(
     matches: &ArgMatches,
     vars: impl Iterator<Item = (String, String)>,
 ) -> RawSettings {
+    let is_setting = |name: &str| SETTINGS.iter().any(|setting| setting.name == name);
+    settings_of(DEMO, matches, vars, |name| !is_setting(name))
+}
+
+/// Reads the log settings of `emulate`. All other variables are for `serve`.
+pub fn emulator_log_settings(
+    matches: &ArgMatches,
+    vars: impl Iterator<Item = (String, String)>,
+) -> RawSettings {
+    settings_of(EMULATE, matches, vars, |_| false)
+}
+
+/// Reads `names`, each with the command's own default, and the variables of which `is_read_too` says so.
+fn settings_of(
+    names: &[(&'static str, &str)],
+    matches: &ArgMatches,
+    vars: impl Iterator<Item = (String, String)>,
+    is_read_too: impl Fn(&str) -> bool,
+) -> RawSettings {
     let mut raw = read_flags(matches, names.iter().map(|(name, _)| *name));
     let is_read = |name: &str| {
-        name.strip_prefix(PREFIX).is_some_and(|rest| {
-            let is_setting = SETTINGS.iter().any(|setting| setting.name == rest);
-            !is_setting || names.iter().any(|(it, _)| *it == rest)
-        })
+        let name = name.strip_prefix(PREFIX);
+        name.is_some_and(|name| names.iter().any(|(it, _)| *it == name) || is_read_too(name))
     };
     raw.add_environment(vars.filter(|(name, _)| is_read(name)));
     let defaults = names.iter();

@@ -199,7 +199,7 @@ async fn emulate(flags: &ArgMatches) -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => return fail(&error, error.exit_code()),
     };
-    let logs = match config::logs(&cli::settings_of(cli::EMULATE, flags, environment())) {
+    let logs = match config::logs(&cli::emulator_log_settings(flags, environment())) {
         Ok(logs) => logs,
         Err(invalid) => return fail(&invalid, USAGE),
     };
@@ -222,7 +222,7 @@ async fn emulate(flags: &ArgMatches) -> ExitCode {
 }
 
 async fn demo(flags: &ArgMatches) -> ExitCode {
-    let settings = cli::settings_of(cli::DEMO, flags, environment());
+    let settings = cli::demo_settings(flags, environment());
     let shutdown = Shutdown::default();
     match shutdown.clone().follow_signals() {
         Ok(following) => drop(tokio::spawn(following)),
