@@ -199,7 +199,7 @@ def test_the_quota_passes_from_the_bridges_to_redis_and_nothing_else_does() -> N
         assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         ways[name] = [reached(rule.get("from"), rule) for rule in policy["ingress"]], [reached(rule["to"], rule) for rule in policy["egress"]]
-    assert ways["alim-bridge"][1][2:] == [("ratelimit", [8081])]
+    assert ways["alim-bridge"][1][3:] == [("ratelimit", [8081])]
     assert ways["ratelimit"] == ([("alim-bridge", ["grpc"])], [("kube-dns", [53, 53]), ("redis", [6379])])
     assert ways["redis"] == ([("ratelimit", ["redis"])], [])
     ports = {name: one("quota", "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["ports"][0] for name in ("ratelimit", "redis")}
