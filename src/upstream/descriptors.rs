@@ -1,4 +1,4 @@
-//! Tells a missing file descriptor of this process from an upstream that can't be reached.
+//! Distinguishes a missing file descriptor of this process from an upstream that can't be reached.
 
 use std::{error::Error, fs::File, io};
 

@@ -4,7 +4,7 @@
 //! A page of another site can make a browser on this machine send requests too. So their `Host` must name loopback, which defeats
 //! DNS rebinding, and a write must come from the page itself or from no page.
 //!
-//! With a token, whoever sends it may, from anywhere. Then the page itself is open, because it has no data and asks for the token.
+//! With a token, anyone who sends it may, from anywhere. Then the page itself is open, because it has no data and asks for the token.
 
 use std::net::{IpAddr, SocketAddr};
 
