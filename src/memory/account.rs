@@ -153,6 +153,9 @@ impl Account {
             share.used.fetch_sub(more, Ordering::SeqCst);
             return Err(budget.full());
         }
+        if permits.use_reserve.is_some() {
+            budget.0.reserve_used.fetch_add(more, Ordering::SeqCst);
+        }
         self.held.fetch_add(more, Ordering::Relaxed);
         Ok(())
     }
@@ -165,9 +168,13 @@ impl Account {
         permits
             .exceed_share
             .take_if(|_| share_used <= budget.0.share);
-        permits
-            .use_reserve
-            .take_if(|_| used <= budget.growth_limit());
+        if permits.use_reserve.is_some() {
+            let in_use = &budget.0.reserve_used;
+            let is_over = used <= budget.growth_limit();
+            let left = in_use.load(Ordering::SeqCst).saturating_sub(bytes);
+            in_use.store(if is_over { 0 } else { left }, Ordering::SeqCst);
+            permits.use_reserve.take_if(|_| is_over);
+        }
         drop(permits);
         share.waiters.wake_one();
         budget.0.waiters.wake_one();
@@ -295,6 +302,25 @@ mod tests {
             }
         });
         all.await.expect("no call waits without end");
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_admitted_while_one_uses_the_reserve() {
+        let budget = budget();
+        let others: Vec<_> = (0..12).map(|_| admitted(&budget.new_share())).collect();
+        let held = others.iter().filter(|it| it.try_hold(MIB).is_ok()).count();
+        assert_eq!(held, 11);
+        let user = admitted(&budget.new_share());
+        let free = |budget: &Budget| (budget.admission_limit() - budget.used()) / ADMISSION_BYTES;
+        let before = free(&budget);
+        user.hold(MIB).await;
+        assert!(free(&budget) >= before, "{} of {before}", free(&budget));
+        let share = budget.new_share();
+        let admitted: Vec<_> = (0..before).map(|_| admitted(&share)).collect();
+        assert!(budget.used() <= budget.limit(), "{}", budget.used());
+        drop((admitted, others, user));
+        assert_eq!(budget.0.reserve_used.load(Ordering::SeqCst), 0);
         assert_eq!(budget.used(), 0);
     }
 

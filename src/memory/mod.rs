@@ -44,6 +44,8 @@ struct Pool {
     used: AtomicUsize,
     level: AtomicU8,
     waiters: Waiters,
+    /// What the call that uses the reserve has grown by.
+    reserve_used: AtomicUsize,
     /// Its one permit allows a call to use the reserve.
     reserve_permit: Arc<Semaphore>,
 }
@@ -103,6 +105,7 @@ impl Budget {
             used: AtomicUsize::new(0),
             level: AtomicU8::new(Level::Normal as u8),
             waiters: Waiters::default(),
+            reserve_used: AtomicUsize::new(0),
             reserve_permit: Arc::new(Semaphore::new(1)),
         }))
     }
@@ -161,14 +164,18 @@ impl Budget {
         self.0.level.load(Ordering::Relaxed) >= level as u8
     }
 
-    /// Calls are admitted below this, so that the reserve stays free.
+    /// Calls are admitted below this, so that what is unused of the reserve stays free.
     fn admission_limit(&self) -> usize {
-        self.0.limit.saturating_sub(self.0.reserve)
+        let unused = self
+            .0
+            .reserve
+            .saturating_sub(self.0.reserve_used.load(Ordering::SeqCst));
+        self.0.limit.saturating_sub(unused)
     }
 
     /// Calls can grow up to this, so that there is space to admit others.
     fn growth_limit(&self) -> usize {
-        self.admission_limit() / SHARES * (SHARES - 1)
+        self.0.limit.saturating_sub(self.0.reserve) / SHARES * (SHARES - 1)
     }
 
     fn full(&self) -> Full {
