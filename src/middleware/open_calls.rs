@@ -71,6 +71,7 @@ pub(crate) struct OpenCall {
     pub(crate) caller: Option<Arc<Caller>>,
     end: Deadline,
     abort: Abort,
+    aborted: AtomicBool,
     request: OpenRequest,
     peer: SocketAddr,
     is_call: bool,
@@ -130,6 +131,7 @@ impl OpenCalls {
             caller,
             end,
             abort: connection.new_abort(),
+            aborted: AtomicBool::new(false),
             request: connection.open_request(is_call),
             peer: connection.peer(),
             is_call,
@@ -192,10 +194,15 @@ impl OpenCalls {
             stalled.map(|(_, call)| Arc::clone(call)).collect()
         };
         stalled.sort_by_key(|call| Reverse(call.memory.held()));
-        let mut released = 0;
+        // The memory of a call that was reset before is not free until its task has run.
+        let (reset, stalled): (Vec<_>, Vec<_>) = stalled
+            .into_iter()
+            .partition(|call| call.aborted.load(Ordering::Relaxed));
+        let held = |call: &Arc<OpenCall>| call.memory.held() + SEND_BUFFER_BYTES;
+        let mut released = reset.iter().map(held).sum::<usize>();
         let victims = stalled.iter().take_while(|call| {
             let is_needed = released < bytes;
-            released += call.memory.held() + SEND_BUFFER_BYTES;
+            released += held(call);
             is_needed
         });
         let victims: Vec<_> = victims.collect();
@@ -316,6 +323,7 @@ impl OpenCall {
     fn abort_for(&self, failure: &Failure) {
         self.record
             .aborted(failure.code() as i32, failure.reason(Credentials::Service));
+        self.aborted.store(true, Ordering::Relaxed);
         self.abort.abort();
     }
 }
@@ -357,3 +365,6 @@ impl Drop for CallGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

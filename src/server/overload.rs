@@ -24,7 +24,8 @@ const SHED_FROM: f64 = 0.95;
 
 /// Free memory that the allocator can keep for later calls. If it keeps more, it is asked to release it.
 const MAX_FREE: usize = 16 * 1024 * 1024;
-/// Between two releases of free memory. The pause is the long one if a release gave back less than `MIN_TRIMMED`.
+/// Between two releases of free memory. The pause is the long one if a release gave back less than `MIN_TRIMMED`, unless calls
+/// are rejected until there is memory.
 const TRIM_PAUSE: Duration = Duration::from_secs(1);
 const LONG_TRIM_PAUSE: Duration = Duration::from_secs(10);
 const MIN_TRIMMED: usize = 1024 * 1024;
@@ -50,7 +51,8 @@ impl Overload {
             }
         };
         let mut ticks = interval(READ_INTERVAL);
-        let mut trim_at = Instant::now();
+        let mut trimmed = Instant::now();
+        let mut pause = TRIM_PAUSE;
         loop {
             let now = ticks.tick().await;
             let read = || {
@@ -60,15 +62,18 @@ impl Overload {
                     .unwrap_or(0)
             };
             let resident = read();
-            if resident > self.expected() + MAX_FREE && trim_at <= now {
+            if self.process_pressure(resident) >= SHED_FROM {
+                pause = TRIM_PAUSE;
+            }
+            if resident > self.expected() + MAX_FREE && trimmed + pause <= now {
                 let _ = spawn_blocking(release_free_memory).await;
                 let was_effective = read() + MIN_TRIMMED < resident;
-                trim_at = now
-                    + if was_effective {
-                        TRIM_PAUSE
-                    } else {
-                        LONG_TRIM_PAUSE
-                    };
+                pause = if was_effective {
+                    TRIM_PAUSE
+                } else {
+                    LONG_TRIM_PAUSE
+                };
+                trimmed = now;
             }
             self.act(resident);
         }
@@ -79,9 +84,15 @@ impl Overload {
         PROCESS_BYTES + self.budget.used() / 3 * 4
     }
 
+    /// The part of its limit that the process uses.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    fn process_pressure(&self, resident: usize) -> f64 {
+        resident as f64 / self.memory_limit as f64
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "ratios")]
     fn act(&self, resident: usize) {
-        let process = resident as f64 / self.memory_limit as f64;
+        let process = self.process_pressure(resident);
         let pressure = process.max(self.budget.pressure());
         let level = match process >= SHED_FROM {
             true => Level::Full,
