@@ -229,6 +229,7 @@ fn with_question(command: Command) -> Command {
 
 fn health() -> Command {
     with_target(Command::new("health").about("Check a bridge's health: exit with 0 if it serves"))
+        .mut_arg("timeout", |timeout| timeout.default_value("5s"))
         .arg(
             option(
                 "service",

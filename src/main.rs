@@ -86,7 +86,7 @@ async fn run(matches: &ArgMatches) -> ExitCode {
     };
     match cli::wants_json(flags) {
         true => {
-            eprintln!("{}", error.to_json());
+            let _ = client::screen::print_note(&error.to_json().to_string());
             error.exit_code().into()
         }
         false => fail(&error, error.exit_code()),

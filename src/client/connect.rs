@@ -11,7 +11,7 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use url::Url;
@@ -21,6 +21,9 @@ use crate::config::is_cleartext;
 
 /// To connect to the bridge, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// While a call is open, the bridge is asked this often whether it is still there, and has this long to answer.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The port of a bridge, if the address has none.
 const DEFAULT_PORT: u16 = 50051;
 
@@ -48,8 +51,8 @@ impl Target {
         let usage = |why: String| Error::Usage(format!("{address}: {why}"));
         let endpoint = Endpoint::from_shared(address.clone());
         let mut endpoint = endpoint
-            .map_err(|error| usage(error.to_string()))?
-            .connect_timeout(CONNECT_TIMEOUT);
+            .map(with_keep_alive)
+            .map_err(|error| usage(error.to_string()))?;
         let is_tls = address.starts_with("https://");
         if is_tls && !self.is_insecure {
             let tls = self.tls().map_err(Error::Usage)?;
@@ -57,11 +60,17 @@ impl Target {
                 .tls_config(tls)
                 .map_err(|error| usage(error.to_string()))?;
         }
-        let connected = match is_tls && self.is_insecure {
-            true => self.connect_unverified(endpoint).await?,
-            false => endpoint.connect().await,
+        let connect = async {
+            match is_tls && self.is_insecure {
+                true => self.connect_unverified(endpoint).await,
+                false => Ok(endpoint.connect().await),
+            }
         };
-        connected.map_err(|source| Error::Connect { address, source })
+        let failed = |source: BoxError| Error::Connect { address, source };
+        match timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(connected) => connected?.map_err(|error| failed(error.into())),
+            Err(_) => Err(failed("it does not answer".into())),
+        }
     }
 
     /// The bridge's URL. If the address has no scheme, the TLS flags decide between https and http.
@@ -116,8 +125,8 @@ impl Target {
         let plain = origin.to_string().replacen("https://", "http://", 1);
         let endpoint = Endpoint::from_shared(plain)
             .map_err(|error| Error::Usage(error.to_string()))?
-            .connect_timeout(CONNECT_TIMEOUT)
             .origin(origin);
+        let endpoint = with_keep_alive(endpoint);
         Ok(endpoint.connect_with_connector(connector).await)
     }
 
@@ -152,7 +161,7 @@ impl Target {
         if is_unrelated {
             return error;
         }
-        let hint = tokio::time::timeout(CONNECT_TIMEOUT, self.hint()).await;
+        let hint = timeout(CONNECT_TIMEOUT, self.hint()).await;
         match hint.ok().flatten() {
             Some(hint) => Error::Explained(Box::new(error), hint),
             None => error,
@@ -183,6 +192,13 @@ impl Target {
         let is_plain = is_tls && failure.contains("InvalidContentType");
         is_plain.then_some("the bridge may not speak TLS: pass an address with http://")
     }
+}
+
+/// Notices a bridge that is gone or hangs while a call is open.
+fn with_keep_alive(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

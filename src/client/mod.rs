@@ -54,7 +54,7 @@ pub enum Error {
         address: String,
         /// The cause.
         #[source]
-        source: tonic::transport::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The call ended with a status other than OK.
     #[error("{}", show::status_text(.0))]

@@ -121,7 +121,11 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
 }
 
 /// Writes a line to standard error.
-pub(super) fn print_note(line: &str) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// - [`Error::Io`] if it can't be written.
+pub fn print_note(line: &str) -> Result<(), Error> {
     write(io::stderr().lock(), &format!("{line}\n"))
 }
 

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod pages;
 mod secrets;
+mod silent;
 mod terminal;
 mod tls;
 mod top;

@@ -95,7 +95,10 @@ async fn read(settings: &Settings) -> Result<Value, Error> {
     let page = page.map_err(|error| failed(&error.to_string()))?;
     match page.status {
         200 => serde_json::from_slice(&page.body).map_err(|_| failed("its /status is not JSON")),
-        _ => Err(failed(String::from_utf8_lossy(&page.body).trim())),
+        status => match String::from_utf8_lossy(&page.body).trim() {
+            "" => Err(failed(&format!("it answered {status}"))),
+            why => Err(failed(why)),
+        },
     }
 }
 

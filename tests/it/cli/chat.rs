@@ -230,3 +230,11 @@ async fn a_models_text_does_not_control_the_terminal() {
     chat.send_keys(CTRL_D);
     assert_eq!(chat.exit_code(), 0);
 }
+
+#[test]
+fn a_failure_as_json_does_not_control_the_terminal() {
+    let address = "http://owned\u{202e}\u{9b}2J";
+    let mut failed = Terminal::start(&["invoke", "Salam", "--json", "--address", address]);
+    failed.wait_for("http://owned2J");
+    assert_eq!(failed.exit_code(), 64);
+}
