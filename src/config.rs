@@ -202,6 +202,9 @@ fn quota_settings(read: &mut Reader<'_>, credentials: Credentials) -> quota::Set
     if is_off && service.is_some() {
         read.reject("QUOTA_SERVICE", "requires UPSTREAM_QUOTA");
     }
+    if service.as_ref().is_some_and(|url| url.path() != "/") {
+        read.reject("QUOTA_SERVICE", "must have no path: it is a gRPC server");
+    }
     if let Some(rate) = rate.filter(|rate| rate.requests() / replicas < 2) {
         let most = rate.requests() / 2;
         let text = format!("must leave each bridge two requests of UPSTREAM_QUOTA: at most {most}");

@@ -312,9 +312,8 @@ fn bridges_that_share_a_quota_need_one_and_two_requests_each() {
         assert_eq!(invalid(settings), expected, "{settings:?}");
     }
     assert_rejected("QUOTA_REPLICAS", &["0", "-1", "1001", "two"]);
-    let with_service = [quota("30/min"), ("QUOTA_SERVICE", "ratelimit:8081")];
-    assert_eq!(
-        invalid(&[&[KEY][..], &with_service].concat()),
-        ["QUOTA_SERVICE"]
-    );
+    for url in ["ratelimit:8081", "http://ratelimit:8081/path"] {
+        let settings = [KEY, quota("30/min"), ("QUOTA_SERVICE", url)];
+        assert_eq!(invalid(&settings), ["QUOTA_SERVICE"], "{url}");
+    }
 }
