@@ -1,5 +1,6 @@
 """What a suite appends to its results file: one line a case."""
 
+import signal
 import sys
 import time
 import traceback
@@ -11,6 +12,7 @@ class Suite:
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = Path(sys.argv[1])
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
 
     def report(self, case: str, result: str, detail: str = "") -> None:
         words = " ".join(detail.split())

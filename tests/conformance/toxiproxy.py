@@ -387,16 +387,19 @@ def reset_in_the_handshake(stage: Stage) -> str:
     return both(stage, unreachable(end=SOON + LATE))
 
 
+def result(stage: Stage, body: Case) -> str:
+    try:
+        said = body(stage)
+    except Exception:
+        stage.assert_well()
+        raise
+    stage.assert_well()
+    return said
+
+
 def run(suite: Suite, stage: Stage, cases: dict[str, Case], prefix: str = "") -> None:
     for name, body in cases.items():
-
-        def whole(body: Case = body) -> str:
-            try:
-                return body(stage)
-            finally:
-                stage.assert_well()
-
-        suite.check(prefix + name, whole)
+        suite.check(prefix + name, lambda body=body: result(stage, body))
     suite.check(f"{prefix}memory and descriptors are back", lambda: assert_memory(stage))
 
 
