@@ -57,6 +57,7 @@ CALLERS = {
     "go": Caller([f"{OUT}/go/bin/cases"], [f"{OUT}/go/bin/ask"]),
     "java": Caller([*JAVA, "caller.Cases"], [*JAVA, "caller.Ask"]),
     "rust": Caller([f"{OUT}/rust/debug/cases"], [f"{OUT}/rust/debug/ask"]),
+    "cpp": Caller([f"{OUT}/cpp/cases"], [f"{OUT}/cpp/ask"]),
     "grpcurl": Caller([PYTHON, f"{HERE}/grpcurl/cases.py"]),
 }
 

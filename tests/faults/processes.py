@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -39,13 +40,15 @@ def first_line(server: subprocess.Popen) -> str:
 
 
 class Upstream:
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "upstream"]
+    def __init__(self, cert: str = "", key: str = "", ca: str = "") -> None:
+        """With a certificate it speaks TLS; `ca` is the file of the authority that vouches for it."""
+        command = [sys.executable, "-m", "upstream", *filter(None, (cert, key))]
+        self.trust = ssl.create_default_context(cafile=ca) if ca else None
         self.process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True)
         self.url = first_line(self.process)
 
     def seen(self) -> dict[str, Any]:
-        with urllib.request.urlopen(self.url) as reply:
+        with urllib.request.urlopen(self.url, context=self.trust) as reply:
             return json.load(reply)
 
     def stop(self) -> None:

@@ -1,12 +1,13 @@
 """A light upstream for these tests, on real uvicorn and its keep-alive of 5.0 s: it answers at the pace it is told to,
 and counts how often each message was posted and how long a connection had been idle when it was used again.
 
-    python -m upstream             # in this folder; prints the address once it answers
+    python -m upstream [CERT KEY]  # in this folder; prints the address once it answers; with TLS if it has a certificate
 """
 
 import asyncio
 import json
 import socket
+import sys
 import time
 from collections import Counter
 
@@ -96,10 +97,11 @@ async def answer_lifespan(receive, send) -> None:
 class Server(uvicorn.Server):
     async def startup(self, sockets=None) -> None:
         await super().startup(sockets)
-        print(f"listening on http://127.0.0.1:{sockets[0].getsockname()[1]}", flush=True)
+        print(f"listening on {'https' if self.config.is_ssl else 'http'}://127.0.0.1:{sockets[0].getsockname()[1]}", flush=True)
 
 
 if __name__ == "__main__":
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    Server(uvicorn.Config(app, log_level="critical", http="httptools", backlog=4096)).run(sockets=[listener])
+    tls = dict(zip(("ssl_certfile", "ssl_keyfile"), sys.argv[1:]))
+    Server(uvicorn.Config(app, log_level="critical", http="httptools", backlog=4096, **tls)).run(sockets=[listener])

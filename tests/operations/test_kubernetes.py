@@ -168,7 +168,7 @@ def test_every_container_runs_without_rights(overlay: str) -> None:
             assert (rights["allowPrivilegeEscalation"], rights["readOnlyRootFilesystem"]) == (False, True)
             assert rights["capabilities"] == {"drop": ["ALL"]}
             assert set(run["resources"]) == {"requests", "limits"}
-            assert set(run["resources"]["limits"]) == {"memory"}, "a CPU limit makes streams stutter"
+            assert set(run["resources"]["limits"]) == {"memory", "ephemeral-storage"}, "a CPU limit makes streams stutter"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
