@@ -203,6 +203,16 @@ def test_the_bridge_starts_with_all_settings_of_the_chart(tmp_path: Path) -> Non
         pass
 
 
+def test_every_file_that_a_setting_names_is_mounted() -> None:
+    made = charted(ALL)
+    (settings,) = [found["data"] for found in made if found["kind"] == "ConfigMap" and "ALIM_BRIDGE_LISTEN" in found["data"]]
+    (pod,) = [found["spec"]["template"]["spec"] for found in made if found["kind"] == "Deployment"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    files = {name: Path(value) for name, value in settings.items() if name.endswith("_FILE")}
+    assert len(files) == 7 and {str(path.parent) for path in files.values()} == set(mounts)
+    assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
+
+
 @pytest.mark.parametrize(
     "values",
     [
