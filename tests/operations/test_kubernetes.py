@@ -17,14 +17,14 @@ from conftest import BIN, DEPLOY, Bridge, rules, running, serving
 VERSION = "1.37"
 CRDS = Path(os.environ["CRDS"])
 OVERLAYS = ["production", "trial", "tls", "quota"]
-COMPONENTS = ["tls", "quota"]
+COMPONENTS = ["tls", "quota", "gateway"]
 WITH_COMPONENT = "resources: [{base}]\ncomponents: [{component}]\n"
 
 
 @cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
-    """What kustomize makes of an overlay; `tls` and `quota` are the base with that component, for no overlay here has it."""
-    folder = DEPLOY / "kubernetes/overlays" / overlay
+    """What kustomize makes of the base or an overlay; `tls`, `quota` and `gateway` are the base with that component, for no overlay here has it."""
+    folder = DEPLOY / "kubernetes" / (overlay if overlay == "base" else f"overlays/{overlay}")
     if overlay in COMPONENTS:
         folder = Path(os.environ["SCRATCH"]) / overlay
         folder.mkdir(parents=True, exist_ok=True)
