@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::opening::Preface;
+use super::preface::Preface;
 use crate::inbound::Connection;
 
 /// From the first write that the peer does not take to the closing of its connection. HTTP/2's PING detects a dead peer

@@ -5,7 +5,7 @@
 //! aborted.
 
 mod io;
-mod opening;
+mod preface;
 
 use std::{
     convert::Infallible, error::Error, future::poll_fn, pin::pin, sync::Arc, time::Duration,

@@ -9,7 +9,7 @@
 
 pub mod framing;
 pub mod guard;
-mod room;
+mod read_budget;
 
 use std::{
     borrow::Cow,
@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use self::{
     framing::{Framing, State},
     guard::{BOM, Guard, TooLong},
-    room::ReadBudget,
+    read_budget::ReadBudget,
 };
 use super::error::{self, Error};
 use crate::{call::reply::Event, memory::Account};
