@@ -22,7 +22,7 @@ SUBJECTS = ["bridge", "limit", "naive"]
 PERIOD_US = 40_000
 NO_REP_MOVSB = "glibc.cpu.x86_rep_movsb_threshold=0x7fffffffffffffff"
 """Valgrind counts each byte that `rep movsb` copies as an instruction."""
-INVOKE_SECONDS = (2, 6)
+INVOKES = (100, 600)
 MAX_PGO_RATIO = 0.9
 """What the build with a profile may take of the build without. It takes 0.74 of it for a token, and 0.81 for an Invoke."""
 
@@ -44,12 +44,14 @@ def instructions(name: str, size: Size) -> dict:
 
 def invoke_instructions(name: str) -> float:
     """Instructions of an Invoke."""
-    runs = []
+    (few, many), counts = INVOKES, []
     with counting(name) as (subject, count):
-        for seconds in (1, *INVOKE_SECONDS):  # the first warms up
-            calls = load(subject, "invoke", streams=1, seconds=seconds, warm=0)["calls"]
-            runs.append((calls, count()))
-    _, (few, less), (many, more) = runs
+        for calls in (few, few, many):  # the first warms up
+            told = load(subject, "calls", streams=1, calls=calls)
+            if told["calls"] != calls:
+                raise RuntimeError(f"{name} answered {told['calls']} calls under callgrind")
+            counts.append(count())
+    _, less, more = counts
     return (more - less) / (many - few)
 
 
