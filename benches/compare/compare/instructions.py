@@ -6,6 +6,7 @@ groups of 20, as in the paced load, but at a pace that valgrind can follow. The 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from .measures import COUNTED_STREAMS, GROUP, SHORT, Size, load
-from .subjects import Subject, running
+from .programs import BUILT
+from .subjects import Subject, running, upstream
 
 SUBJECTS = ["bridge", "limit", "naive"]
 """The others bring compilers or take too long to start under valgrind."""
@@ -53,6 +55,26 @@ def invoke_instructions(name: str) -> float:
             counts.append(count())
     _, less, more = counts
     return (more - less) / (many - few)
+
+
+def client_instructions(client: str) -> float:
+    """Instructions of the bridge's request for an Invoke, by this client."""
+    with upstream() as (_, address), tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        counts = []
+        for calls in INVOKES:
+            command = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}",
+                       BUILT / "client", client, address, str(calls)]
+            subprocess.run(command, check=True, env={"GLIBC_TUNABLES": NO_REP_MOVSB, **os.environ})
+            counts.append(total(out))
+    return (counts[1] - counts[0]) / (INVOKES[1] - INVOKES[0])
+
+
+def clients() -> str:
+    """What reqwest adds to the client below it, as a table."""
+    reqwest, hyper = client_instructions("reqwest"), client_instructions("hyper")
+    return "\n".join(["| instructions a request | reqwest | hyper-util | reqwest's own |", "|---|--:|--:|--:|",
+                      f"| POST, whole reply read | {reqwest:,.0f} | {hyper:,.0f} | {reqwest - hyper:,.0f} |"])
 
 
 def gain(variant: str) -> tuple[str, bool]:
