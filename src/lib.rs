@@ -54,7 +54,6 @@ pub mod memory;
 pub mod quota;
 pub mod reload;
 pub mod sanitize;
-pub mod timer;
 
 pub mod call;
 

@@ -6,7 +6,7 @@
 //!
 //! If a change can't be read or used, the last good value stays in use. The failure is logged once.
 
-mod look;
+mod snapshot;
 
 use std::{
     fmt, io,
@@ -17,7 +17,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-pub use self::look::FileSnapshot;
+pub use self::snapshot::FileSnapshot;
 
 /// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(2);

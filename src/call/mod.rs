@@ -75,7 +75,7 @@ pub struct NewThread {
 #[derive(Debug)]
 pub struct Call<T> {
     /// The request.
-    pub asked: T,
+    pub request: T,
     /// Headers for the upstream, already filtered by [`crate::call::headers`].
     pub headers: HeaderMap,
     /// The caller's upstream key, which replaces the bridge's own. It came with the call, or from the callers file.
@@ -88,9 +88,9 @@ pub struct Call<T> {
 
 impl<T> Call<T> {
     /// Another request of the same call, to be sent first. It takes one of the call's slots.
-    pub fn with<U>(&mut self, asked: U) -> Call<U> {
+    pub fn with<U>(&mut self, request: U) -> Call<U> {
         Call {
-            asked,
+            request,
             headers: self.headers.clone(),
             caller_key: self.caller_key.clone(),
             memory: Arc::clone(&self.memory),
@@ -99,9 +99,9 @@ impl<T> Call<T> {
     }
 
     /// The call without its request, which is no longer needed once it is serialized.
-    pub fn written(self) -> Call<()> {
+    pub fn without_request(self) -> Call<()> {
         Call {
-            asked: (),
+            request: (),
             headers: self.headers,
             caller_key: self.caller_key,
             memory: self.memory,

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use super::refusal::Rejection;
+use super::rejection::Rejection;
 use super::threads::Threads;
 
 /// The state of the embedded ALİM.

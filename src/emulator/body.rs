@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use mime::Mime;
 use serde_json::{Value, json};
 
-use super::refusal::{FieldError, Rejection};
+use super::rejection::{FieldError, Rejection};
 
 /// Prefixes of serde_json's messages, and Python's message for the same error.
 const PYTHON_MESSAGES: [(&str, &str); 13] = [

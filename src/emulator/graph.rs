@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::alim::Alim;
 use super::answers::Answer;
 use super::fault::{AgentFault, Fault};
-use super::refusal::Rejection;
+use super::rejection::Rejection;
 use super::validate::GraphRequest;
 use super::wire::{Step, broken_json, event, event_stream, pause};
 use super::{body, tokens, url};

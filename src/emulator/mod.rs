@@ -21,7 +21,7 @@ mod answers;
 mod tokens;
 
 mod fault;
-mod refusal;
+mod rejection;
 mod url;
 
 mod rate_limit;

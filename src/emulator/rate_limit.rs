@@ -14,7 +14,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::refusal::Rejection;
+use super::rejection::Rejection;
 use super::url;
 use crate::quota::Rate;
 

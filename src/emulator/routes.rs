@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::alim::Alim;
 use super::rate_limit::Limiter;
-use super::refusal::Rejection;
+use super::rejection::Rejection;
 use super::{body, connection, graph, rate_limit, url, validate};
 
 /// The largest accepted body, in bytes. One byte more is a 413. ALİM accepted 16 MB, so its limit is not known.

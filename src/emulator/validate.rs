@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fault::Fault;
-use super::refusal::{FieldError, Rejection};
+use super::rejection::{FieldError, Rejection};
 
 /// A valid request to the graph. Fields that the embedded ALİM does not use are validated and dropped.
 #[derive(Debug, PartialEq)]

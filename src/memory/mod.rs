@@ -9,7 +9,7 @@
 //! call, and readers count a chunk several times.
 
 mod account;
-mod freed;
+mod waiters;
 
 use std::sync::{
     Arc,
@@ -19,7 +19,7 @@ use std::sync::{
 use tokio::sync::Semaphore;
 
 pub use self::account::Account;
-use self::freed::Waiters;
+use self::waiters::Waiters;
 
 /// The fixed amount of an admitted call: 22 KiB that libraries allocate for an idle stream, and [`INCLUDED_BYTES`].
 pub const ADMISSION_BYTES: usize = 32 * 1024;

@@ -6,13 +6,10 @@ use http::{
 };
 use tonic::{Code, Status, body::Body};
 
-use super::response_body::GRPC_STATUS;
 use crate::{
     status::{Credentials, Failure, Protocol},
     telemetry::Record,
 };
-
-const GRPC_DETAILS: &str = "grpc-status-details-bin";
 
 /// Other content types SHOULD get HTTP 415 (gRPC over HTTP/2, Content-Type). A browser could send them across
 /// origins without a preflight.
@@ -32,21 +29,20 @@ pub(crate) fn field_bytes(fields: &HeaderMap) -> usize {
     sizes.sum()
 }
 
+/// A call to a method that no service has.
+pub(crate) fn unknown_method() -> Failure {
+    let text = "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService";
+    Failure::Protocol(Protocol::MethodUnknown, text.into())
+}
+
 /// Replaces a status that tonic itself made for the request with the one from the mapping table.
 pub(crate) fn with_reason(response: Response<Body>, record: &Record) -> Response<Body> {
-    let headers = response.headers();
-    if !headers.contains_key(GRPC_STATUS) || headers.contains_key(GRPC_DETAILS) {
-        return response;
-    }
-    let Some(status) = Status::from_header_map(headers) else {
+    let status = response.extensions().get::<Status>(); // tonic's status of a response without messages
+    let Some(failure) = status.and_then(violation) else {
         return response;
     };
-    let Some(broken) = broken_rule(&status) else {
-        return response;
-    };
-    let failure = Failure::Protocol(broken, protocol_text(broken, &status));
     let mut replaced = reject(failure, record);
-    if let Some(accepted) = headers.get("grpc-accept-encoding") {
+    if let Some(accepted) = response.headers().get("grpc-accept-encoding") {
         replaced
             .headers_mut()
             .insert("grpc-accept-encoding", accepted.clone());
@@ -54,30 +50,28 @@ pub(crate) fn with_reason(response: Response<Body>, record: &Record) -> Response
     replaced
 }
 
-/// tonic distinguishes these only by code and text; `tests/it/protocol.rs` checks that it still does.
-fn broken_rule(status: &Status) -> Option<Protocol> {
-    match status.code() {
-        Code::OutOfRange => Some(Protocol::TooLarge),
-        Code::ResourceExhausted => Some(Protocol::TooLarge),
-        Code::Unimplemented if status.message().is_empty() => Some(Protocol::MethodUnknown),
-        Code::Unimplemented => Some(Protocol::Encoding),
-        Code::Internal => Some(Protocol::Malformed),
-        _ => None,
+/// The rule that the request violates, if tonic found the violation. Only the bridge's own statuses have details. tonic tells
+/// its own apart by code alone, with the codes that gRPC assigns to its libraries. The bridge could check frames itself,
+/// but tonic would still check them too.
+fn violation(status: &Status) -> Option<Failure> {
+    if !status.details().is_empty() {
+        return None;
     }
-}
-
-fn protocol_text(broken: Protocol, status: &Status) -> String {
-    match broken {
-        Protocol::MethodUnknown => {
-            "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService"
-                .into()
-        }
-        Protocol::TooLarge => format!("the request is too large: {}", status.message()),
-        Protocol::Malformed => format!("the request can't be decoded: {}", status.message()),
-        Protocol::Encoding | Protocol::ContentType | Protocol::HttpMethod | Protocol::Origin => {
-            status.message().to_owned()
-        }
-    }
+    let found = status.message();
+    let (broken, text) = match status.code() {
+        // As sent, and after decompression
+        Code::OutOfRange | Code::ResourceExhausted => (
+            Protocol::TooLarge,
+            format!("the request is too large: {found}"),
+        ),
+        Code::Internal => (
+            Protocol::Malformed,
+            format!("the request can't be decoded: {found}"),
+        ),
+        Code::Unimplemented => (Protocol::Encoding, found.to_owned()),
+        _ => return None,
+    };
+    Some(Failure::Protocol(broken, text))
 }
 
 /// The response to a rejected request.

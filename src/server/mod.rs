@@ -201,105 +201,153 @@ async fn start(
     drain: &CancellationToken,
     background: &mut JoinSet<()>,
 ) -> Result<Running, Error> {
-    let metrics = Arc::new(Metrics::new()?);
-    metrics.count_spans(settings.traces.as_ref())?;
-    let budget = settings.budget();
-    let connections = Connections::new(settings.max_connections, budget.clone());
-    files::watch(settings, &upstream, &metrics, &connections, background);
+    let shared = Shared::new(settings)?;
+    let (metrics, connections) = (&shared.metrics, &shared.connections);
+    files::watch(settings, &upstream, metrics, connections, background);
     let upstream_url = upstream.url.to_string();
     let upstream = Upstream::new(upstream)?;
-    let open_calls = OpenCalls::default();
-    let admission = Admission::new(settings.max_calls);
     if let Some(tcp) = admin {
-        let admin = admin::Admin {
-            metrics: Arc::clone(&metrics),
-            health: upstream.health().clone(),
-            quota: upstream.quota().clone(),
-            admission: admission.clone(),
-            connections: connections.clone(),
-            budget: budget.clone(),
-            memory_limit: settings.memory_limit,
-            drain: drain.clone(),
-            open_calls: open_calls.clone(),
-            callers: settings.callers.clone(),
-            upstream_url,
-            settings: settings.effective.clone().into(),
-            started: Instant::now(),
-        };
+        let admin = shared.admin(settings, &upstream, upstream_url, drain);
         background.spawn(admin::serve(tcp, admin, settings.admin_token.clone()));
     }
+    background.spawn(shared.open_calls.clone().run_watchdog());
+    background.spawn(shared.overload(settings).watch());
+    background.spawn(runtime::watch_delay(Arc::clone(&shared.metrics)));
+
     let reporter = HealthReporter::new();
     let health = watch::service(&reporter);
     health::set_unknown(&reporter).await;
-    let interval = settings.health_interval;
     let probe = health::probe(
         upstream.clone(),
         reporter.clone(),
-        Arc::clone(&metrics),
-        interval,
+        Arc::clone(&shared.metrics),
+        settings.health_interval,
     );
-    let probe = AbortOnDropHandle::new(tokio::spawn(probe));
-
-    let goaway = CancellationToken::new();
     let bridge = Bridge {
         upstream,
         idle: settings.timeouts.idle,
         credentials: settings.credentials,
         max_reply_bytes: settings.max_reply_bytes,
-        draining: goaway.clone(),
+        draining: shared.goaway.clone(),
     };
     let services = Services::new(bridge, settings.max_request_bytes, health);
-    background.spawn(open_calls.clone().run_watchdog());
-    let overload = Overload {
-        memory_limit: settings.memory_limit,
-        budget,
-        open_calls: open_calls.clone(),
-        metrics: Arc::clone(&metrics),
-    };
-    background.spawn(overload.watch());
-    background.spawn(runtime::watch_delay(Arc::clone(&metrics)));
-    let layer = CallLayer {
-        metrics: Arc::clone(&metrics),
-        traces: settings.traces.clone(),
-        identity: Identity {
-            callers: settings.callers.clone(),
-            trusted_proxies: settings.trusted_proxies.clone(),
-            credentials: settings.credentials,
-        },
-        origins: settings.web.clone(),
-        timeouts: settings.timeouts,
-        admission: admission.clone(),
-        open_calls: open_calls.clone(),
-        message_limits: MessageLimits::new(
-            settings.message_timeout,
-            settings.max_request_bytes,
-            goaway.clone(),
-        ),
-    };
-    let (layer, web) = (Arc::new(layer), settings.web.clone());
-    let listener = Listener {
-        tcp,
-        connections,
-        tls: settings.tls.clone(),
-        settings: connection_settings(settings),
-        max_files: descriptors::limit(),
-        metrics: Some(metrics),
-        new_service: move |connection: &Arc<Connection>| {
-            let layer =
-                CallService::new(Arc::clone(&layer), Arc::clone(connection), services.clone());
-            let web = WebService::new(web.as_ref(), layer);
-            service_fn(move |request: Request<Incoming>| web.clone().call(request.map(Body::new)))
-        },
-    };
-    let serving = tokio::spawn(accept::run(listener, goaway.clone()));
     Ok(Running {
-        serving: AbortOnDropHandle::new(serving),
-        probe,
+        serving: shared.spawn_accept_loop(settings, tcp, services),
+        probe: AbortOnDropHandle::new(tokio::spawn(probe)),
         reporter,
-        admission,
-        open_calls,
-        goaway,
+        admission: shared.admission,
+        open_calls: shared.open_calls,
+        goaway: shared.goaway,
     })
+}
+
+/// What the parts of a server share.
+struct Shared {
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    connections: Connections,
+    open_calls: OpenCalls,
+    admission: Admission,
+    goaway: CancellationToken,
+}
+
+impl Shared {
+    fn new(settings: &Settings) -> Result<Self, prometheus::Error> {
+        let metrics = Arc::new(Metrics::new()?);
+        metrics.count_spans(settings.traces.as_ref())?;
+        let budget = settings.budget();
+        Ok(Self {
+            metrics,
+            connections: Connections::new(settings.max_connections, budget.clone()),
+            budget,
+            open_calls: OpenCalls::default(),
+            admission: Admission::new(settings.max_calls),
+            goaway: CancellationToken::new(),
+        })
+    }
+
+    fn admin(
+        &self,
+        settings: &Settings,
+        upstream: &Upstream,
+        upstream_url: String,
+        drain: &CancellationToken,
+    ) -> admin::Admin {
+        admin::Admin {
+            metrics: Arc::clone(&self.metrics),
+            health: upstream.health().clone(),
+            quota: upstream.quota().clone(),
+            admission: self.admission.clone(),
+            connections: self.connections.clone(),
+            budget: self.budget.clone(),
+            memory_limit: settings.memory_limit,
+            drain: drain.clone(),
+            open_calls: self.open_calls.clone(),
+            callers: settings.callers.clone(),
+            upstream_url,
+            settings: settings.effective.clone().into(),
+            started: Instant::now(),
+        }
+    }
+
+    fn overload(&self, settings: &Settings) -> Overload {
+        Overload {
+            memory_limit: settings.memory_limit,
+            budget: self.budget.clone(),
+            open_calls: self.open_calls.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    fn call_layer(&self, settings: &Settings) -> CallLayer {
+        CallLayer {
+            metrics: Arc::clone(&self.metrics),
+            traces: settings.traces.clone(),
+            identity: Identity {
+                callers: settings.callers.clone(),
+                trusted_proxies: settings.trusted_proxies.clone(),
+                credentials: settings.credentials,
+            },
+            origins: settings.web.clone(),
+            timeouts: settings.timeouts,
+            admission: self.admission.clone(),
+            open_calls: self.open_calls.clone(),
+            message_limits: MessageLimits::new(
+                settings.message_timeout,
+                settings.max_request_bytes,
+                self.goaway.clone(),
+            ),
+        }
+    }
+
+    /// Each connection gets `services` in the layers of its own.
+    fn spawn_accept_loop(
+        &self,
+        settings: &Settings,
+        tcp: TcpListener,
+        services: Services,
+    ) -> AbortOnDropHandle<()> {
+        let layer = Arc::new(self.call_layer(settings));
+        let web = settings.web.clone();
+        let listener = Listener {
+            tcp,
+            connections: self.connections.clone(),
+            tls: settings.tls.clone(),
+            settings: connection_settings(settings),
+            max_files: descriptors::limit(),
+            metrics: Some(Arc::clone(&self.metrics)),
+            new_service: move |connection: &Arc<Connection>| {
+                let (layer, connection) = (Arc::clone(&layer), Arc::clone(connection));
+                let layer = CallService::new(layer, connection, services.clone());
+                let web = WebService::new(web.as_ref(), layer);
+                service_fn(move |request: Request<Incoming>| {
+                    web.clone().call(request.map(Body::new))
+                })
+            },
+        };
+        let serving = accept::run(listener, self.goaway.clone());
+        AbortOnDropHandle::new(tokio::spawn(serving))
+    }
 }
 
 /// Waits until all connections have closed and all calls have their record. At the timeout it forces the remaining calls to end.

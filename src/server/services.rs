@@ -1,6 +1,6 @@
 //! The services, and the choice of the one that a call belongs to.
 //!
-//! Calls to ALİM go directly to their service. Health, reflection and unknown methods go through tonic's router.
+//! Calls to ALİM go directly to their service. Health and reflection go through tonic's router.
 
 use std::{
     convert::Infallible,

@@ -1,7 +1,8 @@
 //! Coalesces messages that arrive close together, so that they share a DATA frame.
 //!
-//! hyper's client yields one chunk per poll, so each token of a burst would get its own DATA frame. h2 0.4.16 and later closes a
-//! connection with about 10,000 unread DATA frames under 256 bytes, and every default tonic caller uses it.
+//! hyper's client yields one chunk per poll, so each token of a burst would get its own DATA frame. That takes 44 % more
+//! instructions a token (callgrind). And h2 in callers closes a connection with too many unread DATA frames under 256 bytes: about
+//! 105 for 0.4.16 to 0.4.18, and from 0.4.19 on half the connection's window over 243, which for tonic's defaults is 10,800.
 //!
 //! tonic's encoder puts all messages that are ready at once into one frame, so this stream only has to batch them. A message
 //! is sent at once if [`WINDOW`] has passed since the last one. Otherwise it waits until the window ends, or until 32 KiB
@@ -9,16 +10,17 @@
 
 use std::{
     collections::VecDeque,
+    future::Future,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use prost::Message;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 
-use crate::{pb::codec::FRAME_BYTES, timer::Timer};
+use crate::pb::codec::FRAME_BYTES;
 
 const WINDOW: Duration = Duration::from_millis(1);
 
@@ -30,7 +32,7 @@ pub(super) struct Coalesced<S: Stream> {
     is_batch_ready: bool,
     is_over: bool,
     last_sent: Option<Instant>,
-    window: Option<Timer>,
+    window: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Stream> Coalesced<S> {
@@ -68,15 +70,15 @@ impl<S: Stream> Coalesced<S> {
             return false;
         };
         match &mut self.window {
-            Some(window) => window.set(end),
-            None => self.window = Some(Timer::new(end)),
+            Some(window) => window.as_mut().reset(end),
+            None => self.window = Some(Box::pin(sleep_until(end))),
         }
         true
     }
 
     fn is_window_over(&mut self, cx: &mut Context<'_>) -> bool {
         let window = self.window.as_mut();
-        window.is_none_or(|window| window.poll(cx).is_ready())
+        window.is_none_or(|window| window.as_mut().poll(cx).is_ready())
     }
 }
 

@@ -8,13 +8,14 @@
 //! initial and idle timeouts need no watchdog, because an unpolled stream does not wait for the upstream.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -28,7 +29,6 @@ use crate::{
     pb,
     status::{Credentials, Failure},
     telemetry::Record,
-    timer::Timer,
     upstream::{Error, sse::Events},
 };
 
@@ -41,7 +41,7 @@ pub(super) struct EventStream {
     first: Deadline,
     idle: Duration,
     end: Deadline,
-    timer: Timer,
+    timer: Pin<Box<Sleep>>,
     credentials: Credentials,
     totals: Totals,
     last_token: Option<Instant>,
@@ -63,7 +63,7 @@ impl EventStream {
             first: context.deadlines.head,
             idle,
             end: context.deadlines.end,
-            timer: Timer::new(context.deadlines.head.at),
+            timer: Box::pin(sleep_until(context.deadlines.head.at)),
             totals: Totals {
                 thread_id: context.record().thread_id(),
                 ..Totals::default()
@@ -92,10 +92,10 @@ impl EventStream {
         if let Poll::Ready(outcome) = self.poll_event(cx) {
             return Poll::Ready(outcome);
         }
-        while self.timer.poll(cx).is_ready() {
+        while self.timer.as_mut().poll(cx).is_ready() {
             let deadline = self.deadline();
             deadline.check()?;
-            self.timer.set(deadline.at);
+            self.timer.as_mut().reset(deadline.at);
         }
         self.call.poll_forced(cx).map(Err)
     }
@@ -131,7 +131,8 @@ impl EventStream {
         }
         self.delivered += 1;
         if self.delivered == 1 {
-            self.timer.set(self.deadline().at);
+            let deadline = self.deadline();
+            self.timer.as_mut().reset(deadline.at);
         }
         self.record().message_sent();
         response::event(event, &self.totals, self.record().started())

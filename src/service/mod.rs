@@ -114,7 +114,7 @@ impl Bridge {
         let mut call =
             request::parse(request, request::stream_question, self.credentials, context)?;
         let record = context.record();
-        record.thread(call.asked.thread_id());
+        record.thread(call.request.thread_id());
         context.deadlines.head.check()?;
         let requests = if starts_thread { 2 } else { 1 };
         self.acquire_quota(context, &mut call, requests).await?;
@@ -123,7 +123,7 @@ impl Bridge {
             self.start_thread(context, &mut call).await?;
         }
         context.hold_question().await?;
-        let thread_id = call.asked.thread_id();
+        let thread_id = call.request.thread_id();
         let reply = self.upstream.stream(call, context.deadlines.head.at);
         let (events, mut head) = reply.await?;
         record.upstream_status(200);

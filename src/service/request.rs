@@ -32,7 +32,7 @@ pub(super) fn parse<M, T>(
         Credentials::Caller => Some(caller_key(&metadata).ok_or(Failure::CredentialsMissing)?),
     };
     Ok(Call {
-        asked: parse_message(message)?,
+        request: parse_message(message)?,
         headers: headers::to_upstream(&metadata),
         caller_key,
         memory,

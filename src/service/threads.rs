@@ -29,7 +29,7 @@ impl Bridge {
         let id = ThreadId::parse(&created.thread_id).ok_or(Error::Malformed {
             why: Malformed::Json("a UUID as thread_id"),
         })?;
-        call.asked.set_thread(id);
+        call.request.set_thread(id);
         context.record().thread(Some(id));
         Ok(())
     }

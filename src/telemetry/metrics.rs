@@ -64,16 +64,8 @@ pub struct Metrics {
     /// The last failed calls, for the admin page.
     pub failed_calls: FailedCalls,
     registry: Registry,
-    started: IntCounterVec,
-    handled: IntCounterVec,
-    handling: HistogramVec,
-    received: [IntCounter; Method::OURS.len()],
-    sent: [IntCounter; Method::OURS.len()],
-    first_token: Histogram,
-    inter_token: Histogram,
-    tokens: IntCounter,
-    failures: [IntCounter; Reason::ALL.len()],
-    caller_cancelled: IntCounter,
+    calls: Calls,
+    tokens: Tokens,
     ratelimit_remaining: IntGaugeVec,
     ratelimit_reported: Mutex<Option<Instant>>,
     open_calls: IntGauge,
@@ -81,6 +73,26 @@ pub struct Metrics {
     upstream_up: IntGauge,
     dropped_lines: IntCounter,
     dropped_reported: AtomicU64,
+}
+
+/// Calls by method, and those that failed.
+#[derive(Debug)]
+struct Calls {
+    started: IntCounterVec,
+    handled: IntCounterVec,
+    handling: HistogramVec,
+    received: [IntCounter; Method::OURS.len()],
+    sent: [IntCounter; Method::OURS.len()],
+    failures: [IntCounter; Reason::ALL.len()],
+    caller_cancelled: IntCounter,
+}
+
+/// The tokens of all streams.
+#[derive(Debug)]
+struct Tokens {
+    first: Histogram,
+    gap: Histogram,
+    count: IntCounter,
 }
 
 impl Metrics {
@@ -98,59 +110,14 @@ impl Metrics {
         );
         let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
         new.add(IntGauge::with_opts(build))?.set(1);
-        let received = new.counters(
-            "grpc_server_msg_received_total",
-            "Messages received from callers.",
-            &METHOD,
-        )?;
-        let received = |method: Method| received.with_label_values(&method.labels());
-        let sent = new.counters(
-            "grpc_server_msg_sent_total",
-            "Messages sent to callers.",
-            &METHOD,
-        )?;
-        let sent = |method: Method| sent.with_label_values(&method.labels());
-        let failures = new.counters(
-            "alim_bridge_failures_total",
-            "Calls that failed, without health and reflection, by the reason in the log. Each reason exists from the start.",
-            &["reason"],
-        )?;
-        let metrics = Self {
+        Ok(Self {
             state: State::new(&new)?,
             callers: CallerMetrics::new(&new)?,
             process: Process::new(&new)?,
             runtime: Runtime::new(&new)?,
             failed_calls: FailedCalls::default(),
-            started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
-            handled: new.counters(
-                "grpc_server_handled_total",
-                "Calls ended, by code.",
-                &HANDLED,
-            )?,
-            handling: new.histograms(
-                "grpc_server_handling_seconds",
-                "From a call's start to the end of its response body.",
-                &METHOD,
-                &CALL_BUCKETS,
-            )?,
-            received: Method::OURS.map(received),
-            sent: Method::OURS.map(sent),
-            first_token: new.seconds(
-                "alim_bridge_time_to_first_token_seconds",
-                "From a stream's start to its first token.",
-                &FIRST_TOKEN_BUCKETS,
-            )?,
-            inter_token: new.seconds(
-                "alim_bridge_inter_token_seconds",
-                "Between two tokens of a stream.",
-                &INTER_TOKEN_BUCKETS,
-            )?,
-            tokens: new.counter("alim_bridge_tokens_total", "Tokens sent to callers.")?,
-            failures: Reason::ALL.map(|reason| failures.with_label_values(&[reason.name()])),
-            caller_cancelled: new.counter(
-                "alim_bridge_caller_cancelled_total",
-                "Calls whose caller left before the end, without health and reflection.",
-            )?,
+            calls: Calls::new(&new)?,
+            tokens: Tokens::new(&new)?,
             ratelimit_remaining: new.gauges(
                 "alim_bridge_upstream_ratelimit_remaining",
                 "Requests left for the bridge's own key, as last reported by the upstream. Absent if it reported nothing for 60 s.",
@@ -169,9 +136,7 @@ impl Metrics {
             )?,
             dropped_reported: AtomicU64::new(0),
             registry,
-        };
-        metrics.create_series();
-        Ok(metrics)
+        })
     }
 
     /// Exports how many spans are lost: none if no spans are sent.
@@ -182,19 +147,6 @@ impl Metrics {
     pub fn count_spans(&self, traces: Option<&Traces>) -> Result<(), prometheus::Error> {
         let dropped = traces.map_or_else(dropped_spans, |traces| traces.dropped().clone());
         self.registry.register(Box::new(dropped))
-    }
-
-    /// Creates all possible series of calls at 0. `rate()` misses a first error that arrives together with its series.
-    fn create_series(&self) {
-        for method in Method::OURS.into_iter().chain(Method::OTHERS) {
-            let [kind, service, name] = method.labels();
-            self.started.with_label_values(&method.labels());
-            self.handling.with_label_values(&method.labels());
-            for code in codes::possible_for(method) {
-                let labels = [kind, service, name, codes::go_name(code)];
-                self.handled.with_label_values(&labels);
-            }
-        }
     }
 
     /// Renders all metrics in Prometheus' text format.
@@ -226,47 +178,48 @@ impl Metrics {
     }
 
     pub(super) fn started(&self, method: Method) {
-        self.started.with_label_values(&method.labels()).inc();
+        self.calls.started.with_label_values(&method.labels()).inc();
     }
 
     pub(super) fn handled(&self, method: Method, code: &'static str, duration: Duration) {
         let [kind, service, name] = method.labels();
-        self.handled
+        self.calls
+            .handled
             .with_label_values(&[kind, service, name, code])
             .inc();
-        let handling = self.handling.with_label_values(&method.labels());
+        let handling = self.calls.handling.with_label_values(&method.labels());
         handling.observe(duration.as_secs_f64());
     }
 
     pub(super) fn message_received(&self, method: Method) {
-        if let Some(received) = self.received.get(method as usize) {
+        if let Some(received) = self.calls.received.get(method as usize) {
             received.inc();
         }
     }
 
     pub(super) fn message_sent(&self, method: Method) {
-        if let Some(sent) = self.sent.get(method as usize) {
+        if let Some(sent) = self.calls.sent.get(method as usize) {
             sent.inc();
         }
     }
 
     pub(super) fn first_token(&self, after: Duration) {
-        self.first_token.observe(after.as_secs_f64());
+        self.tokens.first.observe(after.as_secs_f64());
     }
 
     pub(super) fn token(&self, gap: Option<Duration>) {
-        self.tokens.inc();
+        self.tokens.count.inc();
         if let Some(gap) = gap {
-            self.inter_token.observe(gap.as_secs_f64());
+            self.tokens.gap.observe(gap.as_secs_f64());
         }
     }
 
     pub(super) fn failed(&self, reason: Reason) {
-        self.failures[reason as usize].inc();
+        self.calls.failures[reason as usize].inc();
     }
 
     pub(super) fn caller_cancelled(&self) {
-        self.caller_cancelled.inc();
+        self.calls.caller_cancelled.inc();
     }
 
     pub(super) fn ratelimit_remaining(&self, left: u32) {
@@ -286,5 +239,76 @@ impl Metrics {
     fn ratelimit_reported(&self) -> MutexGuard<'_, Option<Instant>> {
         let reported = self.ratelimit_reported.lock();
         reported.unwrap_or_else(|held| held.into_inner())
+    }
+}
+
+impl Calls {
+    fn new(new: &Register<'_>) -> Result<Self, prometheus::Error> {
+        let messages = |name, help| -> Result<_, prometheus::Error> {
+            let counters = new.counters(name, help, &METHOD)?;
+            Ok(Method::OURS.map(|method| counters.with_label_values(&method.labels())))
+        };
+        let failures = new.counters(
+            "alim_bridge_failures_total",
+            "Calls that failed, without health and reflection, by the reason in the log. Each reason exists from the start.",
+            &["reason"],
+        )?;
+        let calls = Self {
+            started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
+            handled: new.counters(
+                "grpc_server_handled_total",
+                "Calls ended, by code.",
+                &HANDLED,
+            )?,
+            handling: new.histograms(
+                "grpc_server_handling_seconds",
+                "From a call's start to the end of its response body.",
+                &METHOD,
+                &CALL_BUCKETS,
+            )?,
+            received: messages(
+                "grpc_server_msg_received_total",
+                "Messages received from callers.",
+            )?,
+            sent: messages("grpc_server_msg_sent_total", "Messages sent to callers.")?,
+            failures: Reason::ALL.map(|reason| failures.with_label_values(&[reason.name()])),
+            caller_cancelled: new.counter(
+                "alim_bridge_caller_cancelled_total",
+                "Calls whose caller left before the end, without health and reflection.",
+            )?,
+        };
+        calls.create_series();
+        Ok(calls)
+    }
+
+    /// Creates all possible series of calls at 0. `rate()` misses a first error that arrives together with its series.
+    fn create_series(&self) {
+        for method in Method::OURS.into_iter().chain(Method::OTHERS) {
+            let [kind, service, name] = method.labels();
+            self.started.with_label_values(&method.labels());
+            self.handling.with_label_values(&method.labels());
+            for code in codes::possible_for(method) {
+                let labels = [kind, service, name, codes::go_name(code)];
+                self.handled.with_label_values(&labels);
+            }
+        }
+    }
+}
+
+impl Tokens {
+    fn new(new: &Register<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            first: new.seconds(
+                "alim_bridge_time_to_first_token_seconds",
+                "From a stream's start to its first token.",
+                &FIRST_TOKEN_BUCKETS,
+            )?,
+            gap: new.seconds(
+                "alim_bridge_inter_token_seconds",
+                "Between two tokens of a stream.",
+                &INTER_TOKEN_BUCKETS,
+            )?,
+            count: new.counter("alim_bridge_tokens_total", "Tokens sent to callers.")?,
+        })
     }
 }

@@ -283,9 +283,9 @@ impl Record {
         let status = notes.code.unwrap_or(CANCELLED);
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
-        let attributes = attributes(call, &notes, tokens);
         let reason = notes.reason.map(Reason::name);
-        call.trace.end(status, reason, attributes);
+        call.trace
+            .end(status, reason, || attributes(call, &notes, tokens));
         let code = codes::go_name(status);
         if let Some(reason) = notes.reason
             && call.method.is_api_call()

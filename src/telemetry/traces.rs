@@ -220,11 +220,11 @@ impl Trace {
     }
 
     /// Ends the spans of the call with the gRPC status `code`.
-    pub(super) fn end(
+    pub(super) fn end<A: IntoIterator<Item = KeyValue>>(
         &self,
         code: i32,
         reason: Option<&'static str>,
-        attributes: impl IntoIterator<Item = KeyValue>,
+        attributes: impl FnOnce() -> A,
     ) {
         let Some(spans) = self.spans.get() else {
             return;
@@ -233,7 +233,7 @@ impl Trace {
         let span = spans.server.span();
         let name = codes::protocol_name(code);
         span.set_attribute(KeyValue::new("rpc.response.status_code", name));
-        span.set_attributes(attributes);
+        span.set_attributes(attributes());
         match reason {
             Some(reason) if codes::is_server_error(code) => fail(&spans.server, reason),
             Some(reason) => span.set_attribute(error_type(reason)),

@@ -55,7 +55,7 @@ pub async fn stream(
 
 fn call() -> Call<()> {
     Call {
-        asked: (),
+        request: (),
         headers: HeaderMap::new(),
         caller_key: None,
         memory: Account::unlimited(),

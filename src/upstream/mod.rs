@@ -146,7 +146,11 @@ impl Upstream {
         call: Call<Question>,
         until: Instant,
     ) -> Result<(Reply, ReplyHead), Error> {
-        let outgoing = Outgoing::post(self.invoke_url.clone(), &call.asked, expected(&call, JSON));
+        let outgoing = Outgoing::post(
+            self.invoke_url.clone(),
+            &call.request,
+            expected(&call, JSON),
+        );
         self.reply(outgoing, call, until, "response and thread_id")
             .await
     }
@@ -162,7 +166,7 @@ impl Upstream {
         call: Call<Question>,
         until: Instant,
     ) -> Result<(Events, ReplyHead), Error> {
-        let outgoing = Outgoing::post(self.stream_url.clone(), &call.asked, expected(&call, SSE));
+        let outgoing = Outgoing::post(self.stream_url.clone(), &call.request, expected(&call, SSE));
         let (head, fields) = self.send_and_check(outgoing, call, until).await?;
         Ok((head.into_events(self.settings.sse), fields))
     }
@@ -196,7 +200,7 @@ impl Upstream {
         call: Call<Q>,
         until: Instant,
     ) -> Result<(Head, ReplyHead), Error> {
-        let (key, call) = (self.key(&call), call.written());
+        let (key, call) = (self.key(&call), call.without_request());
         let body_bytes = outgoing.body_bytes();
         call.memory.hold_or_reject(body_bytes).await?;
         call.memory.release_to(body_bytes);
@@ -313,7 +317,7 @@ fn exchange_limits(slot: &Slot, checked: &mut Result<(Head, ReplyHead), Error>) 
 fn expected(call: &Call<Question>, accept: &'static str) -> Expected {
     Expected {
         accept,
-        names_thread: call.asked.names_thread(),
+        names_thread: call.request.names_thread(),
     }
 }
 

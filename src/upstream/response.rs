@@ -275,9 +275,14 @@ fn segment(value: &Value) -> String {
 }
 
 fn has_content_type(head: &HeaderMap, expected: &str) -> bool {
-    head.get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok()?.parse::<Mime>().ok())
-        .is_some_and(|mime| mime.essence_str() == expected)
+    let found = head.get(header::CONTENT_TYPE);
+    found.is_some_and(|found| {
+        let is_essence = |text: &str| {
+            let mime = text.parse::<Mime>();
+            mime.is_ok_and(|mime| mime.essence_str() == expected)
+        };
+        found == expected || found.to_str().is_ok_and(is_essence)
+    })
 }
 
 fn is_encoded(head: &HeaderMap) -> bool {

@@ -33,7 +33,7 @@ impl Upstream {
             accept: JSON,
             names_thread: false,
         };
-        let outgoing = Outgoing::post(self.threads_url.clone(), &call.asked, expected);
+        let outgoing = Outgoing::post(self.threads_url.clone(), &call.request, expected);
         self.reply(outgoing, call, until, "thread_id").await
     }
 
@@ -47,7 +47,7 @@ impl Upstream {
         call: Call<ThreadId>,
         until: Instant,
     ) -> Result<(Thread, ReplyHead), Error> {
-        let outgoing = Outgoing::of_thread(Method::GET, self.thread_url(call.asked));
+        let outgoing = Outgoing::of_thread(Method::GET, self.thread_url(call.request));
         self.reply(outgoing, call, until, "thread_id").await
     }
 
@@ -61,7 +61,7 @@ impl Upstream {
         call: Call<ThreadId>,
         until: Instant,
     ) -> Result<((), ReplyHead), Error> {
-        let outgoing = Outgoing::of_thread(Method::DELETE, self.thread_url(call.asked));
+        let outgoing = Outgoing::of_thread(Method::DELETE, self.thread_url(call.request));
         let (reply, head): (Deleted, _) = self.reply(outgoing, call, until, GONE).await?;
         match reply.deleted {
             true => Ok(((), head)),

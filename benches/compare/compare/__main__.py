@@ -1,5 +1,6 @@
 """Compares the bridge with its limit and its peers; or, with --choices, with itself less one choice; or, with --capacity, measures what
-it takes as its streams become more; or, with --gain, with its build with a profile."""
+it takes as its streams become more; or, with --gain, with its build with a profile; or, with --clients, what reqwest adds to an Invoke; or, with
+--allocations, what the bridge allocates."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Callable
 
 from . import measures
+from .allocations import allocations
 from .capacity import capacity
 from .docs import fill, write_docs
 from .instructions import SUBJECTS as COUNTED
-from .instructions import gain, instructions
+from .instructions import clients, gain, instructions
 from .measures import FULL, SHORT, Size
 from .plot import plot
 from .programs import CORES, HERE
@@ -37,6 +39,12 @@ def main() -> int:
     start = time.monotonic()
     if len(CORES) < 2:
         sys.exit("compare: needs two cores, one for the subject alone")
+    if flags.clients:
+        print(clients())
+        return 0
+    if flags.allocations:
+        print(allocations())
+        return 0
     if flags.gain:
         VARIANTS["PGO"] = (Path(flags.gain), {})
         shown, is_enough = gain("PGO")
@@ -82,6 +90,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--choices", action="store_true", help="the bridge alone, and with single choices undone")
     parser.add_argument("--capacity", action="store_true", help="the bridge alone, from 1 stream to 10,000")
     parser.add_argument("--gain", metavar="BINARY", help="the bridge and this build with a profile, by instruction counts alone")
+    parser.add_argument("--allocations", action="store_true", help="what the bridge allocates for an Invoke and a token, by dhat")
+    parser.add_argument("--clients", action="store_true", help="what reqwest adds to the HTTP client below it, by instruction counts alone")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=BINARY",
                         help="with --choices: a further build of the bridge, named by what it lacks")
     parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/performance.*, or docs/capacity.md")

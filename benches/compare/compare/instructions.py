@@ -6,6 +6,7 @@ groups of 20, as in the paced load, but at a pace that valgrind can follow. The 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,14 +16,15 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from .measures import COUNTED_STREAMS, GROUP, SHORT, Size, load
-from .subjects import Subject, running
+from .programs import BUILT
+from .subjects import Subject, running, upstream
 
 SUBJECTS = ["bridge", "limit", "naive"]
 """The others bring compilers or take too long to start under valgrind."""
 PERIOD_US = 40_000
 NO_REP_MOVSB = "glibc.cpu.x86_rep_movsb_threshold=0x7fffffffffffffff"
 """Valgrind counts each byte that `rep movsb` copies as an instruction."""
-INVOKE_SECONDS = (2, 6)
+INVOKES = (100, 600)
 MAX_PGO_RATIO = 0.9
 """What the build with a profile may take of the build without. It takes 0.74 of it for a token, and 0.81 for an Invoke."""
 
@@ -44,13 +46,35 @@ def instructions(name: str, size: Size) -> dict:
 
 def invoke_instructions(name: str) -> float:
     """Instructions of an Invoke."""
-    runs = []
+    (few, many), counts = INVOKES, []
     with counting(name) as (subject, count):
-        for seconds in (1, *INVOKE_SECONDS):  # the first warms up
-            calls = load(subject, "invoke", streams=1, seconds=seconds, warm=0)["calls"]
-            runs.append((calls, count()))
-    _, (few, less), (many, more) = runs
+        for calls in (few, few, many):  # the first warms up
+            told = load(subject, "calls", streams=1, calls=calls)
+            if told["calls"] != calls:
+                raise RuntimeError(f"{name} answered {told['calls']} calls under callgrind")
+            counts.append(count())
+    _, less, more = counts
     return (more - less) / (many - few)
+
+
+def client_instructions(client: str) -> float:
+    """Instructions of the bridge's request for an Invoke, by this client."""
+    with upstream() as (_, address), tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        counts = []
+        for calls in INVOKES:
+            command = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}",
+                       BUILT / "client", client, address, str(calls)]
+            subprocess.run(command, check=True, env={"GLIBC_TUNABLES": NO_REP_MOVSB, **os.environ})
+            counts.append(total(out))
+    return (counts[1] - counts[0]) / (INVOKES[1] - INVOKES[0])
+
+
+def clients() -> str:
+    """What reqwest adds to the client below it, as a table."""
+    reqwest, hyper = client_instructions("reqwest"), client_instructions("hyper")
+    return "\n".join(["| instructions a request | reqwest | hyper-util | reqwest's own |", "|---|--:|--:|--:|",
+                      f"| POST, whole reply read | {reqwest:,.0f} | {hyper:,.0f} | {reqwest - hyper:,.0f} |"])
 
 
 def gain(variant: str) -> tuple[str, bool]:

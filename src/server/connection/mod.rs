@@ -5,10 +5,14 @@
 //! aborted.
 
 mod io;
-mod opening;
+mod preface;
 
 use std::{
-    convert::Infallible, error::Error, future::poll_fn, pin::pin, sync::Arc, time::Duration,
+    convert::Infallible,
+    error::Error,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -20,7 +24,7 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
@@ -30,7 +34,6 @@ use super::tls;
 use crate::{
     inbound::{Connection, Ending},
     telemetry::state::ConnectionRejection,
-    timer::Timer,
 };
 
 /// From the connection's start to the end of its TLS handshake, and from there to the end of its preface. Over HTTP/1.1 also from
@@ -134,7 +137,7 @@ where
                 Ending::GoAway => lifetime.go_away(),
                 Ending::Close => return Ok(()),
             },
-            () = poll_fn(|cx| lifetime.timer.poll(cx)) => if lifetime.is_over() {
+            () = &mut lifetime.timer => if lifetime.is_over() {
                 return Ok(());
             },
         }
@@ -150,7 +153,7 @@ struct Lifetime<'a> {
     age: Option<Instant>,
     max_idle: Duration,
     ending: Option<Ending>,
-    timer: Timer,
+    timer: Pin<Box<Sleep>>,
 }
 
 impl<'a> Lifetime<'a> {
@@ -163,9 +166,10 @@ impl<'a> Lifetime<'a> {
             age: age.map(|age| connection.accepted() + age),
             max_idle: settings.max_idle,
             ending: None,
-            timer: Timer::new(connection.accepted()),
+            timer: Box::pin(sleep_until(connection.accepted())),
         };
-        lifetime.timer.set(lifetime.next_check(Instant::now()));
+        let check = lifetime.next_check(Instant::now());
+        lifetime.timer.as_mut().reset(check);
         lifetime
     }
 
@@ -175,7 +179,7 @@ impl<'a> Lifetime<'a> {
 
     fn go_away(&mut self) {
         self.ending = Some(Ending::GoAway);
-        self.timer.set(Instant::now() + LINGER);
+        self.timer.as_mut().reset(Instant::now() + LINGER);
     }
 
     /// Checks the connection when the timer has fired. Returns true if it can close.
@@ -184,14 +188,17 @@ impl<'a> Lifetime<'a> {
         if self.is_draining() {
             let is_idle = self.connection.last_active() + LINGER <= now;
             let has_calls = self.connection.open_calls() > 0 || self.connection.has_unwritten();
-            self.timer.set(now + LINGER);
+            self.timer.as_mut().reset(now + LINGER);
             return is_idle && !has_calls;
         }
         let idle_until = self.connection.last_active() + self.max_idle;
         let is_idle = self.connection.open_requests() == 0 && idle_until <= now;
         match is_idle || self.age.is_some_and(|age| age <= now) {
             true => self.go_away(),
-            false => self.timer.set(self.next_check(now)),
+            false => {
+                let check = self.next_check(now);
+                self.timer.as_mut().reset(check);
+            }
         }
         false
     }

@@ -50,11 +50,11 @@ impl Metrics {
         let ended = codes::possible_for(method).map(|code| {
             let code = codes::go_name(code);
             let labels = [kind, service, name, code];
-            (code, self.handled.with_label_values(&labels).get())
+            (code, self.calls.handled.with_label_values(&labels).get())
         });
         MethodFigures {
             method: name,
-            started: self.started.with_label_values(&method.labels()).get(),
+            started: self.calls.started.with_label_values(&method.labels()).get(),
             ended: ended.filter(|(_, count)| *count > 0).collect(),
         }
     }
@@ -62,7 +62,7 @@ impl Metrics {
     /// The failures by reason, the most frequent first. Reasons without failures are absent.
     pub fn by_reason(&self) -> Vec<(&'static str, u64)> {
         let names = Reason::ALL.into_iter().map(Reason::name);
-        let counts = self.failures.iter().map(IntCounter::get);
+        let counts = self.calls.failures.iter().map(IntCounter::get);
         let mut failures: Vec<_> = names.zip(counts).filter(|(_, count)| *count > 0).collect();
         failures.sort_by_key(|(_, count)| Reverse(*count));
         failures
@@ -70,17 +70,17 @@ impl Metrics {
 
     /// From a stream's start to its first token.
     pub fn first_token_quantiles(&self) -> Quantiles {
-        quantiles(&self.first_token)
+        quantiles(&self.tokens.first)
     }
 
     /// Between two tokens of a stream.
     pub fn inter_token_quantiles(&self) -> Quantiles {
-        quantiles(&self.inter_token)
+        quantiles(&self.tokens.gap)
     }
 
     /// Tokens sent to callers.
     pub fn tokens(&self) -> u64 {
-        self.tokens.get()
+        self.tokens.count.get()
     }
 
     /// Requests left for the bridge's own key, as the upstream last reported. `None` if it did not within a minute.

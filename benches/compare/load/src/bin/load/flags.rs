@@ -22,6 +22,8 @@ pub struct Flags {
     /// Streams that tick together.
     pub group: usize,
     pub tokens: u64,
+    /// Of each caller.
+    pub calls: u64,
     /// Before the window opens.
     pub warm_s: f64,
     /// The window.
@@ -49,6 +51,7 @@ impl Flags {
             period_us: 50_000,
             group: 20,
             tokens: 0,
+            calls: 0,
             warm_s: 0.0,
             seconds: 1.0,
             ask: "idle".into(),
@@ -65,6 +68,7 @@ impl Flags {
                 "--period-us" => flags.period_us = value.parse()?,
                 "--group" => flags.group = value.parse()?,
                 "--tokens" => flags.tokens = value.parse()?,
+                "--calls" => flags.calls = value.parse()?,
                 "--warm" => flags.warm_s = value.parse()?,
                 "--seconds" => flags.seconds = value.parse()?,
                 "--ask" => flags.ask = value,

@@ -29,6 +29,7 @@ async fn run() -> Result<(), AnyError> {
     match flags.mode.as_str() {
         "paced" => modes::paced(&flags).await,
         "whole" => modes::whole(&flags).await,
+        "calls" => modes::calls(&flags).await,
         "burst" | "first" | "invoke" => modes::again_and_again(&flags).await,
         "hold" => modes::hold(&flags).await,
         "pause" => pause::run(&flags).await,

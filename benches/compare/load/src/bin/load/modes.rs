@@ -56,8 +56,39 @@ pub async fn whole(flags: &Flags) -> Result<(), AnyError> {
         let message = paced_message(flags, number, flags.tokens);
         streams.spawn_local(async move { callers.stream(number, &message, &tally).await });
     }
+    all_end(streams, &tally).await
+}
+
+/// A known count of calls, each caller's one after the other: bursts of `--tokens`, or Invokes if that is 0.
+pub async fn calls(flags: &Flags) -> Result<(), AnyError> {
+    let callers = Callers::open(flags, Reading::Always).await?;
+    let tally = Rc::new(Tally::default());
+    tally.is_open.set(true);
+    let mut calling = JoinSet::new();
+    for number in 0..flags.streams {
+        let (callers, tally) = (Rc::clone(&callers), Rc::clone(&tally));
+        let (calls, tokens) = (flags.calls, flags.tokens);
+        calling.spawn_local(async move {
+            for _ in 0..calls {
+                match tokens {
+                    0 => callers.invoke(number, &tally).await?,
+                    tokens => {
+                        let burst = Ask::Burst { tokens }.to_string();
+                        callers.stream(number, &burst, &tally).await?;
+                    }
+                }
+                tally.add(&tally.calls, 1);
+            }
+            Ok(())
+        });
+    }
+    all_end(calling, &tally).await
+}
+
+/// Waits until all have ended, and tells what they counted.
+async fn all_end(mut calls: JoinSet<Result<(), AnyError>>, tally: &Tally) -> Result<(), AnyError> {
     let all = async {
-        while let Some(ended) = streams.join_next().await {
+        while let Some(ended) = calls.join_next().await {
             ended??;
         }
         Ok::<_, AnyError>(())
