@@ -51,19 +51,22 @@ pub(super) fn error_json(error: &Error) -> Json {
             object["error"]["hint"] = (*hint).into();
             object
         }
-        other => {
-            let mut text = other.to_string();
-            let mut cause = std::error::Error::source(other);
-            while let Some(error) = cause {
-                let why = error.to_string();
-                if !text.ends_with(&why) {
-                    text += &format!(": {why}"); // many errors already contain their source
-                }
-                cause = error.source();
-            }
-            json!({ "error": { "message": text } })
-        }
+        other => json!({ "error": { "message": with_causes(other) } }),
     }
+}
+
+/// An error and its causes on one line.
+pub(super) fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.ends_with(&why) {
+            text += &format!(": {why}"); // many errors already contain their source
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn status_json(status: &Status) -> Json {
