@@ -249,7 +249,7 @@ fn callers(flags: &ArgMatches) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ (edit::Error::Write(_) | edit::Error::Random)) => fail(&error, FAILURE),
+        Err(error @ (edit::Error::Write(..) | edit::Error::Random)) => fail(&error, FAILURE),
         Err(error) => fail(&error, USAGE),
     }
 }
