@@ -72,7 +72,10 @@ fn protocol_text(broken: Protocol, status: &Status) -> String {
             "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService"
                 .into()
         }
-        Protocol::TooLarge => format!("the request is too large: {}", status.message()),
+        Protocol::TooLarge => {
+            let why = status.message().trim_start_matches("Error, ");
+            format!("the request is too large: {why}")
+        }
         Protocol::Malformed => format!("the request can't be decoded: {}", status.message()),
         Protocol::Encoding | Protocol::ContentType | Protocol::HttpMethod | Protocol::Origin => {
             status.message().to_owned()
