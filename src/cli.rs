@@ -22,7 +22,7 @@ pub use self::{
 use crate::{
     call::json,
     client::{Error, screen::Output},
-    config::{PREFIX, RawSettings, SETTINGS, Setting},
+    config::{GROUPS, PREFIX, RawSettings, SETTINGS, Setting},
     pb::StreamRequest,
 };
 
@@ -97,7 +97,18 @@ fn serve() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Check all settings and files, print the effective settings, and exit: 0, or 64 with every fault"),
         )
-        .args(settings_with_flags().map(|it| setting_flag(&(it.name, it.default))))
+        .args(flags_by_group())
+}
+
+/// The flags of all settings, under the headings of `docs/settings.md`.
+fn flags_by_group() -> impl Iterator<Item = Arg> {
+    let mut heading = "";
+    settings_with_flags().map(move |setting| {
+        if let Some((_, title)) = GROUPS.iter().find(|(first, _)| *first == setting.name) {
+            heading = title;
+        }
+        setting_flag(&(setting.name, setting.default)).help_heading(heading)
+    })
 }
 
 /// Whether `serve` only checks its settings.
@@ -167,7 +178,7 @@ fn with_target(command: Command) -> Command {
             .value_parser(value_parser!(PathBuf)),
         )
         .arg(
-            option("timeout", "DURATION", "The call's deadline")
+            option("timeout", "DURATION", "The call's deadline, such as 30s")
                 .value_parser(humantime::parse_duration),
         )
 }
@@ -214,7 +225,11 @@ fn with_question(command: Command) -> Command {
             "ID",
             "The farm that the question is about",
         ))
-        .arg(option("language", "CODE", "The language of the answer"))
+        .arg(option(
+            "language",
+            "CODE",
+            "The language of the answer, such as az",
+        ))
         .arg(option(
             "system-prompt-override",
             "TEXT",

@@ -285,7 +285,7 @@ fn service_key(read: &mut Reader<'_>, credentials: Credentials) -> Option<Reload
         (Credentials::Service, None, None) => {
             read.reject(
                 "UPSTREAM_API_KEY",
-                "or UPSTREAM_API_KEY_FILE is required if CREDENTIALS is service",
+                "or ALIM_BRIDGE_UPSTREAM_API_KEY_FILE is required: the key for ALİM. Without one, try alim-bridge demo",
             );
             None
         }

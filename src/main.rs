@@ -249,7 +249,7 @@ fn callers(flags: &ArgMatches) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ (edit::Error::Write(_) | edit::Error::Random)) => fail(&error, FAILURE),
+        Err(error @ (edit::Error::Write(..) | edit::Error::Random)) => fail(&error, FAILURE),
         Err(error) => fail(&error, USAGE),
     }
 }
@@ -294,7 +294,13 @@ async fn top(flags: &ArgMatches) -> ExitCode {
 
 async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {
     let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| format!("{name} {address}: {error}").into())
+    bound.map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => ": stop the process that listens there, or choose another port",
+            _ => "",
+        };
+        format!("{name} {address} can't be used: {error}{hint}").into()
+    })
 }
 
 /// The environment, without variables whose name is not UTF-8: none of the bridge's is such.

@@ -24,15 +24,18 @@ const KEY_BYTES: usize = 32;
 /// Why a callers file can't be used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file can't be read or is invalid.
+    /// The file can't be read.
+    #[error("{path} can't be read: {1}", path = .0.display())]
+    Read(PathBuf, io::Error),
+    /// The file is invalid.
     #[error(transparent)]
-    File(#[from] reload::Error),
+    File(reload::Error),
     /// The name is not valid for a caller.
     #[error("a caller's name {}", file::NAME_RULE)]
     Name,
     /// The file can't be written.
-    #[error("can't be written: {0}")]
-    Write(#[source] io::Error),
+    #[error("{path} can't be written: {1}", path = .0.display())]
+    Write(PathBuf, io::Error),
     /// The system provides no random bytes.
     #[error("the system gives no random bytes")]
     Random,
@@ -42,9 +45,14 @@ pub enum Error {
 ///
 /// # Errors
 ///
-/// - [`Error::File`] with all errors, one per line.
+/// - [`Error::File`] with all errors, one per line, or [`Error::Read`].
 pub fn check(path: &Path) -> Result<Vec<String>, Error> {
-    let callers = Callers::open(path.to_owned(), OwnKeys::Allowed)?.load();
+    let callers = Callers::open(path.to_owned(), OwnKeys::Allowed);
+    let callers = callers.map_err(|error| match error {
+        reload::Error::Read(error) => Error::Read(path.to_owned(), error),
+        invalid => Error::File(invalid),
+    });
+    let callers = callers?.load();
     let mut lines: Vec<_> = callers
         .iter()
         .map(|caller| callers.describe(caller))
@@ -67,11 +75,11 @@ pub fn add(path: &Path, name: &str) -> Result<String, Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(reload::Error::Read(error).into()),
+        Err(error) => return Err(Error::Read(path.to_owned(), error)),
     };
     let key = new_key()?;
     let text = with_key(&text, name, &key)?;
-    swap(path, &text).map_err(Error::Write)?;
+    swap(path, &text).map_err(|error| Error::Write(path.to_owned(), error))?;
     Ok(key)
 }
 

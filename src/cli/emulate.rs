@@ -30,7 +30,7 @@ pub(super) fn command() -> Command {
             option(
                 "api-key-file",
                 "PATH",
-                "File with the key that it accepts [default: the guide's] [env, the key: ALIM_EMULATOR_API_KEY]",
+                "File with the key that it accepts [default key: dev-api-key-change-in-production] [env, the key: ALIM_EMULATOR_API_KEY]",
             )
             .value_parser(value_parser!(PathBuf)),
         )

@@ -1,7 +1,9 @@
-//! Opens the connection to a bridge: plain, TLS or mutual TLS. If the two sides do not agree about TLS, it finds a
-//! hint for the user.
+//! Opens the connection to a bridge: plain, TLS or mutual TLS. If nothing listens, the two sides do not agree about TLS
+//! or the port is not the bridge's, it finds a hint for the user.
 
-use std::{error::Error as StdError, net::Ipv6Addr, path::Path, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError, io::ErrorKind, net::Ipv6Addr, path::Path, sync::Arc, time::Duration,
+};
 
 use http::{Uri, uri::Authority};
 use hyper_util::rt::TokioIo;
@@ -11,12 +13,16 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use url::Url;
 
-use super::{Error, Target, has_userinfo, screen};
+use super::{Error, Target, has_userinfo, screen, show};
 use crate::config::is_cleartext;
 
 /// To connect to the bridge, TLS included.
@@ -151,7 +157,7 @@ impl Target {
         Ok(Arc::new(config))
     }
 
-    /// Adds a hint to an error whose cause is TLS on one side only.
+    /// Adds a hint to an error of the connection, if a probe finds what is wrong.
     pub async fn explain(&self, error: Error) -> Error {
         let is_unrelated = match &error {
             Error::Connect { .. } => false,
@@ -161,6 +167,15 @@ impl Target {
         if is_unrelated {
             return error;
         }
+        let text = show::with_causes(&error);
+        if ["UnknownIssuer", "BadSignature"]
+            .iter()
+            .any(|it| text.contains(it))
+        {
+            let hint =
+                "the bridge's certificate is of another authority: pass --ca-file with that one";
+            return Error::Explained(Box::new(error), hint);
+        }
         let hint = timeout(CONNECT_TIMEOUT, self.hint()).await;
         match hint.ok().flatten() {
             Some(hint) => Error::Explained(Box::new(error), hint),
@@ -168,25 +183,35 @@ impl Target {
         }
     }
 
-    /// Probes whether the bridge speaks TLS, because tonic's errors do not say. Reads one byte after the handshake: with
-    /// TLS 1.3, the server reports a missing client certificate only then.
+    /// Probes what listens there, because tonic's errors do not say. Reads one byte after the TLS handshake: with TLS 1.3,
+    /// the server reports a missing client certificate only then.
     async fn hint(&self) -> Option<&'static str> {
         let (uri, tls) = (self.url().parse::<Uri>().ok()?, self.unverified_tls().ok()?);
         let is_tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let probe = handshake(tls, uri.host()?, port).await;
-        let failure = match probe {
+        let host = uri.host()?;
+        let failure = match handshake(tls, host, port).await {
             Ok(_) if !is_tls => {
                 return Some(
                     "the bridge may speak TLS: pass --ca-file with its authority, or an address with https://",
                 );
             }
             Ok(mut stream) => stream.read(&mut [0]).await.err()?.to_string(),
+            Err(error) if is_refused(&*error) => {
+                return Some(
+                    "nothing listens there: start a bridge, or name another with --address or ALIM_ADDRESS",
+                );
+            }
             Err(error) => error.to_string(),
         };
         if failure.contains("CertificateRequired") {
             return Some(
                 "the bridge requires a client certificate: pass --cert-file and --key-file",
+            );
+        }
+        if !answers_http2(host, port).await? {
+            return Some(
+                "what listens there does not speak gRPC: pass the bridge's LISTEN address, not ADMIN_LISTEN",
             );
         }
         let is_plain = is_tls && failure.contains("InvalidContentType");
@@ -205,14 +230,34 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+fn is_refused(error: &(dyn StdError + 'static)) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Whether the peer begins with an HTTP/2 SETTINGS frame (RFC 9113, 3.4), as every gRPC server does. `None` if there is
+/// no connection.
+async fn answers_http2(host: &str, port: u16) -> Option<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const SETTINGS: u8 = 4;
+    let mut socket = TcpStream::connect((bare(host), port)).await.ok()?;
+    let mut head = [0; 9];
+    let sent = socket.write_all(PREFACE).await;
+    Some(sent.is_ok() && socket.read_exact(&mut head).await.is_ok() && head[3] == SETTINGS)
+}
+
+/// A host without the brackets that an IPv6 address has in a URL.
+fn bare(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
+}
+
 async fn handshake(
     tls: Arc<ClientConfig>,
     host: &str,
     port: u16,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, BoxError> {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let socket = TcpStream::connect((host, port)).await?;
-    let name = ServerName::try_from(host.to_owned())?;
+    let socket = TcpStream::connect((bare(host), port)).await?;
+    let name = ServerName::try_from(bare(host).to_owned())?;
     Ok(TlsConnector::from(tls).connect(name, socket).await?)
 }
 

@@ -118,7 +118,7 @@ async fn bind(usual: SocketAddr) -> Result<TcpListener, Error> {
     let other = TcpListener::bind(SocketAddr::new(usual.ip(), 0)).await?;
     let address = other.local_addr()?;
     print(&format!(
-        "{usual} can't be used ({failed}): {address} takes its place\n"
+        "{usual} can't be used ({failed}): {address} is used instead\n"
     ))?;
     Ok(other)
 }

@@ -60,8 +60,8 @@ pub enum Error {
     #[error("{}", show::status_text(.0))]
     Status(Box<Status>),
     /// An error, with a hint about what to change.
-    #[error("{0}\n  {1}")]
-    Explained(#[source] Box<Error>, &'static str),
+    #[error("{error}\n  {1}", error = show::with_causes(.0))]
+    Explained(Box<Error>, &'static str),
     /// Ctrl-C came before the answer was complete.
     #[error("interrupted")]
     Interrupted,

@@ -51,19 +51,22 @@ pub(super) fn error_json(error: &Error) -> Json {
             object["error"]["hint"] = (*hint).into();
             object
         }
-        other => {
-            let mut text = other.to_string();
-            let mut cause = std::error::Error::source(other);
-            while let Some(error) = cause {
-                let why = error.to_string();
-                if !text.ends_with(&why) {
-                    text += &format!(": {why}"); // many errors already contain their source
-                }
-                cause = error.source();
-            }
-            json!({ "error": { "message": text } })
-        }
+        other => json!({ "error": { "message": with_causes(other) } }),
     }
+}
+
+/// An error and its causes on one line.
+pub(super) fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.ends_with(&why) {
+            text += &format!(": {why}"); // many errors already contain their source
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn status_json(status: &Status) -> Json {
@@ -133,17 +136,35 @@ pub(super) fn event_json(event: Event) -> Json {
 
 /// A stream's statistics as text.
 pub(super) fn done_text(done: &pb::Done) -> String {
-    let millis = |duration: Option<prost_types::Duration>| {
+    let time = |duration: Option<prost_types::Duration>| {
         let duration = duration.and_then(|duration| std::time::Duration::try_from(duration).ok());
-        duration.map_or("none".into(), |duration| {
-            format!("{} ms", duration.as_millis())
+        duration.map_or("none".into(), |duration| match duration.as_millis() {
+            millis @ ..1000 => format!("{millis} ms"),
+            _ => format!("{:.1} s", duration.as_secs_f64()),
         })
     };
     format!(
         "{} tokens, {} characters, first token after {}, all after {}",
         done.token_count,
         done.character_count,
-        millis(done.time_to_first_token),
-        millis(done.duration)
+        time(done.time_to_first_token),
+        time(done.duration)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_second_and_more_are_in_seconds() {
+        let duration = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        let done = pb::Done {
+            time_to_first_token: duration(0, 157_208_561),
+            duration: duration(4, 602_413_330),
+            ..pb::Done::default()
+        };
+        let expected = "0 tokens, 0 characters, first token after 157 ms, all after 4.6 s";
+        assert_eq!(done_text(&done), expected);
+    }
 }

@@ -78,7 +78,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "UPSTREAM_API_KEY_FILE",
         "",
-        "File with that key; re-read when it changes",
+        "File with the bridge's own key for ALİM and nothing else; re-read when it changes",
     ),
     setting(
         "CREDENTIALS",

@@ -57,7 +57,7 @@ fn violation(status: &Status) -> Option<Failure> {
     if !status.details().is_empty() {
         return None;
     }
-    let found = status.message();
+    let found = status.message().trim_start_matches("Error, ");
     let (broken, text) = match status.code() {
         // As sent, and after decompression
         Code::OutOfRange | Code::ResourceExhausted => (

@@ -95,8 +95,8 @@ fn parse(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<Tls, String> {
     let chain = certificates(cert)?;
     let expires: Option<Vec<_>> = chain.iter().map(not_after).collect();
     let expires = expires.and_then(|all| all.into_iter().min());
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| format!("TLS_KEY_FILE holds no usable private key: {error}"))?;
     let builder = ServerConfig::builder();
     let builder = match rest.first() {
         None => builder.with_no_client_auth(),

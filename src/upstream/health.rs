@@ -179,7 +179,15 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
     while let Some(cause) = first.source() {
         first = cause;
     }
-    first.to_string()
+    explained(first.to_string())
+}
+
+/// rustls's words for an answer in clear text name only its own type.
+pub(super) fn explained(cause: String) -> String {
+    match cause.contains("InvalidContentType") {
+        true => "it does not speak TLS: UPSTREAM_URL has https".into(),
+        false => cause,
+    }
 }
 
 #[derive(Debug, Default)]

@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     Settings, Upstream, descriptors,
-    health::root_cause,
+    health::{explained, root_cause},
     request::{JSON, MarkSentOnDrop, USER_AGENT, key_header},
     response,
 };
@@ -120,7 +120,9 @@ impl Upstream {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
         let tls = TlsConnector::from(Arc::clone(tls));
         let handshake = tls.connect(name, socket).await;
-        handshake.map(drop).map_err(|error| error.to_string())
+        handshake
+            .map(drop)
+            .map_err(|error| explained(error.to_string()))
     }
 }
 

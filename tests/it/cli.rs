@@ -131,7 +131,9 @@ fn a_port_that_is_taken_is_named_and_exits_with_1() {
     for args in [&serve[..], &emulate] {
         let ended = start(args, &[("ALIM_BRIDGE_UPSTREAM_API_KEY", KEY)]).wait();
         assert_eq!((ended.code, &*ended.stdout), (Some(1), ""));
-        assert!(ended.stderr.contains(&address), "{}", ended.stderr);
+        let expected = format!("{address} can't be used: Address already in use");
+        assert!(ended.stderr.contains(&expected), "{}", ended.stderr);
+        assert!(ended.stderr.contains("another port"), "{}", ended.stderr);
     }
 }
 

@@ -1,6 +1,10 @@
 //! The upstream's health: what probes request, what calls experience, and how each change is reported.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    time::Duration,
+};
 
 use serde_json::Value;
 use tonic::Streaming;
@@ -161,6 +165,23 @@ async fn an_upstream_that_reports_itself_unhealthy_is_unhealthy() {
     ] {
         assert_eq!(probed("/health", body).await, (None, is_healthy), "{body}");
     }
+}
+
+#[tokio::test]
+async fn https_to_a_port_without_tls_is_named_as_the_cause() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut bridge in listener.incoming().flatten() {
+            let _ = bridge.read(&mut [0; 512]);
+            let _ = bridge.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let bridge = Bridge::with(&format!("https://{address}/api/v1"), &[]).await;
+    let mut watch = bridge.watch(SERVICE).await;
+    assert_eq!(known(&mut watch).await, NotServing);
+    let fault = fault(&bridge).await.expect("a fault");
+    assert!(fault.contains("does not speak TLS"), "{fault}");
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Checks that every relative link in the repository's documents leads to a file, and every anchor to a heading or a row.
+//! Checks that every relative link in the repository's documents leads to a file, and every anchor to a heading or a row;
+//! and that each log target that they name is a module's.
 
 use std::{
     collections::BTreeSet,
@@ -101,6 +102,28 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
     }
     assert!(links >= 100, "{links}");
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// A filter for a module that does not exist is valid, and shows nothing.
+#[test]
+fn every_log_target_in_a_document_is_a_module() {
+    let mut found = Vec::new();
+    documents(package(), &mut found);
+    let mut targets = BTreeSet::new();
+    for document in found {
+        let text = fs::read_to_string(&document).expect("UTF-8");
+        for rest in text.split("alim_bridge::").skip(1) {
+            let end = rest.find(|char: char| !char.is_ascii_lowercase() && char != '_');
+            let module = rest[..end.unwrap_or(rest.len())].to_owned();
+            targets.insert((module, document.clone()));
+        }
+    }
+    assert!(targets.len() >= 3, "{targets:?}");
+    let source = package().join("src");
+    let is_module =
+        |name: &str| source.join(format!("{name}.rs")).exists() || source.join(name).is_dir();
+    targets.retain(|(module, _)| !is_module(module));
+    assert!(targets.is_empty(), "{targets:?}");
 }
 
 #[test]

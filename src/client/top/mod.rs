@@ -92,7 +92,11 @@ async fn read(settings: &Settings) -> Result<Value, Error> {
         .join("status")
         .map_err(|error| failed(&error.to_string()))?;
     let page = fetch(url, settings.token.as_ref()).await;
-    let page = page.map_err(|error| failed(&error.to_string()))?;
+    let page = page.map_err(|error| {
+        failed(&format!(
+            "{error}; --admin is the bridge's ADMIN_LISTEN address"
+        ))
+    })?;
     match page.status {
         200 => serde_json::from_slice(&page.body).map_err(|_| failed("its /status is not JSON")),
         status => match String::from_utf8_lossy(&page.body).trim() {

@@ -50,6 +50,24 @@ async fn an_added_key_works_at_a_running_bridge_and_is_printed_once() {
 }
 
 #[test]
+fn a_file_that_can_not_be_read_or_written_is_named() {
+    let missing = "/nowhere/callers.toml";
+    for (args, code, why) in [
+        (&["callers", "check", missing][..], 64, "can't be read"),
+        (
+            &["callers", "add", missing, "orders"],
+            1,
+            "can't be written",
+        ),
+    ] {
+        let ended = run(args);
+        let expected = format!("alim-bridge: {missing} {why}: ");
+        assert!(ended.stderr.starts_with(&expected), "{}", ended.stderr);
+        assert_eq!(ended.code, Some(code));
+    }
+}
+
+#[test]
 fn check_and_serve_report_the_same_faults() {
     let text = entry("orders", "o") + "rate = 'often'\nupstream_key_file = 'gone'\n";
     let file = CallersFile::with(&(text + "colour = 'red'\n[[caller]]\n"));

@@ -1,5 +1,10 @@
 //! The client's TLS, and errors as text and as JSON.
 
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+};
+
 use serde_json::Value;
 
 use super::{deployed, objects, serve};
@@ -80,7 +85,37 @@ fn a_tls_mismatch_gets_a_hint() {
         .trim_start_matches("http://")
         .trim_end_matches("/api/v1");
     let gone = run(&["health", "--address", gone]);
+    assert_hint(&gone, "\nalim-bridge:   nothing listens there");
     assert!(!gone.stderr.contains("TLS"), "{}", gone.stderr);
+}
+
+#[test]
+fn a_certificate_of_another_authority_gets_a_hint() {
+    let files = files();
+    let other = Files::with(&Authority::new().vouch_for("127.0.0.1"));
+    other.put("ca.crt", &Authority::new().pem);
+    let ended = health(&files, false, &["--ca-file", &other.path("ca.crt")]);
+    assert_eq!(ended.code, Some(64 + 14), "{}", ended.stderr);
+    assert!(ended.stderr.contains("pass --ca-file"), "{}", ended.stderr);
+}
+
+/// Nginx, the admin port and ALİM itself answer so.
+#[test]
+fn a_port_that_speaks_no_http2_gets_a_hint() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for mut caller in listener.incoming().flatten() {
+            let _ = caller.read(&mut [0; 512]);
+            let _ = caller.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+        }
+    });
+    for address in [address.clone(), format!("https://{address}")] {
+        let ended = run(&["health", "--address", &address]);
+        let hint = "does not speak gRPC";
+        assert!(ended.stderr.contains(hint), "{address}: {}", ended.stderr);
+        assert_eq!(ended.stderr.lines().count(), 2, "{}", ended.stderr);
+    }
 }
 
 #[test]
