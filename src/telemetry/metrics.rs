@@ -4,6 +4,7 @@
 //! can have a value that a caller invents: methods, codes and reasons are closed sets. The buckets suit language
 //! models: replies take seconds to minutes, tokens milliseconds.
 
+pub(super) mod calls;
 pub mod figures;
 
 use std::{
@@ -11,20 +12,19 @@ use std::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, proto::MetricFamily,
 };
 
 use tokio::time::Instant;
 
+use self::calls::{Durations, EndedCalls};
 use super::{
     Method,
     callers::CallerMetrics,
-    codes,
     failed::FailedCalls,
     logs,
     process::Process,
@@ -64,9 +64,8 @@ pub struct Metrics {
     /// The last failed calls, for the admin page.
     pub failed_calls: FailedCalls,
     registry: Registry,
-    started: IntCounterVec,
-    handled: IntCounterVec,
-    handling: HistogramVec,
+    started: [IntCounter; Method::ALL.len()],
+    ended: EndedCalls,
     received: [IntCounter; Method::OURS.len()],
     sent: [IntCounter; Method::OURS.len()],
     first_token: Histogram,
@@ -81,6 +80,8 @@ pub struct Metrics {
     upstream_up: IntGauge,
     dropped_lines: IntCounter,
     dropped_reported: AtomicU64,
+    exports_failed: IntCounter,
+    created: SystemTime,
 }
 
 impl Metrics {
@@ -98,6 +99,7 @@ impl Metrics {
         );
         let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
         new.add(IntGauge::with_opts(build))?.set(1);
+        let started = new.counters("grpc_server_started_total", "Calls started.", &METHOD)?;
         let received = new.counters(
             "grpc_server_msg_received_total",
             "Messages received from callers.",
@@ -115,24 +117,14 @@ impl Metrics {
             "Calls that failed, without health and reflection, by the reason in the log. Each reason exists from the start.",
             &["reason"],
         )?;
-        let metrics = Self {
+        Ok(Self {
             state: State::new(&new)?,
             callers: CallerMetrics::new(&new)?,
             process: Process::new(&new)?,
             runtime: Runtime::new(&new)?,
             failed_calls: FailedCalls::default(),
-            started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
-            handled: new.counters(
-                "grpc_server_handled_total",
-                "Calls ended, by code.",
-                &HANDLED,
-            )?,
-            handling: new.histograms(
-                "grpc_server_handling_seconds",
-                "From a call's start to the end of its response body.",
-                &METHOD,
-                &CALL_BUCKETS,
-            )?,
+            started: Method::ALL.map(|method| started.with_label_values(&method.labels())),
+            ended: new.add(EndedCalls::new())?,
             received: Method::OURS.map(received),
             sent: Method::OURS.map(sent),
             first_token: new.seconds(
@@ -168,10 +160,13 @@ impl Metrics {
                 "Log lines dropped because their reader was too slow.",
             )?,
             dropped_reported: AtomicU64::new(0),
+            exports_failed: new.counter(
+                "alim_bridge_metric_exports_failed_total",
+                "Exports of metrics by OTLP that the collector did not take.",
+            )?,
+            created: SystemTime::now(),
             registry,
-        };
-        metrics.create_series();
-        Ok(metrics)
+        })
     }
 
     /// Exports how many spans are lost: none if no spans are sent.
@@ -184,25 +179,17 @@ impl Metrics {
         self.registry.register(Box::new(dropped))
     }
 
-    /// Creates all possible series of calls at 0. `rate()` misses a first error that arrives together with its series.
-    fn create_series(&self) {
-        for method in Method::OURS.into_iter().chain(Method::OTHERS) {
-            let [kind, service, name] = method.labels();
-            self.started.with_label_values(&method.labels());
-            self.handling.with_label_values(&method.labels());
-            for code in codes::possible_for(method) {
-                let labels = [kind, service, name, codes::go_name(code)];
-                self.handled.with_label_values(&labels);
-            }
-        }
-    }
-
     /// Renders all metrics in Prometheus' text format.
     ///
     /// # Errors
     ///
     /// - [`prometheus::Error`] if a metric can't be rendered.
     pub fn render(&self, admission: &Admission) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.gather(admission))
+    }
+
+    /// Reads all metrics.
+    pub(crate) fn gather(&self, admission: &Admission) -> Vec<MetricFamily> {
         let set = |gauge: &IntGauge, calls| gauge.set(i64::try_from(calls).unwrap_or(i64::MAX));
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
@@ -212,7 +199,22 @@ impl Metrics {
         let dropped = logs::dropped_lines();
         let reported = self.dropped_reported.fetch_max(dropped, Ordering::Relaxed);
         self.dropped_lines.inc_by(dropped.saturating_sub(reported));
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.registry.gather()
+    }
+
+    /// When all counters were 0.
+    pub(super) fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    /// Counts an export of metrics that failed.
+    pub(super) fn export_failed(&self) {
+        self.exports_failed.inc();
+    }
+
+    /// The durations of calls by method and code.
+    pub(super) fn durations(&self) -> impl Iterator<Item = Durations> {
+        self.ended.durations()
     }
 
     /// Records whether the upstream is healthy.
@@ -226,16 +228,11 @@ impl Metrics {
     }
 
     pub(super) fn started(&self, method: Method) {
-        self.started.with_label_values(&method.labels()).inc();
+        self.started[method as usize].inc();
     }
 
-    pub(super) fn handled(&self, method: Method, code: &'static str, duration: Duration) {
-        let [kind, service, name] = method.labels();
-        self.handled
-            .with_label_values(&[kind, service, name, code])
-            .inc();
-        let handling = self.handling.with_label_values(&method.labels());
-        handling.observe(duration.as_secs_f64());
+    pub(super) fn handled(&self, method: Method, code: i32, duration: Duration) {
+        self.ended.ended(method, code, duration.as_secs_f64());
     }
 
     pub(super) fn message_received(&self, method: Method) {

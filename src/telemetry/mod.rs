@@ -13,11 +13,15 @@ pub mod log_filter;
 pub mod logs;
 mod method;
 pub mod metrics;
+pub mod otlp;
 mod process;
 mod register;
+mod resource;
 pub mod runtime;
 mod spans;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod throttle;
 pub mod traces;
 mod view;
@@ -36,6 +40,7 @@ use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 pub use self::method::Method;
+pub(crate) use self::throttle::Warning;
 use self::{
     codes::{CANCELLED, DEADLINE_EXCEEDED},
     metrics::Metrics,
@@ -299,7 +304,7 @@ impl Record {
                 .callers
                 .ended(caller_series, tokens, notes.reason);
         }
-        call.metrics.handled(call.method, code, duration);
+        call.metrics.handled(call.method, status, duration);
         if let Some(first_token) = first_token {
             call.metrics.first_token(first_token);
         }
@@ -358,43 +363,4 @@ fn attributes(call: &Inner, notes: &Notes, tokens: u64) -> impl Iterator<Item = 
     [Some(id), caller, address, port, tokens]
         .into_iter()
         .flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admission::Admission;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_caller_that_leaves_within_100_ms_of_its_deadline_has_exceeded_it() {
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
-        for (millis, reason, left_early) in [(899, 0, 1), (901, 1, 1), (1500, 2, 1)] {
-            let trace = Trace::begin(None, Method::Invoke, &HeaderMap::new());
-            let call = Ongoing::begin(Arc::clone(&metrics), Method::Invoke, "id".into(), trace);
-            let record = call.record();
-            record.caller_deadline(record.started() + Duration::from_secs(1));
-            tokio::time::advance(Duration::from_millis(millis)).await;
-            drop(call);
-            let text = metrics.render(&Admission::new(1)).expect("text");
-            for line in [
-                format!(r#"alim_bridge_failures_total{{reason="CALLER_DEADLINE"}} {reason}"#),
-                format!("alim_bridge_caller_cancelled_total {left_early}"),
-            ] {
-                assert!(text.lines().any(|found| found == line), "{millis}: {text}");
-            }
-        }
-    }
-
-    #[test]
-    fn failures_of_tools_and_probes_do_not_count_as_failed_calls() {
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
-        for method in [Method::Reflection, Method::HealthWatch, Method::Stream] {
-            let trace = Trace::begin(None, method, &HeaderMap::new());
-            let call = Ongoing::begin(Arc::clone(&metrics), method, "id".into(), trace);
-            call.record().failed(Reason::CallerCredentialsMissing);
-        }
-        let text = metrics.render(&Admission::new(1)).expect("text");
-        let count = r#"alim_bridge_failures_total{reason="CALLER_CREDENTIALS_MISSING"} 1"#;
-        assert!(text.lines().any(|line| line == count), "{text}");
-    }
 }

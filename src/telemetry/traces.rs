@@ -18,16 +18,17 @@ use opentelemetry_otlp::{
     tonic_types::transport::ClientTlsConfig,
 };
 use opentelemetry_sdk::{
-    Resource,
     propagation::TraceContextPropagator,
     trace::{SdkTracer, SdkTracerProvider},
 };
 use prometheus::IntCounter;
 use url::Url;
 
-use super::{Method, codes, spans::SpanQueue};
-
-const SERVICE: &str = "alim-bridge";
+use super::{
+    Method, codes,
+    resource::{SERVICE, resource},
+    spans::SpanQueue,
+};
 
 /// Exports spans. Clones share the queue.
 #[derive(Clone, Debug)]
@@ -94,19 +95,6 @@ pub(super) fn dropped_spans() -> IntCounter {
         "Spans lost because too many waited, or because the collector did not take them.",
     );
     counter.expect("a valid name")
-}
-
-/// The SDK's resource. If the environment names no service, the bridge's name is used.
-fn resource() -> Resource {
-    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-    let builder = || Resource::builder().with_attribute(version.clone());
-    let found = builder().build();
-    let name = found.get(&"service.name".into());
-    let is_unnamed = name.is_none_or(|name| name.as_str().starts_with("unknown_service"));
-    match is_unnamed {
-        true => builder().with_service_name(SERVICE).build(),
-        false => found,
-    }
 }
 
 /// The trace that a call belongs to.

@@ -114,14 +114,21 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin, token: Option<Reload<S
     accept::run(listener, CancellationToken::new()).await;
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    let (state, connections) = (&admin.metrics.state, &admin.connections);
-    state.draining(admin.drain.is_cancelled());
-    state.connections(connections.open(), connections.limit());
-    state.memory(admin.budget.used(), admin.memory_limit);
-    if let Some(report) = admin.quota.report() {
-        state.quota(&report);
+impl Admin {
+    /// Updates the metrics of what is only known when they are read.
+    pub(super) fn update_metrics(&self) {
+        let (state, connections) = (&self.metrics.state, &self.connections);
+        state.draining(self.drain.is_cancelled());
+        state.connections(connections.open(), connections.limit());
+        state.memory(self.budget.used(), self.memory_limit);
+        if let Some(report) = self.quota.report() {
+            state.quota(&report);
+        }
     }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    admin.update_metrics();
     match admin.metrics.render(&admin.admission) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
