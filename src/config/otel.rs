@@ -167,3 +167,104 @@ fn percent_decoded(text: &str) -> Vec<u8> {
     }
     decoded
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(vars: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let mut raw = RawSettings::default();
+        let key = ("ALIM_BRIDGE_UPSTREAM_API_KEY", "key");
+        let vars = vars.iter().chain([&key]);
+        raw.add_environment(vars.map(|(name, value)| ((*name).into(), (*value).into())));
+        let invalid = |invalid: crate::config::InvalidSettings| {
+            let names = invalid.0.into_iter().map(|it| it.name);
+            names.collect()
+        };
+        Config::parse(&raw).map_err(invalid)
+    }
+
+    #[test]
+    fn metrics_go_where_the_variables_of_opentelemetry_say() {
+        let ours = ("ALIM_BRIDGE_OTLP_ENDPOINT", "http://ours:1");
+        let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", "general:1");
+        let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://own:1");
+        let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:1");
+        let none = ("OTEL_METRICS_EXPORTER", "none");
+        let scraped = ("OTEL_METRICS_EXPORTER", "prometheus");
+        let two = ("OTEL_METRICS_EXPORTER", "prometheus,otlp");
+        let disabled = ("OTEL_SDK_DISABLED", "true");
+        let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+        let [at_ours, at_general, at_own] = ["ours", "general", "own"].map(Some);
+        for (vars, host, ignored) in [
+            (&[][..], None, None),
+            (&[ours], at_ours, None),
+            (&[general], at_general, None),
+            (&[own], at_own, None),
+            (&[traces], None, None),
+            (&[traces, general], at_general, None),
+            (&[ours, own], at_own, None),
+            (&[ours, traces], at_ours, None),
+            (&[ours, none], None, None),
+            (&[ours, scraped], None, None),
+            (&[ours, two], at_ours, None),
+            (&[ours, disabled], at_ours, None),
+            (&[general, disabled], None, None),
+            (&[general, http], None, Some(http.0)),
+            (&[ours, http], at_ours, None),
+        ] {
+            let config = parsed(vars).expect("valid");
+            let export = config.server.metrics_export.as_ref();
+            let found = export.and_then(|export| export.collector.host_str());
+            let expected = (host, ignored);
+            assert_eq!(
+                (found, config.ignored_metrics_variable),
+                expected,
+                "{vars:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_variable_without_a_url_is_reported_once() {
+        for (variable, expected) in [
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+            ),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "ALIM_BRIDGE_OTLP_ENDPOINT"),
+        ] {
+            let invalid = parsed(&[(variable, "ftp://collector")]).expect_err("no URL");
+            assert_eq!(invalid, [expected]);
+        }
+    }
+
+    #[test]
+    fn headers_interval_and_timeout_are_read_and_headers_are_not_shown() {
+        let config = parsed(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"),
+            (
+                "OTEL_EXPORTER_OTLP_HEADERS",
+                "Api-Key=s%3Decret%, no header,tenant = a ",
+            ),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1500"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "250"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "9000"),
+        ]);
+        let settings = config.expect("valid").server.metrics_export.expect("sent");
+        assert_eq!(settings.headers["api-key"], "s=ecret%");
+        assert_eq!(
+            (&settings.headers["tenant"], settings.headers.len()),
+            (&HeaderValue::from_static("a"), 2)
+        );
+        assert_eq!(settings.interval, Duration::from_millis(1500));
+        assert_eq!(settings.timeout, Duration::from_millis(250));
+        assert!(!format!("{settings:?}").contains("ecret"));
+        let few = parsed(&[
+            ("ALIM_BRIDGE_OTLP_ENDPOINT", "http://c:1"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "soon"),
+        ]);
+        let settings = few.expect("valid").server.metrics_export.expect("sent");
+        assert_eq!((settings.interval, settings.timeout), (INTERVAL, TIMEOUT));
+    }
+}

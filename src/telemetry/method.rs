@@ -81,6 +81,11 @@ impl Method {
         }
     }
 
+    /// Whether ALİM's agent answers it.
+    pub(super) fn is_generation(self) -> bool {
+        matches!(self, Self::Invoke | Self::Stream)
+    }
+
     /// The full name in OpenTelemetry's conventions, and `_OTHER` for what no service has.
     pub(super) fn full_name(self) -> String {
         match self.labels() {

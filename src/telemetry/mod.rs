@@ -208,7 +208,8 @@ impl Record {
     /// Records that the upstream's response is complete, or that it failed.
     pub fn upstream_over(&self) {
         let reason = self.notes().reason;
-        self.0.trace.upstream_over(reason.map(Reason::name));
+        let answer = || answer_attributes(&self.0);
+        self.0.trace.upstream_over(reason.map(Reason::name), answer);
     }
 
     /// Records the requests that the upstream still allows the key, if it reports them.
@@ -288,9 +289,10 @@ impl Record {
         let status = notes.code.unwrap_or(CANCELLED);
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
-        let attributes = attributes(call, &notes, tokens);
         let reason = notes.reason.map(Reason::name);
-        call.trace.end(status, reason, attributes);
+        call.trace.upstream_over(reason, || answer_attributes(call));
+        call.trace
+            .end(status, reason, || attributes(call, &notes, tokens));
         let code = codes::go_name(status);
         if let Some(reason) = notes.reason
             && call.method.is_api_call()
@@ -347,6 +349,16 @@ impl Drop for Ongoing {
     fn drop(&mut self) {
         self.0.end();
     }
+}
+
+/// Attributes of the client span that are known at its end, in the conventions for generative AI.
+fn answer_attributes(call: &Inner) -> impl Iterator<Item = KeyValue> {
+    let is_generation = call.method.is_generation();
+    let thread = call.thread.get().filter(|_| is_generation);
+    let thread = thread.map(|id| KeyValue::new("gen_ai.conversation.id", id.to_string()));
+    let first = call.first_token.get().map(Duration::as_secs_f64);
+    let first = first.map(|it| KeyValue::new("gen_ai.response.time_to_first_chunk", it));
+    [thread, first].into_iter().flatten()
 }
 
 /// Attributes of the server span in addition to those of the semantic conventions.

@@ -30,6 +30,12 @@ use super::{
     spans::SpanQueue,
 };
 
+/// Who answers, in OpenTelemetry's conventions for generative AI.
+pub(super) const GEN_AI: [(&str, &str); 2] = [
+    ("gen_ai.operation.name", "invoke_agent"),
+    ("gen_ai.provider.name", "alim"),
+];
+
 /// Exports spans. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Traces {
@@ -192,8 +198,13 @@ impl Trace {
     }
 
     /// Ends the client span. `reason` says why the upstream failed, if it did.
-    pub(super) fn upstream_over(&self, reason: Option<&'static str>) {
+    pub(super) fn upstream_over<I: IntoIterator<Item = KeyValue>>(
+        &self,
+        reason: Option<&'static str>,
+        attributes: impl FnOnce() -> I,
+    ) {
         let Some(client) = self.client() else { return };
+        client.span().set_attributes(attributes());
         if let Some(reason) = reason {
             fail(client, reason);
         }
@@ -207,21 +218,22 @@ impl Trace {
         }
     }
 
-    /// Ends the spans of the call with the gRPC status `code`.
-    pub(super) fn end(
+    /// Ends the server span of the call with the gRPC status `code`.
+    pub(super) fn end<I: IntoIterator<Item = KeyValue>>(
         &self,
         code: i32,
         reason: Option<&'static str>,
-        attributes: impl IntoIterator<Item = KeyValue>,
+        attributes: impl FnOnce() -> I,
     ) {
         let Some(spans) = self.spans.get() else {
             return;
         };
-        self.upstream_over(reason);
         let span = spans.server.span();
         let name = codes::protocol_name(code);
+        // The second is its name up to version 1.44 of the conventions.
+        span.set_attribute(KeyValue::new("rpc.status_code", name));
         span.set_attribute(KeyValue::new("rpc.response.status_code", name));
-        span.set_attributes(attributes);
+        span.set_attributes(attributes());
         match reason {
             Some(reason) if codes::is_server_error(code) => fail(&spans.server, reason),
             Some(reason) => span.set_attribute(error_type(reason)),
@@ -275,6 +287,12 @@ impl Spans {
         let span = self.traces.tracer.build_with_context(span, &self.server);
         let client = self.server.with_span(span);
         client.span().set_attributes(self.traces.upstream.clone());
+        if self.method.is_generation() {
+            let span = client.span();
+            span.set_attributes(GEN_AI.map(|(name, value)| KeyValue::new(name, value)));
+            let is_stream = self.method == Method::Stream;
+            span.set_attribute(KeyValue::new("gen_ai.request.stream", is_stream));
+        }
         client
     }
 }

@@ -20,6 +20,7 @@ use crate::telemetry::{
     codes,
     metrics::calls::Durations,
     resource::{SERVICE, resource},
+    traces::GEN_AI,
 };
 
 const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
@@ -259,10 +260,7 @@ fn attributes(name: &Name, metric: &proto::Metric) -> Vec<KeyValue> {
             attribute("rpc.method", &method()),
         ],
         Labels::GrpcMethod => vec![attribute("grpc.method", a66_method(&method()))],
-        Labels::GenAi => vec![
-            attribute("gen_ai.operation.name", "invoke_agent"),
-            attribute("gen_ai.provider.name", "alim"),
-        ],
+        Labels::GenAi => GEN_AI.map(|(name, value)| attribute(name, value)).into(),
         Labels::Since => Vec::new(),
     }
 }

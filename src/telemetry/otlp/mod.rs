@@ -73,8 +73,8 @@ pub(crate) struct Exporter {
 
 /// Why an export failed.
 enum Failure {
-    /// The collector takes no metrics at all.
-    Unimplemented,
+    /// The collector takes no metrics at all, or not as they are sent.
+    Unimplemented(String),
     Other(String),
 }
 
@@ -124,9 +124,10 @@ impl Exporter {
                     tracing::info!(collector, "the collector takes metrics again");
                 }
                 Ok(()) => {}
-                Err(Failure::Unimplemented) => {
+                Err(Failure::Unimplemented(cause)) => {
                     tracing::warn!(
                         collector,
+                        cause,
                         "the collector takes no metrics, and is asked again in an hour: set OTEL_METRICS_EXPORTER=none to send none, or OTEL_EXPORTER_OTLP_METRICS_ENDPOINT to another collector"
                     );
                     ticks.reset_after(UNIMPLEMENTED_PAUSE.max(self.settings.interval));
@@ -195,9 +196,10 @@ fn judge(answer: ExportMetricsServiceResponse) -> Result<(), Failure> {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        let message = sanitize::text(status.message());
         match status.code() {
-            Code::Unimplemented => Self::Unimplemented,
-            code => Self::Other(format!("{code:?}: {}", sanitize::text(status.message()))),
+            Code::Unimplemented => Self::Unimplemented(message),
+            code => Self::Other(format!("{code:?}: {message}")),
         }
     }
 }
