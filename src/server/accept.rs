@@ -11,6 +11,7 @@ use std::{
 use http::{Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, service::Service};
+use prometheus::IntCounter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -52,6 +53,8 @@ pub(super) struct Listener<F> {
     pub(super) settings: Settings,
     /// Maximum of open files.
     pub(super) max_files: u64,
+    /// Connections that could not be accepted.
+    pub(super) accept_errors: IntCounter,
     /// Counts rejected connections.
     pub(super) metrics: Option<Arc<Metrics>>,
     /// Builds the service of one connection.
@@ -77,9 +80,7 @@ where
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(metrics) = &listener.metrics {
-                    metrics.state.accept_failed();
-                }
+                listener.accept_errors.inc();
                 if let Some(suppressed) = failing.next() {
                     tracing::warn!(%error, suppressed, "connections can't be accepted");
                 }

@@ -54,6 +54,7 @@ use crate::{
         metrics::Metrics,
         otlp::{self, Exporter},
         runtime,
+        state::ListenerName,
         traces::Traces,
     },
     upstream::{self, Upstream},
@@ -314,6 +315,7 @@ async fn start(
         tls: settings.tls.clone(),
         settings: connection_settings(settings),
         max_files: descriptors::limit(),
+        accept_errors: metrics.state.accept_errors(ListenerName::Grpc),
         metrics: Some(metrics),
         new_service: move |connection: &Arc<Connection>| {
             let layer =

@@ -42,7 +42,7 @@ use crate::{
     middleware::open_calls::OpenCalls,
     quota::Quota,
     reload::Reload,
-    telemetry::{log_filter::Change, metrics::Metrics},
+    telemetry::{log_filter::Change, metrics::Metrics, state::ListenerName},
     upstream::Health,
 };
 
@@ -83,6 +83,7 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin, token: Option<Reload<S
         .route("/log", put(set_log_filter))
         .route("/calls/{id}/cancel", post(cancel_call))
         .route_layer(from_fn_with_state(Access { token }, access::guard));
+    let accept_errors = admin.metrics.state.accept_errors(ListenerName::Admin);
     let routes = guarded
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
@@ -101,6 +102,7 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin, token: Option<Reload<S
             max_idle: MAX_IDLE,
         },
         max_files: u64::MAX,
+        accept_errors,
         metrics: None,
         new_service: move |connection: &Arc<Connection>| {
             let (routes, peer) = (routes.clone(), Peer(connection.peer()));
