@@ -8,6 +8,7 @@
 mod effective;
 mod memory;
 mod names;
+mod otel;
 mod raw;
 mod reader;
 mod table;
@@ -58,6 +59,8 @@ pub struct Config {
     /// The OpenTelemetry variable that asks for an unsupported protocol, so that no spans are sent: worth a
     /// warning.
     pub ignored_variable: Option<&'static str>,
+    /// The same for metrics over OTLP.
+    pub ignored_metrics_variable: Option<&'static str>,
     effective: Vec<(&'static str, String)>,
 }
 
@@ -98,8 +101,10 @@ impl Config {
             collector: read.optional("OTLP_ENDPOINT", Reader::url),
             max_queued_spans: raw.max_queued_spans(),
             ignored_variable: raw.ignored_variable(),
+            ignored_metrics_variable: None,
             effective: Vec::new(),
         };
+        config.read_metrics_export(raw, &mut read);
         config.effective = effective::effective(raw, &config);
         config.server.effective.clone_from(&config.effective);
         read.finish(config)
@@ -233,7 +238,8 @@ fn server_settings(
     server::Settings {
         tls: server_tls(read, web.is_some()),
         web,
-        traces: None, // set later, because it needs a runtime
+        traces: None,         // set later, because it needs a runtime
+        metrics_export: None, // set later, because it follows the collector of traces
         callers: callers(read, credentials),
         trusted_proxies: read
             .optional("TRUSTED_PROXIES", Reader::trusted_proxies)

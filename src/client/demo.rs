@@ -106,7 +106,10 @@ fn demo_config(
 ) -> Result<Config, Error> {
     raw.add_flag("UPSTREAM_URL", upstream_url.into());
     raw.add_flag("UPSTREAM_API_KEY", key.expose_secret().into());
-    Config::parse(&raw).map_err(|invalid| Error::Usage(invalid.to_string()))
+    let parsed = Config::parse(&raw);
+    let mut config = parsed.map_err(|invalid| Error::Usage(invalid.to_string()))?;
+    config.server.metrics_export = None; // nor does it send spans
+    Ok(config)
 }
 
 /// Binds the usual address, so that README's commands work. If that fails, says why, and binds another port.

@@ -1,8 +1,11 @@
 //! The raw settings: flags, the bridge's own environment variables, and those of OpenTelemetry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
-use super::{PREFIX, SETTINGS, names};
+use super::{
+    PREFIX, SETTINGS, names,
+    otel::{MetricsVariables, with_scheme},
+};
 
 /// The values of flags and of environment variables that begin with [`PREFIX`]. It has no `Debug`, because
 /// some of them are keys.
@@ -12,6 +15,9 @@ pub struct RawSettings {
     unknown: Vec<String>,
     unsupported_protocol: Option<&'static str>,
     max_queued_spans: Option<usize>,
+    metrics: MetricsVariables,
+    /// Whether an OpenTelemetry variable was taken for `OTLP_ENDPOINT`: it is for traces then.
+    is_collector_inferred: bool,
 }
 
 impl RawSettings {
@@ -34,6 +40,7 @@ impl RawSettings {
             }
         }
         self.add_open_telemetry(&otel);
+        self.metrics = MetricsVariables::read(&otel);
     }
 
     /// Applies the OpenTelemetry variables that enable traces and name the collector. The SDK reads the rest.
@@ -65,12 +72,10 @@ impl RawSettings {
             self.unsupported_protocol = Some(name);
             return;
         }
-        // Exporters for gRPC accept a bare host and port too.
-        let endpoint = match endpoint.contains("://") {
-            true => endpoint.to_owned(),
-            false => format!("http://{endpoint}"),
-        };
-        self.values.entry("OTLP_ENDPOINT").or_insert(endpoint);
+        if let Entry::Vacant(unset) = self.values.entry("OTLP_ENDPOINT") {
+            unset.insert(with_scheme(endpoint));
+            self.is_collector_inferred = true;
+        }
     }
 
     /// The OpenTelemetry variable that asks for an unsupported protocol, if that is why no spans are sent.
@@ -84,9 +89,20 @@ impl RawSettings {
         self.max_queued_spans.unwrap_or(2048)
     }
 
+    /// OpenTelemetry's variables for metrics.
+    pub(super) fn metrics(&self) -> &MetricsVariables {
+        &self.metrics
+    }
+
+    /// Whether `OTLP_ENDPOINT` was set by its own name.
+    pub(super) fn is_collector_set(&self) -> bool {
+        !self.is_collector_inferred
+    }
+
     /// Adds a flag, which overrides the environment. An empty value counts as unset.
     pub fn add_flag(&mut self, name: &'static str, value: String) {
         if !value.is_empty() {
+            self.is_collector_inferred &= name != "OTLP_ENDPOINT";
             self.values.insert(name, value);
         }
     }

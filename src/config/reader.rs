@@ -11,6 +11,8 @@ use crate::{
     callers::TrustedProxies, middleware::origins::Origins, quota::Rate, reload::Reload, server::tls,
 };
 
+const URL_RULE: &str = "an http or https URL with a host, and no user, query or fragment";
+
 /// One invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidSetting {
@@ -141,8 +143,14 @@ impl<'a> Reader<'a> {
 
     pub(super) fn url(&mut self, name: &str) -> Url {
         let fallback = Url::parse("http://localhost").expect("a URL");
-        let rule = "an http or https URL with a host, and no user, query or fragment";
-        self.parse(name, rule, parse_url, fallback)
+        self.parse(name, URL_RULE, parse_url, fallback)
+    }
+
+    /// Rejects a variable of OpenTelemetry that has no URL.
+    pub(super) fn reject_variable(&mut self, name: &str) {
+        let text = format!("must be {URL_RULE}");
+        let name = name.to_owned();
+        self.invalid.push(InvalidSetting { name, text });
     }
 
     pub(super) fn duration(&mut self, name: &str) -> Duration {
@@ -287,7 +295,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn parse_url(text: &str) -> Option<Url> {
+pub(super) fn parse_url(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     let is_plain = url.username().is_empty()
         && url.password().is_none()

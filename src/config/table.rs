@@ -253,6 +253,6 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTLP_ENDPOINT",
         "",
-        "Collector of traces by OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables for it, sampling, headers, queue and resource are honoured",
+        "Collector of traces and metrics by OTLP over gRPC, such as http://localhost:4317; the standard OTEL_ variables for it, sampling, headers, queue, interval and resource are honoured",
     ),
 ];

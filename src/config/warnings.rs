@@ -15,6 +15,12 @@ impl Config {
                 "no traces are sent: this variable selects a protocol other than grpc, and the bridge supports only grpc. Set it to grpc and the endpoint to the collector's gRPC port (usually 4317), or set ALIM_BRIDGE_OTLP_ENDPOINT"
             );
         }
+        if let Some(variable) = self.ignored_metrics_variable {
+            tracing::warn!(
+                variable,
+                "no metrics are sent by OTLP: this variable selects a protocol other than grpc, and the bridge supports only grpc. Set OTEL_METRICS_EXPORTER=none if Prometheus scrapes them"
+            );
+        }
         if self.is_open_to_the_network() {
             tracing::warn!(
                 listen = %self.listen,

@@ -11,11 +11,12 @@ use std::{
 use http::{Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, service::Service};
+use prometheus::IntCounter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, sleep},
+    time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::{
     inbound::Connection,
     reload::Reload,
     telemetry::{
+        Warning,
         metrics::Metrics,
         state::{ConnectionRejection, OverloadAction},
     },
@@ -36,8 +38,6 @@ use crate::{
 
 /// How long accepting pauses if the process or the system is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Between two warnings of one kind.
-const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// TCP keepalive detects a dead peer while nothing is sent. The user timeout detects it while sent bytes are not
 /// acknowledged. HTTP/2's PING is faster, but HTTP/1.1 has none.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
@@ -53,6 +53,8 @@ pub(super) struct Listener<F> {
     pub(super) settings: Settings,
     /// Maximum of open files.
     pub(super) max_files: u64,
+    /// Connections that could not be accepted.
+    pub(super) accept_errors: IntCounter,
     /// Counts rejected connections.
     pub(super) metrics: Option<Arc<Metrics>>,
     /// Builds the service of one connection.
@@ -78,9 +80,7 @@ where
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(metrics) = &listener.metrics {
-                    metrics.state.accept_failed();
-                }
+                listener.accept_errors.inc();
                 if let Some(suppressed) = failing.next() {
                     tracing::warn!(%error, suppressed, "connections can't be accepted");
                 }
@@ -199,38 +199,9 @@ fn is_exhausted(error: &io::Error) -> bool {
         .is_some_and(|code| exhausted.contains(&code))
 }
 
-/// Limits a warning to one a minute.
-#[derive(Debug, Default)]
-struct Warning {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl Warning {
-    /// If the warning should be logged now, returns how many were suppressed since the last one.
-    fn next(&mut self) -> Option<u64> {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now < last + WARNING_PAUSE) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_warning_is_logged_once_a_minute_with_the_number_of_suppressed_ones() {
-        let mut warning = Warning::default();
-        let logged = [warning.next(), warning.next(), warning.next()];
-        assert_eq!(logged, [Some(0), None, None]);
-        tokio::time::advance(WARNING_PAUSE).await;
-        assert_eq!(warning.next(), Some(2));
-    }
 
     #[test]
     fn accepting_pauses_only_if_a_resource_is_exhausted() {

@@ -50,12 +50,20 @@ use crate::{
     service::Bridge,
     shutdown::Shutdown,
     status::Credentials,
-    telemetry::{metrics::Metrics, runtime, traces::Traces},
+    telemetry::{
+        metrics::Metrics,
+        otlp::{self, Exporter},
+        runtime,
+        state::ListenerName,
+        traces::Traces,
+    },
     upstream::{self, Upstream},
 };
 
 /// From the forced end of open calls to the closing of their connections: time to deliver the last statuses.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time to send the last metrics if the drain took all of its own time.
+const LAST_EXPORT_TIMEOUT: Duration = Duration::from_millis(250);
 /// HTTP/2 streams of one connection beyond `MAX_CALLS`. If a connection reaches the transport's limit, its caller
 /// queues silently. So admission must reject first, and health checks must still get a stream.
 const SPARE_STREAMS: usize = 1024;
@@ -71,6 +79,8 @@ pub struct Settings {
     pub tls: Option<Reload<Tls>>,
     /// Where spans are exported. `None` exports none.
     pub traces: Option<Traces>,
+    /// Where metrics are exported by OTLP. `None` exports none.
+    pub metrics_export: Option<otlp::Settings>,
     /// The callers that are allowed. `None` allows everyone.
     pub callers: Option<Reload<Callers>>,
     /// Proxies that are trusted to name the caller behind them.
@@ -135,6 +145,9 @@ pub enum Error {
     /// The HTTP client for the upstream can't be built.
     #[error(transparent)]
     Upstream(#[from] upstream::BuildError),
+    /// The exporter of metrics can't be set up.
+    #[error(transparent)]
+    Export(#[from] otlp::SetupError),
     /// A metric can't be registered.
     #[error("metrics can't be set up")]
     Metrics(#[from] prometheus::Error),
@@ -169,6 +182,7 @@ pub async fn run(
         () = shutdown.drain.cancelled() => {}
     }
 
+    let until = Instant::now() + settings.drain_delay + settings.drain_timeout;
     tracing::info!(open_calls = running.admission.open_calls(), "draining");
     running.probe.abort();
     let _ = (&mut running.probe).await; // its last report must not follow NOT_SERVING
@@ -179,7 +193,17 @@ pub async fn run(
     }
     running.admission.close();
     running.goaway.cancel();
-    Ok(drain(running, settings.drain_timeout, &shutdown.force).await)
+    let export = running.export.take();
+    let drained = drain(running, settings.drain_timeout, &shutdown.force).await;
+    if let Some((exporter, task)) = export {
+        task.abort();
+        let left = until.saturating_duration_since(Instant::now());
+        tokio::select! {
+            () = exporter.flush(left.max(LAST_EXPORT_TIMEOUT)) => {}
+            () = shutdown.force.cancelled() => {}
+        }
+    }
+    Ok(drained)
 }
 
 /// The running parts that the shutdown stops one by one.
@@ -191,6 +215,8 @@ struct Running {
     admission: Admission,
     open_calls: OpenCalls,
     goaway: CancellationToken,
+    /// Sends metrics at intervals, where that is set up.
+    export: Option<(Exporter, AbortOnDropHandle<()>)>,
 }
 
 async fn start(
@@ -206,9 +232,15 @@ async fn start(
     files::watch(settings, &upstream, metrics, connections, background);
     let upstream_url = upstream.url.to_string();
     let upstream = Upstream::new(upstream)?;
+    let state = shared.admin(settings, &upstream, upstream_url, drain);
+    let export = settings.metrics_export.clone();
+    let export = export.map(|export| exporter(export, state.clone()));
+    let export = export.transpose()?.map(|exporter| {
+        let task = AbortOnDropHandle::new(tokio::spawn(exporter.clone().run()));
+        (exporter, task)
+    });
     if let Some(tcp) = admin {
-        let admin = shared.admin(settings, &upstream, upstream_url, drain);
-        background.spawn(admin::serve(tcp, admin, settings.admin_token.clone()));
+        background.spawn(admin::serve(tcp, state, settings.admin_token.clone()));
     }
     background.spawn(shared.open_calls.clone().run_watchdog());
     background.spawn(shared.overload(settings).watch());
@@ -238,6 +270,7 @@ async fn start(
         admission: shared.admission,
         open_calls: shared.open_calls,
         goaway: shared.goaway,
+        export,
     })
 }
 
@@ -335,6 +368,7 @@ impl Shared {
             tls: settings.tls.clone(),
             settings: connection_settings(settings),
             max_files: descriptors::limit(),
+            accept_errors: self.metrics.state.accept_errors(ListenerName::Grpc),
             metrics: Some(Arc::clone(&self.metrics)),
             new_service: move |connection: &Arc<Connection>| {
                 let (layer, connection) = (Arc::clone(&layer), Arc::clone(connection));
@@ -348,6 +382,16 @@ impl Shared {
         let serving = accept::run(listener, self.goaway.clone());
         AbortOnDropHandle::new(tokio::spawn(serving))
     }
+}
+
+/// The exporter of metrics. It reads what the admin port shows.
+fn exporter(settings: otlp::Settings, state: admin::Admin) -> Result<Exporter, otlp::SetupError> {
+    let metrics = Arc::clone(&state.metrics);
+    let gather = move || {
+        state.update_metrics();
+        state.metrics.gather(&state.admission)
+    };
+    Exporter::new(settings, metrics, Arc::new(gather))
 }
 
 /// Waits until all connections have closed and all calls have their record. At the timeout it forces the remaining calls to end.

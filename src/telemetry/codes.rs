@@ -45,9 +45,17 @@ pub(super) fn possible_for(method: Method) -> impl Iterator<Item = i32> {
     ANY_METHOD.into_iter().filter(can_end_with).chain(upstreams)
 }
 
+/// The number of codes.
+pub(super) const COUNT: usize = NAMES.len();
+
+/// The index of a code. Numbers that are no codes count as UNKNOWN.
+pub(super) fn index(code: i32) -> usize {
+    let index = usize::try_from(code).ok();
+    index.filter(|index| *index < COUNT).unwrap_or(2)
+}
+
 fn names(code: i32) -> (&'static str, &'static str) {
-    let index = usize::try_from(code).unwrap_or(usize::MAX);
-    NAMES.get(index).copied().unwrap_or(NAMES[2])
+    NAMES[index(code)]
 }
 
 /// In Go's spelling.

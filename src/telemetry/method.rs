@@ -32,7 +32,13 @@ impl Method {
         Self::GetThread,
         Self::DeleteThread,
     ];
-    pub(super) const OTHERS: [Self; 4] = [
+    /// All of them, each at the index of its discriminant.
+    pub(super) const ALL: [Self; 9] = [
+        Self::Invoke,
+        Self::Stream,
+        Self::CreateThread,
+        Self::GetThread,
+        Self::DeleteThread,
         Self::HealthCheck,
         Self::HealthWatch,
         Self::Reflection,
@@ -72,6 +78,19 @@ impl Method {
             Self::HealthWatch => ["server_stream", "grpc.health.v1.Health", "Watch"],
             Self::Reflection => ["bidi_stream", "grpc.reflection", "ServerReflectionInfo"],
             Self::Unknown => ["unknown", "unknown", "unknown"],
+        }
+    }
+
+    /// Whether ALİM's agent answers it.
+    pub(super) fn is_generation(self) -> bool {
+        matches!(self, Self::Invoke | Self::Stream)
+    }
+
+    /// The full name in OpenTelemetry's conventions, and `_OTHER` for what no service has.
+    pub(super) fn full_name(self) -> String {
+        match self.labels() {
+            [_, _, "unknown"] => "_OTHER".into(),
+            [_, service, name] => format!("{service}/{name}"),
         }
     }
 

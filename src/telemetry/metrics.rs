@@ -4,6 +4,7 @@
 //! can have a value that a caller invents: methods, codes and reasons are closed sets. The buckets suit language
 //! models: replies take seconds to minutes, tokens milliseconds.
 
+pub(super) mod calls;
 pub mod figures;
 
 use std::{
@@ -11,20 +12,20 @@ use std::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    proto::MetricFamily,
 };
 
 use tokio::time::Instant;
 
+use self::calls::{Durations, EndedCalls};
 use super::{
     Method,
     callers::CallerMetrics,
-    codes,
     failed::FailedCalls,
     logs,
     process::Process,
@@ -73,14 +74,15 @@ pub struct Metrics {
     upstream_up: IntGauge,
     dropped_lines: IntCounter,
     dropped_reported: AtomicU64,
+    exports_failed: IntCounter,
+    created: SystemTime,
 }
 
 /// Calls by method, and those that failed.
 #[derive(Debug)]
 struct Calls {
-    started: IntCounterVec,
-    handled: IntCounterVec,
-    handling: HistogramVec,
+    started: [IntCounter; Method::ALL.len()],
+    ended: EndedCalls,
     received: [IntCounter; Method::OURS.len()],
     sent: [IntCounter; Method::OURS.len()],
     failures: [IntCounter; Reason::ALL.len()],
@@ -135,6 +137,11 @@ impl Metrics {
                 "Log lines dropped because their reader was too slow.",
             )?,
             dropped_reported: AtomicU64::new(0),
+            exports_failed: new.counter(
+                "alim_bridge_metric_exports_failed_total",
+                "Exports of metrics by OTLP that the collector did not take.",
+            )?,
+            created: SystemTime::now(),
             registry,
         })
     }
@@ -155,6 +162,11 @@ impl Metrics {
     ///
     /// - [`prometheus::Error`] if a metric can't be rendered.
     pub fn render(&self, admission: &Admission) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.gather(admission))
+    }
+
+    /// Reads all metrics.
+    pub(crate) fn gather(&self, admission: &Admission) -> Vec<MetricFamily> {
         let set = |gauge: &IntGauge, calls| gauge.set(i64::try_from(calls).unwrap_or(i64::MAX));
         set(&self.open_calls, admission.open_calls());
         set(&self.max_calls, admission.limit());
@@ -164,7 +176,22 @@ impl Metrics {
         let dropped = logs::dropped_lines();
         let reported = self.dropped_reported.fetch_max(dropped, Ordering::Relaxed);
         self.dropped_lines.inc_by(dropped.saturating_sub(reported));
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.registry.gather()
+    }
+
+    /// When all counters were 0.
+    pub(super) fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    /// Counts an export of metrics that failed.
+    pub(super) fn export_failed(&self) {
+        self.exports_failed.inc();
+    }
+
+    /// The durations of calls by method and code.
+    pub(super) fn durations(&self) -> impl Iterator<Item = Durations> {
+        self.calls.ended.durations()
     }
 
     /// Records whether the upstream is healthy.
@@ -178,17 +205,11 @@ impl Metrics {
     }
 
     pub(super) fn started(&self, method: Method) {
-        self.calls.started.with_label_values(&method.labels()).inc();
+        self.calls.started[method as usize].inc();
     }
 
-    pub(super) fn handled(&self, method: Method, code: &'static str, duration: Duration) {
-        let [kind, service, name] = method.labels();
-        self.calls
-            .handled
-            .with_label_values(&[kind, service, name, code])
-            .inc();
-        let handling = self.calls.handling.with_label_values(&method.labels());
-        handling.observe(duration.as_secs_f64());
+    pub(super) fn handled(&self, method: Method, code: i32, duration: Duration) {
+        self.calls.ended.ended(method, code, duration.as_secs_f64());
     }
 
     pub(super) fn message_received(&self, method: Method) {
@@ -244,54 +265,31 @@ impl Metrics {
 
 impl Calls {
     fn new(new: &Register<'_>) -> Result<Self, prometheus::Error> {
-        let messages = |name, help| -> Result<_, prometheus::Error> {
-            let counters = new.counters(name, help, &METHOD)?;
-            Ok(Method::OURS.map(|method| counters.with_label_values(&method.labels())))
-        };
+        let by_method = |name, help| new.counters(name, help, &METHOD);
+        let started = by_method("grpc_server_started_total", "Calls started.")?;
+        let received = by_method(
+            "grpc_server_msg_received_total",
+            "Messages received from callers.",
+        )?;
+        let sent = by_method("grpc_server_msg_sent_total", "Messages sent to callers.")?;
         let failures = new.counters(
             "alim_bridge_failures_total",
             "Calls that failed, without health and reflection, by the reason in the log. Each reason exists from the start.",
             &["reason"],
         )?;
-        let calls = Self {
-            started: new.counters("grpc_server_started_total", "Calls started.", &METHOD)?,
-            handled: new.counters(
-                "grpc_server_handled_total",
-                "Calls ended, by code.",
-                &HANDLED,
-            )?,
-            handling: new.histograms(
-                "grpc_server_handling_seconds",
-                "From a call's start to the end of its response body.",
-                &METHOD,
-                &CALL_BUCKETS,
-            )?,
-            received: messages(
-                "grpc_server_msg_received_total",
-                "Messages received from callers.",
-            )?,
-            sent: messages("grpc_server_msg_sent_total", "Messages sent to callers.")?,
+        let of =
+            |counters: &IntCounterVec, method: Method| counters.with_label_values(&method.labels());
+        Ok(Self {
+            started: Method::ALL.map(|method| of(&started, method)),
+            ended: new.add(EndedCalls::new())?,
+            received: Method::OURS.map(|method| of(&received, method)),
+            sent: Method::OURS.map(|method| of(&sent, method)),
             failures: Reason::ALL.map(|reason| failures.with_label_values(&[reason.name()])),
             caller_cancelled: new.counter(
                 "alim_bridge_caller_cancelled_total",
                 "Calls whose caller left before the end, without health and reflection.",
             )?,
-        };
-        calls.create_series();
-        Ok(calls)
-    }
-
-    /// Creates all possible series of calls at 0. `rate()` misses a first error that arrives together with its series.
-    fn create_series(&self) {
-        for method in Method::OURS.into_iter().chain(Method::OTHERS) {
-            let [kind, service, name] = method.labels();
-            self.started.with_label_values(&method.labels());
-            self.handling.with_label_values(&method.labels());
-            for code in codes::possible_for(method) {
-                let labels = [kind, service, name, codes::go_name(code)];
-                self.handled.with_label_values(&labels);
-            }
-        }
+        })
     }
 }
 

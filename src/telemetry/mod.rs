@@ -13,11 +13,15 @@ pub mod log_filter;
 pub mod logs;
 mod method;
 pub mod metrics;
+pub mod otlp;
 mod process;
 mod register;
+mod resource;
 pub mod runtime;
 mod spans;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod throttle;
 pub mod traces;
 mod view;
@@ -36,6 +40,7 @@ use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 pub use self::method::Method;
+pub(crate) use self::throttle::Warning;
 use self::{
     codes::{CANCELLED, DEADLINE_EXCEEDED},
     metrics::Metrics,
@@ -203,7 +208,8 @@ impl Record {
     /// Records that the upstream's response is complete, or that it failed.
     pub fn upstream_over(&self) {
         let reason = self.notes().reason;
-        self.0.trace.upstream_over(reason.map(Reason::name));
+        let answer = || answer_attributes(&self.0);
+        self.0.trace.upstream_over(reason.map(Reason::name), answer);
     }
 
     /// Records the requests that the upstream still allows the key, if it reports them.
@@ -284,6 +290,7 @@ impl Record {
         let tokens = call.tokens.load(Ordering::Relaxed);
         let first_token = call.first_token.get().copied();
         let reason = notes.reason.map(Reason::name);
+        call.trace.upstream_over(reason, || answer_attributes(call));
         call.trace
             .end(status, reason, || attributes(call, &notes, tokens));
         let code = codes::go_name(status);
@@ -299,7 +306,7 @@ impl Record {
                 .callers
                 .ended(caller_series, tokens, notes.reason);
         }
-        call.metrics.handled(call.method, code, duration);
+        call.metrics.handled(call.method, status, duration);
         if let Some(first_token) = first_token {
             call.metrics.first_token(first_token);
         }
@@ -344,6 +351,16 @@ impl Drop for Ongoing {
     }
 }
 
+/// Attributes of the client span that are known at its end, in the conventions for generative AI.
+fn answer_attributes(call: &Inner) -> impl Iterator<Item = KeyValue> {
+    let is_generation = call.method.is_generation();
+    let thread = call.thread.get().filter(|_| is_generation);
+    let thread = thread.map(|id| KeyValue::new("gen_ai.conversation.id", id.to_string()));
+    let first = call.first_token.get().map(Duration::as_secs_f64);
+    let first = first.map(|it| KeyValue::new("gen_ai.response.time_to_first_chunk", it));
+    [thread, first].into_iter().flatten()
+}
+
 /// Attributes of the server span in addition to those of the semantic conventions.
 fn attributes(call: &Inner, notes: &Notes, tokens: u64) -> impl Iterator<Item = KeyValue> {
     let id = KeyValue::new("alim_bridge.request_id", call.request_id.clone());
@@ -358,43 +375,4 @@ fn attributes(call: &Inner, notes: &Notes, tokens: u64) -> impl Iterator<Item = 
     [Some(id), caller, address, port, tokens]
         .into_iter()
         .flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admission::Admission;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_caller_that_leaves_within_100_ms_of_its_deadline_has_exceeded_it() {
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
-        for (millis, reason, left_early) in [(899, 0, 1), (901, 1, 1), (1500, 2, 1)] {
-            let trace = Trace::begin(None, Method::Invoke, &HeaderMap::new());
-            let call = Ongoing::begin(Arc::clone(&metrics), Method::Invoke, "id".into(), trace);
-            let record = call.record();
-            record.caller_deadline(record.started() + Duration::from_secs(1));
-            tokio::time::advance(Duration::from_millis(millis)).await;
-            drop(call);
-            let text = metrics.render(&Admission::new(1)).expect("text");
-            for line in [
-                format!(r#"alim_bridge_failures_total{{reason="CALLER_DEADLINE"}} {reason}"#),
-                format!("alim_bridge_caller_cancelled_total {left_early}"),
-            ] {
-                assert!(text.lines().any(|found| found == line), "{millis}: {text}");
-            }
-        }
-    }
-
-    #[test]
-    fn failures_of_tools_and_probes_do_not_count_as_failed_calls() {
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
-        for method in [Method::Reflection, Method::HealthWatch, Method::Stream] {
-            let trace = Trace::begin(None, method, &HeaderMap::new());
-            let call = Ongoing::begin(Arc::clone(&metrics), method, "id".into(), trace);
-            call.record().failed(Reason::CallerCredentialsMissing);
-        }
-        let text = metrics.render(&Admission::new(1)).expect("text");
-        let count = r#"alim_bridge_failures_total{reason="CALLER_CREDENTIALS_MISSING"} 1"#;
-        assert!(text.lines().any(|line| line == count), "{text}");
-    }
 }

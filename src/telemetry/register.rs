@@ -1,8 +1,8 @@
 //! Creates and registers metrics.
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, core::Collector,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 
 /// Creates metrics in a registry.
@@ -53,16 +53,5 @@ impl Register<'_> {
     ) -> prometheus::Result<Histogram> {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.add(Histogram::with_opts(options))
-    }
-
-    pub(super) fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        buckets: &[f64],
-    ) -> prometheus::Result<HistogramVec> {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add(HistogramVec::new(options, labels))
     }
 }

@@ -48,6 +48,26 @@ impl ConnectionRejection {
     }
 }
 
+/// A listener of the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerName {
+    /// For callers.
+    Grpc,
+    /// For metrics, probes and the admin page.
+    Admin,
+}
+
+impl ListenerName {
+    const ALL: [Self; 2] = [Self::Grpc, Self::Admin];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// An action taken because the process is near its memory limit or its limit of open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverloadAction {
@@ -105,7 +125,7 @@ pub struct State {
     draining: IntGauge,
     open_connections: IntGauge,
     max_connections: IntGauge,
-    accept_errors: IntCounter,
+    accept_errors: [IntCounter; ListenerName::ALL.len()],
     rejected_connections: [IntCounter; ConnectionRejection::ALL.len()],
     overload_actions: [IntCounter; OverloadAction::ALL.len()],
     buffered_bytes: IntGauge,
@@ -135,6 +155,11 @@ impl State {
             "Connections closed before they could carry a call, by cause.",
             &["cause"],
         )?;
+        let accept_errors = new.counters(
+            "alim_bridge_accept_errors_total",
+            "Connections that could not be accepted, for example because no file descriptor was free, by listener.",
+            &["listener"],
+        )?;
         let actions = new.counters(
             "alim_bridge_overload_actions_total",
             "Actions taken because the bridge was near a limit of its process.",
@@ -160,10 +185,8 @@ impl State {
                 "alim_bridge_max_connections",
                 "The setting MAX_CONNECTIONS.",
             )?,
-            accept_errors: new.counter(
-                "alim_bridge_accept_errors_total",
-                "Connections that could not be accepted, for example because no file descriptor was free.",
-            )?,
+            accept_errors: ListenerName::ALL
+                .map(|listener| accept_errors.with_label_values(&[listener.name()])),
             rejected_connections: ConnectionRejection::ALL
                 .map(|rejection| rejections.with_label_values(&[rejection.cause()])),
             reloads: new.counters(
@@ -229,9 +252,9 @@ impl State {
         self.overload_actions[action as usize].inc();
     }
 
-    /// Counts a connection that could not be accepted.
-    pub fn accept_failed(&self) {
-        self.accept_errors.inc();
+    /// Counts connections that the listener could not accept.
+    pub fn accept_errors(&self, listener: ListenerName) -> IntCounter {
+        self.accept_errors[listener as usize].clone()
     }
 
     /// Counts a rejected connection.

@@ -1,9 +1,12 @@
-//! A limit per second, for log lines that anyone can cause.
+//! Limits on log lines: per second for those that anyone can cause, and one warning a minute for what lasts.
 
 use std::{
     sync::Mutex,
     time::{Duration, Instant},
 };
+
+/// Between two warnings of one kind.
+const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// Passes the first `LIMIT` of each second.
 #[derive(Debug)]
@@ -26,6 +29,26 @@ impl<const LIMIT: u32> Throttle<LIMIT> {
     }
 }
 
+/// Limits a warning to one a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Warning {
+    last: Option<tokio::time::Instant>,
+    suppressed: u64,
+}
+
+impl Warning {
+    /// If the warning should be logged now, returns how many were suppressed since the last one.
+    pub(crate) fn next(&mut self) -> Option<u64> {
+        let now = tokio::time::Instant::now();
+        if self.last.is_some_and(|last| now < last + WARNING_PAUSE) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +62,14 @@ mod tests {
             (0..100).filter(|_| throttle.admit(now)).count()
         };
         assert_eq!([0, 999, 1000, 1500, 5000].map(passed), [10, 0, 10, 0, 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_warning_is_logged_once_a_minute_with_the_number_of_suppressed_ones() {
+        let mut warning = Warning::default();
+        let logged = [warning.next(), warning.next(), warning.next()];
+        assert_eq!(logged, [Some(0), None, None]);
+        tokio::time::advance(WARNING_PAUSE).await;
+        assert_eq!(warning.next(), Some(2));
     }
 }

@@ -18,16 +18,23 @@ use opentelemetry_otlp::{
     tonic_types::transport::ClientTlsConfig,
 };
 use opentelemetry_sdk::{
-    Resource,
     propagation::TraceContextPropagator,
     trace::{SdkTracer, SdkTracerProvider},
 };
 use prometheus::IntCounter;
 use url::Url;
 
-use super::{Method, codes, spans::SpanQueue};
+use super::{
+    Method, codes,
+    resource::{SERVICE, resource},
+    spans::SpanQueue,
+};
 
-const SERVICE: &str = "alim-bridge";
+/// Who answers, in OpenTelemetry's conventions for generative AI.
+pub(super) const GEN_AI: [(&str, &str); 2] = [
+    ("gen_ai.operation.name", "invoke_agent"),
+    ("gen_ai.provider.name", "alim"),
+];
 
 /// Exports spans. Clones share the queue.
 #[derive(Clone, Debug)]
@@ -94,19 +101,6 @@ pub(super) fn dropped_spans() -> IntCounter {
         "Spans lost because too many waited, or because the collector did not take them.",
     );
     counter.expect("a valid name")
-}
-
-/// The SDK's resource. If the environment names no service, the bridge's name is used.
-fn resource() -> Resource {
-    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-    let builder = || Resource::builder().with_attribute(version.clone());
-    let found = builder().build();
-    let name = found.get(&"service.name".into());
-    let is_unnamed = name.is_none_or(|name| name.as_str().starts_with("unknown_service"));
-    match is_unnamed {
-        true => builder().with_service_name(SERVICE).build(),
-        false => found,
-    }
 }
 
 /// The trace that a call belongs to.
@@ -204,8 +198,13 @@ impl Trace {
     }
 
     /// Ends the client span. `reason` says why the upstream failed, if it did.
-    pub(super) fn upstream_over(&self, reason: Option<&'static str>) {
+    pub(super) fn upstream_over<I: IntoIterator<Item = KeyValue>>(
+        &self,
+        reason: Option<&'static str>,
+        attributes: impl FnOnce() -> I,
+    ) {
         let Some(client) = self.client() else { return };
+        client.span().set_attributes(attributes());
         if let Some(reason) = reason {
             fail(client, reason);
         }
@@ -219,19 +218,20 @@ impl Trace {
         }
     }
 
-    /// Ends the spans of the call with the gRPC status `code`.
-    pub(super) fn end<A: IntoIterator<Item = KeyValue>>(
+    /// Ends the server span of the call with the gRPC status `code`.
+    pub(super) fn end<I: IntoIterator<Item = KeyValue>>(
         &self,
         code: i32,
         reason: Option<&'static str>,
-        attributes: impl FnOnce() -> A,
+        attributes: impl FnOnce() -> I,
     ) {
         let Some(spans) = self.spans.get() else {
             return;
         };
-        self.upstream_over(reason);
         let span = spans.server.span();
         let name = codes::protocol_name(code);
+        // The second is its name up to version 1.44 of the conventions.
+        span.set_attribute(KeyValue::new("rpc.status_code", name));
         span.set_attribute(KeyValue::new("rpc.response.status_code", name));
         span.set_attributes(attributes());
         match reason {
@@ -287,6 +287,12 @@ impl Spans {
         let span = self.traces.tracer.build_with_context(span, &self.server);
         let client = self.server.with_span(span);
         client.span().set_attributes(self.traces.upstream.clone());
+        if self.method.is_generation() {
+            let span = client.span();
+            span.set_attributes(GEN_AI.map(|(name, value)| KeyValue::new(name, value)));
+            let is_stream = self.method == Method::Stream;
+            span.set_attribute(KeyValue::new("gen_ai.request.stream", is_stream));
+        }
         client
     }
 }

@@ -85,7 +85,7 @@ async fn scrape_until(connection: &mut TcpStream, name: &str, value: f64) -> Has
 async fn without_free_descriptors_figures_are_exported_and_the_upstream_is_not_blamed() {
     let upstream = Upstream::answering(Reply::sse(sse_tokens(&["a"])).then_hold());
     let (bridge, [address, admin]) = serve(&upstream);
-    let mut scraper = TcpStream::connect(admin).await.expect("a port");
+    let mut scraper = TcpStream::connect(&admin).await.expect("a port");
     scrape_until(&mut scraper, "alim_bridge_upstream_up", 1.0).await;
     let address = address.parse().expect("an address");
     let client = GraphServiceClient::new(channel_to(address));
@@ -100,7 +100,12 @@ async fn without_free_descriptors_figures_are_exported_and_the_upstream_is_not_b
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
     assert!(status.message().contains("file descriptor"), "{status:?}");
     let _unaccepted = TcpStream::connect(address).await.expect("the backlog");
-    let figures = scrape_until(&mut scraper, "alim_bridge_accept_errors_total", 3.0).await;
+    let _unaccepted_admin = TcpStream::connect(&admin).await.expect("the backlog");
+    for listener in ["grpc", "admin"] {
+        let errors = format!(r#"alim_bridge_accept_errors_total{{listener="{listener}"}}"#);
+        scrape_until(&mut scraper, &errors, 3.0).await;
+    }
+    let figures = scrape(&mut scraper).await;
     assert_eq!(figures["process_max_fds"], 80.0);
     assert!(figures["process_open_fds"] >= 80.0, "with inherited ones");
     assert!(figures["process_resident_memory_bytes"] > 1e6);
@@ -119,5 +124,5 @@ async fn without_free_descriptors_figures_are_exported_and_the_upstream_is_not_b
     drop(open);
     let log = bridge.stop().stderr;
     let warnings = log.matches("connections can't be accepted").count();
-    assert_eq!(warnings, 1, "one a minute: {log}");
+    assert_eq!(warnings, 2, "one a minute of each listener: {log}");
 }

@@ -1,5 +1,6 @@
 //! Metrics as Prometheus scrapes them from the admin port.
 
+mod exported;
 mod itself;
 
 use std::{collections::BTreeMap, time::Duration};

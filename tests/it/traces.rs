@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     support::{
-        Bridge, RichStatus, SERVICE_KEY, ask,
+        Bridge, RichStatus, SERVICE_KEY, ask, ask_stream,
         callers::{CallersFile, entry},
         config,
         deployed::Deployed,
@@ -20,7 +20,7 @@ use crate::{
     },
     tls::authority::{Authority, Files},
 };
-use alim_bridge::telemetry::traces::Traces;
+use alim_bridge::{pb::StreamRequest, telemetry::traces::Traces};
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use tonic::Code;
 
@@ -97,11 +97,21 @@ async fn an_invoke_has_a_server_span_in_the_callers_trace_and_a_client_span_for_
         (&server.trace_id, &server.span_id)
     );
     assert_eq!(server.name, "alim.v1.GraphService/Invoke");
-    assert_eq!(attribute(server, "rpc.response.status_code"), "OK");
+    for name in ["rpc.status_code", "rpc.response.status_code"] {
+        assert_eq!(attribute(server, name), "OK", "{name}");
+    }
     assert_eq!(attribute(server, "alim_bridge.request_id"), "r-1");
     assert_eq!(client.name, "POST /graph/invoke");
     assert_eq!(attribute(client, "http.response.status_code"), "200");
     assert_eq!(attribute(client, "server.address"), "127.0.0.1");
+    for (name, value) in [
+        ("gen_ai.operation.name", "invoke_agent"),
+        ("gen_ai.provider.name", "alim"),
+        ("gen_ai.request.stream", "false"),
+        ("gen_ai.conversation.id", ""),
+    ] {
+        assert_eq!(attribute(client, name), value, "{name}");
+    }
     assert_eq!(collector.service(), "alim-bridge");
     let headers = upstream.requests().remove(0).headers;
     assert_eq!(
@@ -138,11 +148,22 @@ async fn a_streams_span_records_its_first_token_and_its_end() {
     let upstream = Upstream::answering(Reply::sse(sse_answer(&["a", "b"])));
     let collector = Collector::start().await;
     let (bridge, traces) = traced(&upstream, &collector.url).await;
-    bridge.stream_all("Salam").await.1.expect("whole");
+    let thread = "01a20443-d4c5-7483-899c-61f7c3ac97e9";
+    let request = StreamRequest {
+        thread_id: Some(thread.into()),
+        ..ask_stream("Salam")
+    };
+    let stream = bridge.client.clone().stream(request).await;
+    let mut stream = stream.expect("a head").into_inner();
+    while stream.message().await.expect("an event").is_some() {}
     flushed(traces).await;
 
     let spans = collector.spans();
     let (server, client) = both(&spans);
+    assert_eq!(attribute(client, "gen_ai.request.stream"), "true");
+    assert_eq!(attribute(client, "gen_ai.conversation.id"), thread);
+    let first = attribute(client, "gen_ai.response.time_to_first_chunk");
+    assert!(first.parse::<f64>().expect("seconds") > 0.0);
     assert_eq!(events(server), ["first token", "done"]);
     assert_eq!(attribute(server, "alim_bridge.tokens"), "2");
     assert_ne!(hex(&server.trace_id), TRACE, "a trace of its own");

@@ -50,7 +50,7 @@ class Incidents:
         eventually(lambda: self.prometheus.query(f'alim_bridge_build_info{{namespace="{namespace}"}}'), f"{namespace} is scraped")
 
     def bridge(self, namespace: str, upstream: str, *flags: str) -> Bridge:
-        env = {"PATH": os.environ["PATH"], "ALIM_BRIDGE_UPSTREAM_API_KEY": KEY}
+        env = {"PATH": os.environ["PATH"], "ALIM_BRIDGE_UPSTREAM_API_KEY": KEY, "OTEL_METRIC_EXPORT_INTERVAL": "200"}
         serve = [BIN, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"]
         serve += ["--upstream-url", upstream, "--upstream-health-interval", "200ms", *flags]
         server, addresses = self.stack.enter_context(running(serve, serving, env=env))
@@ -218,10 +218,11 @@ def test_a_burst_above_30_calls_in_a_minute_is_suspected(incidents: Incidents) -
     assert incidents.raised("burst", "AlimBridgeRateLimitSuspected")["severity"] == "ticket"
 
 
-def test_a_collector_that_is_gone_costs_spans_that_are_counted(incidents: Incidents, alim: str) -> None:
+def test_a_collector_that_is_gone_costs_spans_and_exports_that_are_counted(incidents: Incidents, alim: str) -> None:
     bridge = incidents.bridge("no-collector", alim, "--otlp-endpoint", "http://127.0.0.1:1")
     assert bridge.call("invoke") == 0
-    assert incidents.raised("no-collector", "AlimBridgeSpansDropped")["severity"] == "ticket"
+    for alert in ("AlimBridgeSpansDropped", "AlimBridgeMetricsNotExported"):
+        assert incidents.raised("no-collector", alert)["severity"] == "ticket"
 
 
 def test_lines_that_a_full_disk_does_not_take_are_counted(incidents: Incidents, alim: str) -> None:

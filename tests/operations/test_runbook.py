@@ -77,6 +77,8 @@ def test_every_setting_that_it_names_is_one() -> None:
     settings = set(re.findall(r"\[env:\s+ALIM_BRIDGE_(\w+)\]", shown))
     upper = {span.split("=")[0] for span in SPANS if re.fullmatch(r"[A-Z]+(_[A-Z]+)*(=.*)?", span)}
     of_others = {"NOT_SERVING", "UNAVAILABLE", "INTERNAL", "TOKIO_WORKER_THREADS", "OTEL_BSP_MAX_QUEUE_SIZE"}
+    of_others |= {f"OTEL_{name}" for name in ("METRICS_EXPORTER", "METRIC_EXPORT_INTERVAL")}
+    of_others |= {f"OTEL_EXPORTER_OTLP_METRICS_{name}" for name in ("HEADERS", "TIMEOUT")}
     assert upper - reasons() - of_others <= settings, upper - reasons() - settings
 
 

@@ -42,7 +42,7 @@ use crate::{
     middleware::open_calls::OpenCalls,
     quota::Quota,
     reload::Reload,
-    telemetry::{log_filter::Change, metrics::Metrics},
+    telemetry::{log_filter::Change, metrics::Metrics, state::ListenerName},
     upstream::Health,
 };
 
@@ -83,6 +83,7 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin, token: Option<Reload<S
         .route("/log", put(set_log_filter))
         .route("/calls/{id}/cancel", post(cancel_call))
         .route_layer(from_fn_with_state(Access { token }, access::guard));
+    let accept_errors = admin.metrics.state.accept_errors(ListenerName::Admin);
     let routes = guarded
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
@@ -101,6 +102,7 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin, token: Option<Reload<S
             max_idle: MAX_IDLE,
         },
         max_files: u64::MAX,
+        accept_errors,
         metrics: None,
         new_service: move |connection: &Arc<Connection>| {
             let (routes, peer) = (routes.clone(), Peer(connection.peer()));
@@ -114,14 +116,21 @@ pub(super) async fn serve(tcp: TcpListener, admin: Admin, token: Option<Reload<S
     accept::run(listener, CancellationToken::new()).await;
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    let (state, connections) = (&admin.metrics.state, &admin.connections);
-    state.draining(admin.drain.is_cancelled());
-    state.connections(connections.open(), connections.limit());
-    state.memory(admin.budget.used(), admin.memory_limit);
-    if let Some(report) = admin.quota.report() {
-        state.quota(&report);
+impl Admin {
+    /// Updates the metrics of what is only known when they are read.
+    pub(super) fn update_metrics(&self) {
+        let (state, connections) = (&self.metrics.state, &self.connections);
+        state.draining(self.drain.is_cancelled());
+        state.connections(connections.open(), connections.limit());
+        state.memory(self.budget.used(), self.memory_limit);
+        if let Some(report) = self.quota.report() {
+            state.quota(&report);
+        }
     }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    admin.update_metrics();
     match admin.metrics.render(&admin.admission) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -46,15 +46,12 @@ impl Metrics {
     }
 
     fn of_method(&self, method: Method) -> MethodFigures {
-        let [kind, service, name] = method.labels();
-        let ended = codes::possible_for(method).map(|code| {
-            let code = codes::go_name(code);
-            let labels = [kind, service, name, code];
-            (code, self.calls.handled.with_label_values(&labels).get())
-        });
+        let [_, _, name] = method.labels();
+        let ended = codes::possible_for(method)
+            .map(|code| (codes::go_name(code), self.calls.ended.count(method, code)));
         MethodFigures {
             method: name,
-            started: self.calls.started.with_label_values(&method.labels()).get(),
+            started: self.calls.started[method as usize].get(),
             ended: ended.filter(|(_, count)| *count > 0).collect(),
         }
     }

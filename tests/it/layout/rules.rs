@@ -3,7 +3,7 @@
 use super::source::{code, paths, words};
 
 /// Libraries, and the files that can use them. A path that ends with `/` is all files below it.
-const LIBRARIES: [(&[&str], &[&str]); 5] = [
+const LIBRARIES: [(&[&str], &[&str]); 6] = [
     (
         &[
             "tonic",
@@ -16,6 +16,7 @@ const LIBRARIES: [(&[&str], &[&str]); 5] = [
             "pb.rs",
             "pb/",
             "quota/service/",
+            "telemetry/otlp/",
             "middleware/",
             "service/",
             "status/",
@@ -38,8 +39,13 @@ const LIBRARIES: [(&[&str], &[&str]); 5] = [
     ),
     (
         &["opentelemetry_otlp", "opentelemetry_sdk"],
-        &["telemetry/spans.rs", "telemetry/traces.rs"],
+        &[
+            "telemetry/resource.rs",
+            "telemetry/spans.rs",
+            "telemetry/traces.rs",
+        ],
     ),
+    (&["opentelemetry_proto"], &["telemetry/otlp/"]),
     (&["reqwest", "eventsource_stream"], &["upstream/"]),
     (&["rustyline"], &["client/prompt.rs"]),
 ];

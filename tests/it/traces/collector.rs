@@ -1,13 +1,21 @@
-//! A collector that receives OTLP over gRPC and keeps the spans.
+//! A collector that receives OTLP over gRPC and keeps the spans and the metrics.
 
 use std::sync::{Arc, Mutex};
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{KeyValue, any_value::Value},
+    metrics::v1::Metric,
+    resource::v1::Resource,
     trace::v1::{ResourceSpans, Span},
 };
 use tokio::net::TcpListener;
@@ -15,6 +23,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{
     Request, Response, Status,
+    codec::CompressionEncoding,
     transport::{Identity, Server, ServerTlsConfig},
 };
 
@@ -28,7 +37,21 @@ pub(crate) struct Collector {
 }
 
 #[derive(Clone, Default)]
-struct Received(Arc<Mutex<Vec<ResourceSpans>>>);
+struct Received(
+    Arc<Mutex<Vec<ResourceSpans>>>,
+    Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
+);
+
+#[tonic::async_trait]
+impl MetricsService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.1.lock().expect("no panic").push(request.into_inner());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
 
 #[tonic::async_trait]
 impl TraceService for Received {
@@ -59,7 +82,12 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("{scheme}://{}", listener.local_addr().expect("bound"));
         let received = Received::default();
-        let server = server.add_service(TraceServiceServer::new(received.clone()));
+        let server = server
+            .add_service(TraceServiceServer::new(received.clone()))
+            .add_service(
+                MetricsServiceServer::new(received.clone())
+                    .accept_compressed(CompressionEncoding::Gzip),
+            );
         let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
         Self {
             url,
@@ -73,6 +101,20 @@ impl Collector {
         let received = self.received.0.lock().expect("no panic");
         let scopes = received.iter().flat_map(|spans| &spans.scope_spans);
         scopes.flat_map(|scope| scope.spans.clone()).collect()
+    }
+
+    /// The metrics of the newest export, and who sent them. Empty before the first.
+    pub(crate) fn metrics(&self) -> (Resource, Vec<Metric>) {
+        let received = self.received.1.lock().expect("no panic");
+        let newest = received.last().and_then(|it| it.resource_metrics.first());
+        let Some(newest) = newest else {
+            return Default::default();
+        };
+        let metrics = newest
+            .scope_metrics
+            .iter()
+            .flat_map(|it| it.metrics.clone());
+        (newest.resource.clone().expect("set"), metrics.collect())
     }
 
     /// The name of the service that sent the spans.
@@ -103,11 +145,13 @@ pub(crate) fn named(spans: &[Span]) -> Vec<&str> {
     names
 }
 
-fn value(attributes: &[KeyValue], name: &str) -> String {
+pub(crate) fn value(attributes: &[KeyValue], name: &str) -> String {
     let found = attributes.iter().find(|attribute| attribute.key == name);
     match found.and_then(|found| found.value.as_ref()?.value.as_ref()) {
         Some(Value::StringValue(text)) => text.clone(),
         Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::DoubleValue(number)) => number.to_string(),
+        Some(Value::BoolValue(is_set)) => is_set.to_string(),
         _ => String::new(),
     }
 }
