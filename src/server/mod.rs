@@ -34,8 +34,12 @@ use tonic_health::server::HealthReporter;
 use tower::Service as _;
 
 use self::{
-    accept::Listener, connection::Protocols, connections::Connections, overload::Overload,
-    services::Services, tls::Tls,
+    accept::Listener,
+    connection::Protocols,
+    connections::Connections,
+    overload::Overload,
+    services::{CallServices, Services},
+    tls::Tls,
 };
 use crate::{
     admission::Admission,
@@ -152,14 +156,54 @@ pub async fn run(
     admin: Option<TcpListener>,
     shutdown: Shutdown,
 ) -> Result<Drained, Error> {
+    let listeners = (listener, admin);
+    run_services(settings, upstream, listeners, shutdown, |it| it, |it| it).await
+}
+
+/// As [`run`], but with other services on the same accept loop and layers: `tests/conformance/server` serves one that others wrote.
+/// `prepare` gets each request before the layers, so it can choose the method whose deadlines and limits hold.
+///
+/// # Errors
+///
+/// - As [`run`].
+#[doc(hidden)]
+pub async fn run_other<S: CallServices>(
+    settings: Settings,
+    upstream: upstream::Settings,
+    listener: TcpListener,
+    shutdown: Shutdown,
+    services: S,
+    prepare: fn(Request<Body>) -> Request<Body>,
+) -> Result<Drained, Error> {
+    let listeners = (listener, None);
+    run_services(
+        settings,
+        upstream,
+        listeners,
+        shutdown,
+        |_| services,
+        prepare,
+    )
+    .await
+}
+
+async fn run_services<S: CallServices>(
+    settings: Settings,
+    upstream: upstream::Settings,
+    listeners: (TcpListener, Option<TcpListener>),
+    shutdown: Shutdown,
+    replace: impl FnOnce(Services) -> S,
+    prepare: fn(Request<Body>) -> Request<Body>,
+) -> Result<Drained, Error> {
     let mut background = JoinSet::new(); // aborted on return
     let mut running = start(
         &settings,
         upstream,
-        listener,
-        admin,
+        listeners,
         &shutdown.drain,
         &mut background,
+        replace,
+        prepare,
     )
     .await?;
     tokio::select! {
@@ -193,13 +237,14 @@ struct Running {
     goaway: CancellationToken,
 }
 
-async fn start(
+async fn start<S: CallServices>(
     settings: &Settings,
     upstream: upstream::Settings,
-    tcp: TcpListener,
-    admin: Option<TcpListener>,
+    (tcp, admin): (TcpListener, Option<TcpListener>),
     drain: &CancellationToken,
     background: &mut JoinSet<()>,
+    replace: impl FnOnce(Services) -> S,
+    prepare: fn(Request<Body>) -> Request<Body>,
 ) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::new()?);
     metrics.count_spans(settings.traces.as_ref())?;
@@ -248,7 +293,7 @@ async fn start(
         max_reply_bytes: settings.max_reply_bytes,
         draining: goaway.clone(),
     };
-    let services = Services::new(bridge, settings.max_request_bytes, health);
+    let services = replace(Services::new(bridge, settings.max_request_bytes, health));
     background.spawn(open_calls.clone().run_watchdog());
     let overload = Overload {
         memory_limit: settings.memory_limit,
@@ -288,7 +333,9 @@ async fn start(
             let layer =
                 CallService::new(Arc::clone(&layer), Arc::clone(connection), services.clone());
             let web = WebService::new(web.as_ref(), layer);
-            service_fn(move |request: Request<Incoming>| web.clone().call(request.map(Body::new)))
+            service_fn(move |request: Request<Incoming>| {
+                web.clone().call(prepare(request.map(Body::new)))
+            })
         },
     };
     let serving = tokio::spawn(accept::run(listener, goaway.clone()));
