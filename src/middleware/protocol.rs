@@ -14,14 +14,15 @@ use crate::{
 
 const GRPC_DETAILS: &str = "grpc-status-details-bin";
 
-/// Other content types SHOULD get HTTP 415 (gRPC over HTTP/2, Content-Type). A browser could send them across
+/// Whether the messages are protobuf by gRPC. Other content types SHOULD get HTTP 415 (gRPC over HTTP/2, Content-Type). A browser could send them across
 /// origins without a preflight.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let suffix = content_type.and_then(|text| text.strip_prefix("application/grpc"));
-    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
+    let format = suffix.map(|suffix| suffix.strip_prefix("+proto").unwrap_or(suffix));
+    format.is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
 }
 
 /// The size of the fields as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it (RFC 9113, 6.5.2).
@@ -61,7 +62,13 @@ fn broken_rule(status: &Status) -> Option<Protocol> {
         Code::ResourceExhausted => Some(Protocol::TooLarge),
         Code::Unimplemented if status.message().is_empty() => Some(Protocol::MethodUnknown),
         Code::Unimplemented => Some(Protocol::Encoding),
-        Code::Internal => Some(Protocol::Malformed),
+        Code::Internal => Some(match status.message() {
+            "Missing request message." => Protocol::Cardinality,
+            text if text.contains("compressed-flag but no grpc-encoding") => {
+                Protocol::CompressedFlag
+            }
+            _ => Protocol::Malformed,
+        }),
         _ => None,
     }
 }
@@ -74,6 +81,9 @@ fn protocol_text(broken: Protocol, status: &Status) -> String {
         }
         Protocol::TooLarge => format!("the request is too large: {}", status.message()),
         Protocol::Malformed => format!("the request can't be decoded: {}", status.message()),
+        Protocol::Cardinality | Protocol::CompressedFlag => {
+            format!("the request breaks gRPC's rules: {}", status.message())
+        }
         Protocol::Encoding | Protocol::ContentType | Protocol::HttpMethod | Protocol::Origin => {
             status.message().to_owned()
         }

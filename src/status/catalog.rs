@@ -291,6 +291,8 @@ mod tests {
             TooLarge,
             MethodUnknown,
             Malformed,
+            Cardinality,
+            CompressedFlag,
             ContentType,
             HttpMethod,
             Encoding,
