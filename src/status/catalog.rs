@@ -125,7 +125,7 @@ pub const CATALOG: [Entry; Reason::ALL.len()] = [
         "A field is invalid. BadRequest names each.",
         "Correct the fields."),
     entry(Reason::MalformedRequest, Fault::Caller,
-        "The bytes are no message of this method, or the content type is not gRPC's, or the HTTP method is not POST (HTTP status 405).",
+        "The bytes are no message of this method, or the content type is not gRPC's, or the HTTP method is not POST (HTTP status 405). Without exactly one message UNIMPLEMENTED; for a compressed one without `grpc-encoding` INTERNAL.",
         "Use stubs of this contract."),
     entry(Reason::RequestTooLarge, Fault::Caller,
         "The message is above `MAX_REQUEST_BYTES`, or the metadata above 16 KiB.",

@@ -89,6 +89,7 @@ def serving(command: list[str], **settings: str):
         "UPSTREAM_API_KEY": "any",
         "UPSTREAM_URL": "http://127.0.0.1:9/api/v1",
         "LOG": "error",
+        "ACCESS_LOG": "off",
         "DRAIN_TIMEOUT": "1s",
     }
     env = {name: value for name, value in os.environ.items() if not name.startswith("ALIM_BRIDGE_")}
