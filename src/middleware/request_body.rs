@@ -226,12 +226,18 @@ impl RequestBody {
         frame: Frame<Bytes>,
     ) -> Result<Frame<Bytes>, Status> {
         let this = self.as_mut().project();
+        let is_health = matches!(this.kind, Some(RequestKind::Health(_)));
         let (Some(data), Some(RequestKind::Health(frames) | RequestKind::Reflection(frames, _))) =
             (frame.data_ref(), this.kind.as_mut())
         else {
             return Ok(frame);
         };
-        if !frames.advance(data) {
+        let is_partial = frames.advance(data);
+        if is_health && frames.started() > 1 {
+            let failure = Failure::Protocol(Protocol::Cardinality, MORE_THAN_ONE.into());
+            return Err(fail(failure, this.call));
+        }
+        if !is_partial {
             *this.partial = None;
             if matches!(this.kind, Some(RequestKind::Reflection(..))) {
                 (*this.deadline, *this.wait) = (None, None);

@@ -120,6 +120,14 @@ async fn a_request_that_violates_grpc_gets_a_reason_and_is_not_sent() {
             "MALFORMED_REQUEST",
         ),
         (
+            "two questions about health",
+            "/grpc.health.v1.Health/Check",
+            [frame(0, b""), frame(0, b"")].concat().into(),
+            vec![],
+            Code::Unimplemented,
+            "MALFORMED_REQUEST",
+        ),
+        (
             "compressed without grpc-encoding",
             INVOKE,
             frame(1, b""),
