@@ -181,7 +181,7 @@ fn replies(
                 return; // the caller left
             }
         }
-        finish(definition.error, info, &definition.response_trailers, &send).await;
+        finish(definition.error, info, &send).await;
     });
     ReceiverStream::new(receive)
 }
@@ -216,20 +216,19 @@ fn full_duplex(
                 Err(status) => drop(send.send(Err(status)).await),
             }
         }
-        finish(definition.error, info, &definition.response_trailers, &send).await;
+        finish(definition.error, info, &send).await;
     });
     Box::pin(ReceiverStream::new(receive))
 }
 
+/// Ends the replies with the definition's error, if it has one.
 async fn finish(
     error: Option<pb::Error>,
     info: Option<RequestInfo>,
-    trailers: &[pb::Header],
     send: &mpsc::Sender<Result<ConformancePayload, Status>>,
 ) {
     let Some(error) = error else { return };
-    let status = headers(trailers).map(|_| status(error, info.as_ref(), HeaderMap::new()));
-    let status = status.unwrap_or_else(|wrong| wrong);
+    let status = status(error, info.as_ref(), HeaderMap::new()); // `respond` has set the trailers
     let _ = send.send(Err(status)).await; // the caller may have left
 }
 
