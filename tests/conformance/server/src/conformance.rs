@@ -195,8 +195,7 @@ fn full_duplex(
     let (send, receive) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut info = Some(info);
-        let mut data = std::mem::take(&mut definition.response_data).into_iter();
-        while let Some(data) = data.next() {
+        for data in std::mem::take(&mut definition.response_data) {
             sleep(Duration::from_millis(definition.response_delay_ms.into())).await;
             let payload = ConformancePayload {
                 data,
@@ -213,7 +212,10 @@ fn full_duplex(
                     });
                 }
                 Ok(None) => info = None,
-                Err(status) => drop(send.send(Err(status)).await),
+                Err(status) => {
+                    let _ = send.send(Err(status)).await;
+                    return;
+                }
             }
         }
         finish(definition.error, info, &send).await;
