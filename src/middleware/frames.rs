@@ -10,12 +10,18 @@ pub(crate) struct Frames {
     prefix_bytes: usize,
     missing: usize,
     announced: usize,
+    started: usize,
 }
 
 impl Frames {
     /// The length from the most recent prefix.
     pub(crate) fn announced(&self) -> usize {
         self.announced
+    }
+
+    /// The number of messages so far, the current one included.
+    pub(crate) fn started(&self) -> usize {
+        self.started
     }
 
     /// Advances by `bytes`; true if they end in the middle of a message.
@@ -26,6 +32,9 @@ impl Frames {
                 self.missing -= taken;
                 bytes = &bytes[taken..];
                 continue;
+            }
+            if self.prefix_bytes == 0 {
+                self.started += 1;
             }
             self.prefix[self.prefix_bytes] = *first;
             self.prefix_bytes += 1;
@@ -56,6 +65,8 @@ mod tests {
             assert_eq!(Frames::default().advance(&body[..count]), is_partial);
             let announced = [0, 2, 0, 1][[5, 12, 17].iter().filter(|at| count >= **at).count()];
             assert_eq!(bytewise.announced(), announced, "after {count}");
+            let started = [0, 7, 12].iter().filter(|at| count > **at).count();
+            assert_eq!(bytewise.started(), started, "after {count}");
         }
     }
 }

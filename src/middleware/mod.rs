@@ -16,6 +16,7 @@ mod protocol;
 pub mod request_body;
 mod response_body;
 pub mod timeouts;
+mod unread;
 pub mod web;
 
 use std::{

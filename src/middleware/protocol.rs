@@ -11,14 +11,15 @@ use crate::{
     telemetry::Record,
 };
 
-/// Other content types SHOULD get HTTP 415 (gRPC over HTTP/2, Content-Type). A browser could send them across
-/// origins without a preflight.
+/// Whether the messages are protobuf by gRPC. Other content types SHOULD get HTTP 415 (gRPC over HTTP/2, Content-Type). A
+/// browser could send them across origins without a preflight.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let suffix = content_type.and_then(|text| text.strip_prefix("application/grpc"));
-    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['+', ';']))
+    let format = suffix.map(|suffix| suffix.strip_prefix("+proto").unwrap_or(suffix));
+    format.is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
 }
 
 /// The size of the fields as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it (RFC 9113, 6.5.2).
@@ -51,8 +52,8 @@ pub(crate) fn with_reason(response: Response<Body>, record: &Record) -> Response
 }
 
 /// The rule that the request violates, if tonic found the violation. Only the bridge's own statuses have details. tonic tells
-/// its own apart by code alone, with the codes that gRPC assigns to its libraries. The bridge could check frames itself,
-/// but tonic would still check them too.
+/// its own apart by code, with the codes that gRPC assigns to its libraries, and INTERNAL by text; `tests/it/protocol.rs` checks
+/// that it still does. The bridge could check frames itself, but tonic would still check them too.
 fn violation(status: &Status) -> Option<Failure> {
     if !status.details().is_empty() {
         return None;
@@ -64,14 +65,25 @@ fn violation(status: &Status) -> Option<Failure> {
             Protocol::TooLarge,
             format!("the request is too large: {found}"),
         ),
-        Code::Internal => (
-            Protocol::Malformed,
-            format!("the request can't be decoded: {found}"),
-        ),
+        Code::Internal => internal_violation(found),
         Code::Unimplemented => (Protocol::Encoding, found.to_owned()),
         _ => return None,
     };
     Some(Failure::Protocol(broken, text))
+}
+
+fn internal_violation(found: &str) -> (Protocol, String) {
+    let breaks_rules = || format!("the request breaks gRPC's rules: {found}");
+    match found {
+        "Missing request message." => (Protocol::Cardinality, breaks_rules()),
+        text if text.contains("compressed-flag but no grpc-encoding") => {
+            (Protocol::CompressedFlag, breaks_rules())
+        }
+        _ => (
+            Protocol::Malformed,
+            format!("the request can't be decoded: {found}"),
+        ),
+    }
 }
 
 /// The response to a rejected request.

@@ -28,12 +28,15 @@ use super::{frames::Frames, open_calls::OpenCall};
 use crate::{
     admission::Rejected,
     memory::Full,
-    status::{Credentials, Failure},
+    status::{Credentials, Failure, Protocol},
 };
 
 /// The maximum number of incomplete health and reflection messages, on all connections together. A probe's message
 /// arrives in one piece, so it does not count.
 const MAX_PARTIAL_PROBES: usize = 64;
+
+/// tonic decodes a second message and drops it.
+const MORE_THAN_ONE: &str = "the method takes one request message, and the caller sent more";
 
 /// The limits on request messages; clones share them.
 #[derive(Clone, Debug)]
@@ -200,6 +203,10 @@ impl RequestBody {
         this.call.add_transferred(data.len());
         let is_within = |bytes: &usize| *bytes <= this.limits.max_bytes; // else tonic rejects it
         frames.advance(data);
+        if frames.started() > 1 {
+            let failure = Failure::Protocol(Protocol::Cardinality, MORE_THAN_ONE.into());
+            return Poll::Ready(Err(fail(failure, this.call)));
+        }
         let bytes = Some(frames.announced()).filter(is_within).unwrap_or(0);
         match this.call.memory.try_hold(bytes) {
             Ok(()) => Poll::Ready(Ok(frame)),
@@ -219,12 +226,18 @@ impl RequestBody {
         frame: Frame<Bytes>,
     ) -> Result<Frame<Bytes>, Status> {
         let this = self.as_mut().project();
+        let is_health = matches!(this.kind, Some(RequestKind::Health(_)));
         let (Some(data), Some(RequestKind::Health(frames) | RequestKind::Reflection(frames, _))) =
             (frame.data_ref(), this.kind.as_mut())
         else {
             return Ok(frame);
         };
-        if !frames.advance(data) {
+        let is_partial = frames.advance(data);
+        if is_health && frames.started() > 1 {
+            let failure = Failure::Protocol(Protocol::Cardinality, MORE_THAN_ONE.into());
+            return Err(fail(failure, this.call));
+        }
+        if !is_partial {
             *this.partial = None;
             if matches!(this.kind, Some(RequestKind::Reflection(..))) {
                 (*this.deadline, *this.wait) = (None, None);

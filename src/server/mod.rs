@@ -15,13 +15,13 @@ mod health;
 mod overload;
 mod reflection;
 mod services;
+mod shared;
 pub mod tls;
 mod watch;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
-use hyper::{body::Incoming, service::service_fn};
 use secrecy::SecretString;
 use tokio::{
     net::TcpListener,
@@ -31,30 +31,24 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::body::Body;
 use tonic_health::server::HealthReporter;
-use tower::Service as _;
 
 use self::{
-    accept::Listener, connection::Protocols, connections::Connections, overload::Overload,
-    services::Services, tls::Tls,
+    services::{CallServices, Services},
+    shared::{Shared, exporter},
+    tls::Tls,
 };
 use crate::{
     admission::Admission,
     callers::{Callers, TrustedProxies},
-    inbound::Connection,
     memory::Budget,
-    middleware::{
-        self, CallLayer, CallService, identity::Identity, open_calls::OpenCalls, origins::Origins,
-        request_body::MessageLimits, timeouts::Timeouts, web::WebService,
-    },
+    middleware::{open_calls::OpenCalls, origins::Origins, timeouts::Timeouts},
     reload::Reload,
     service::Bridge,
     shutdown::Shutdown,
     status::Credentials,
     telemetry::{
-        metrics::Metrics,
         otlp::{self, Exporter},
         runtime,
-        state::ListenerName,
         traces::Traces,
     },
     upstream::{self, Upstream},
@@ -64,11 +58,6 @@ use crate::{
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time to send the last metrics if the drain took all of its own time.
 const LAST_EXPORT_TIMEOUT: Duration = Duration::from_millis(250);
-/// HTTP/2 streams of one connection beyond `MAX_CALLS`. If a connection reaches the transport's limit, its caller
-/// queues silently. So admission must reject first, and health checks must still get a stream.
-const SPARE_STREAMS: usize = 1024;
-/// Bytes of a request's head that are read. The bridge accepts fewer, so most heads that are too large still get a status.
-const MAX_HEAD_BYTES: u32 = 4 * middleware::MAX_METADATA_BYTES as u32;
 
 /// The settings of the server.
 #[derive(Clone, Debug)]
@@ -165,14 +154,54 @@ pub async fn run(
     admin: Option<TcpListener>,
     shutdown: Shutdown,
 ) -> Result<Drained, Error> {
+    let listeners = (listener, admin);
+    run_services(settings, upstream, listeners, shutdown, |it| it, |it| it).await
+}
+
+/// As [`run`], but with other services on the same accept loop and layers: `tests/conformance/server` serves one that others wrote.
+/// `prepare` gets each request before the layers, so it can choose the method whose deadlines and limits hold.
+///
+/// # Errors
+///
+/// - As [`run`].
+#[doc(hidden)]
+pub async fn run_other<S: CallServices>(
+    settings: Settings,
+    upstream: upstream::Settings,
+    listener: TcpListener,
+    shutdown: Shutdown,
+    services: S,
+    prepare: fn(Request<Body>) -> Request<Body>,
+) -> Result<Drained, Error> {
+    let listeners = (listener, None);
+    run_services(
+        settings,
+        upstream,
+        listeners,
+        shutdown,
+        |_| services,
+        prepare,
+    )
+    .await
+}
+
+async fn run_services<S: CallServices>(
+    settings: Settings,
+    upstream: upstream::Settings,
+    listeners: (TcpListener, Option<TcpListener>),
+    shutdown: Shutdown,
+    replace: impl FnOnce(Services) -> S,
+    prepare: fn(Request<Body>) -> Request<Body>,
+) -> Result<Drained, Error> {
     let mut background = JoinSet::new(); // aborted on return
     let mut running = start(
         &settings,
         upstream,
-        listener,
-        admin,
+        listeners,
         &shutdown.drain,
         &mut background,
+        replace,
+        prepare,
     )
     .await?;
     tokio::select! {
@@ -219,13 +248,14 @@ struct Running {
     export: Option<(Exporter, AbortOnDropHandle<()>)>,
 }
 
-async fn start(
+async fn start<S: CallServices>(
     settings: &Settings,
     upstream: upstream::Settings,
-    tcp: TcpListener,
-    admin: Option<TcpListener>,
+    (tcp, admin): (TcpListener, Option<TcpListener>),
     drain: &CancellationToken,
     background: &mut JoinSet<()>,
+    replace: impl FnOnce(Services) -> S,
+    prepare: fn(Request<Body>) -> Request<Body>,
 ) -> Result<Running, Error> {
     let shared = Shared::new(settings)?;
     let (metrics, connections) = (&shared.metrics, &shared.connections);
@@ -262,9 +292,9 @@ async fn start(
         max_reply_bytes: settings.max_reply_bytes,
         draining: shared.goaway.clone(),
     };
-    let services = Services::new(bridge, settings.max_request_bytes, health);
+    let services = replace(Services::new(bridge, settings.max_request_bytes, health));
     Ok(Running {
-        serving: shared.spawn_accept_loop(settings, tcp, services),
+        serving: shared.spawn_accept_loop(settings, tcp, services, prepare),
         probe: AbortOnDropHandle::new(tokio::spawn(probe)),
         reporter,
         admission: shared.admission,
@@ -272,126 +302,6 @@ async fn start(
         goaway: shared.goaway,
         export,
     })
-}
-
-/// What the parts of a server share.
-struct Shared {
-    metrics: Arc<Metrics>,
-    budget: Budget,
-    connections: Connections,
-    open_calls: OpenCalls,
-    admission: Admission,
-    goaway: CancellationToken,
-}
-
-impl Shared {
-    fn new(settings: &Settings) -> Result<Self, prometheus::Error> {
-        let metrics = Arc::new(Metrics::new()?);
-        metrics.count_spans(settings.traces.as_ref())?;
-        let budget = settings.budget();
-        Ok(Self {
-            metrics,
-            connections: Connections::new(settings.max_connections, budget.clone()),
-            budget,
-            open_calls: OpenCalls::default(),
-            admission: Admission::new(settings.max_calls),
-            goaway: CancellationToken::new(),
-        })
-    }
-
-    fn admin(
-        &self,
-        settings: &Settings,
-        upstream: &Upstream,
-        upstream_url: String,
-        drain: &CancellationToken,
-    ) -> admin::Admin {
-        admin::Admin {
-            metrics: Arc::clone(&self.metrics),
-            health: upstream.health().clone(),
-            quota: upstream.quota().clone(),
-            admission: self.admission.clone(),
-            connections: self.connections.clone(),
-            budget: self.budget.clone(),
-            memory_limit: settings.memory_limit,
-            drain: drain.clone(),
-            open_calls: self.open_calls.clone(),
-            callers: settings.callers.clone(),
-            upstream_url,
-            settings: settings.effective.clone().into(),
-            started: Instant::now(),
-        }
-    }
-
-    fn overload(&self, settings: &Settings) -> Overload {
-        Overload {
-            memory_limit: settings.memory_limit,
-            budget: self.budget.clone(),
-            open_calls: self.open_calls.clone(),
-            metrics: Arc::clone(&self.metrics),
-        }
-    }
-
-    fn call_layer(&self, settings: &Settings) -> CallLayer {
-        CallLayer {
-            metrics: Arc::clone(&self.metrics),
-            traces: settings.traces.clone(),
-            identity: Identity {
-                callers: settings.callers.clone(),
-                trusted_proxies: settings.trusted_proxies.clone(),
-                credentials: settings.credentials,
-            },
-            origins: settings.web.clone(),
-            timeouts: settings.timeouts,
-            admission: self.admission.clone(),
-            open_calls: self.open_calls.clone(),
-            message_limits: MessageLimits::new(
-                settings.message_timeout,
-                settings.max_request_bytes,
-                self.goaway.clone(),
-            ),
-        }
-    }
-
-    /// Each connection gets `services` in the layers of its own.
-    fn spawn_accept_loop(
-        &self,
-        settings: &Settings,
-        tcp: TcpListener,
-        services: Services,
-    ) -> AbortOnDropHandle<()> {
-        let layer = Arc::new(self.call_layer(settings));
-        let web = settings.web.clone();
-        let listener = Listener {
-            tcp,
-            connections: self.connections.clone(),
-            tls: settings.tls.clone(),
-            settings: connection_settings(settings),
-            max_files: descriptors::limit(),
-            accept_errors: self.metrics.state.accept_errors(ListenerName::Grpc),
-            metrics: Some(Arc::clone(&self.metrics)),
-            new_service: move |connection: &Arc<Connection>| {
-                let (layer, connection) = (Arc::clone(&layer), Arc::clone(connection));
-                let layer = CallService::new(layer, connection, services.clone());
-                let web = WebService::new(web.as_ref(), layer);
-                service_fn(move |request: Request<Incoming>| {
-                    web.clone().call(request.map(Body::new))
-                })
-            },
-        };
-        let serving = accept::run(listener, self.goaway.clone());
-        AbortOnDropHandle::new(tokio::spawn(serving))
-    }
-}
-
-/// The exporter of metrics. It reads what the admin port shows.
-fn exporter(settings: otlp::Settings, state: admin::Admin) -> Result<Exporter, otlp::SetupError> {
-    let metrics = Arc::clone(&state.metrics);
-    let gather = move || {
-        state.update_metrics();
-        state.metrics.gather(&state.admission)
-    };
-    Exporter::new(settings, metrics, Arc::new(gather))
 }
 
 /// Waits until all connections have closed and all calls have their record. At the timeout it forces the remaining calls to end.
@@ -418,20 +328,5 @@ async fn drain(running: Running, drain_timeout: Duration, force: &CancellationTo
     match open_calls == 0 && closed.is_ok() {
         true => Drained::Clean,
         false => Drained::Forced,
-    }
-}
-
-fn connection_settings(settings: &Settings) -> connection::Settings {
-    let streams = settings.max_calls.saturating_add(SPARE_STREAMS);
-    connection::Settings {
-        protocols: match settings.web {
-            Some(_) => Protocols::Both,
-            None => Protocols::Http2,
-        },
-        max_head_bytes: MAX_HEAD_BYTES,
-        max_streams: u32::try_from(streams).unwrap_or(u32::MAX),
-        keepalive: Some((settings.keepalive_interval, settings.keepalive_timeout)),
-        max_age: settings.max_connection_age,
-        max_idle: settings.max_connection_idle,
     }
 }

@@ -28,6 +28,25 @@ use crate::{
 /// Maximum size of a health or reflection message in bytes. It has names of services and symbols only.
 const MAX_PROBE_BYTES: usize = 16 * 1024;
 
+/// What can be served under the layers.
+pub trait CallServices:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> CallServices for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 type Graph = GraphServiceServer<Bridge>;
 type Threads = ThreadServiceServer<Bridge>;
 

@@ -194,6 +194,9 @@ fn map_protocol(broken: Protocol, text: &str) -> Mapping {
         Protocol::Malformed | Protocol::ContentType | Protocol::HttpMethod => {
             (Code::InvalidArgument, Reason::MalformedRequest)
         }
+        // Both codes are gRPC's own (statuscodes.md; compression.md, test case 3).
+        Protocol::Cardinality => (Code::Unimplemented, Reason::MalformedRequest),
+        Protocol::CompressedFlag => (Code::Internal, Reason::MalformedRequest),
         Protocol::Encoding => (Code::Unimplemented, Reason::EncodingUnsupported),
         Protocol::Origin => (Code::PermissionDenied, Reason::OriginRejected),
     };

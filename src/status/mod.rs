@@ -75,6 +75,10 @@ pub enum Protocol {
     MethodUnknown,
     /// The bytes can't be decoded as a message of this method.
     Malformed,
+    /// No request message, or more than the method's one.
+    Cardinality,
+    /// A message is compressed, and no compression was announced.
+    CompressedFlag,
     /// The content type is not gRPC's.
     ContentType,
     /// The HTTP method is not POST.

@@ -80,7 +80,27 @@ async fn a_request_that_violates_grpc_gets_a_reason_and_is_not_sent() {
             INVOKE,
             Bytes::new(),
             vec![],
-            Code::InvalidArgument,
+            Code::Unimplemented,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "two messages",
+            INVOKE,
+            [frame(0, b"\x0a\x01a"), frame(0, b"\x0a\x01b")]
+                .concat()
+                .into(),
+            vec![],
+            Code::Unimplemented,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "a second message to Stream",
+            "/alim.v1.GraphService/Stream",
+            [frame(0, b"\x0a\x01a"), Bytes::from_static(b"\0")]
+                .concat()
+                .into(),
+            vec![],
+            Code::Unimplemented,
             "MALFORMED_REQUEST",
         ),
         (
@@ -100,11 +120,27 @@ async fn a_request_that_violates_grpc_gets_a_reason_and_is_not_sent() {
             "MALFORMED_REQUEST",
         ),
         (
+            "two questions about health",
+            "/grpc.health.v1.Health/Check",
+            [frame(0, b""), frame(0, b"")].concat().into(),
+            vec![],
+            Code::Unimplemented,
+            "MALFORMED_REQUEST",
+        ),
+        (
             "compressed without grpc-encoding",
             INVOKE,
             frame(1, b""),
             vec![],
-            Code::InvalidArgument,
+            Code::Internal,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "compressed with identity",
+            INVOKE,
+            frame(1, b"\x0a\x01a"),
+            vec![("grpc-encoding", "identity")],
+            Code::Internal,
             "MALFORMED_REQUEST",
         ),
         (
@@ -170,6 +206,8 @@ async fn a_content_type_other_than_grpc_gets_415() {
         "text/plain",
         "application/json",
         "application/grpc-web+proto",
+        "application/grpc+json",
+        "application/grpc+protobuf",
     ] {
         let request = http::Request::post("http://bridge/alim.v1.GraphService/Invoke")
             .header("content-type", content_type)

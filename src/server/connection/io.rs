@@ -12,7 +12,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -32,6 +32,10 @@ use crate::inbound::Connection;
 /// sooner. HTTP/1.1 has no PING, and hyper would wait forever.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long, and for how many bytes, the rest of a request is discarded after an HTTP/1.1 connection was closed.
+const LINGER: Duration = Duration::from_millis(500);
+const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
+
 /// TCP, or TLS over TCP.
 pub(super) type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 
@@ -43,6 +47,7 @@ pin_project! {
         pending: Option<PendingPreface>,
         turn: WriteTurn,
         write_timer: Option<Pin<Box<Sleep>>>,
+        linger: Option<Linger>,
         connection: Arc<Connection>,
     }
 }
@@ -82,8 +87,40 @@ impl Io {
             pending: Some(pending),
             turn: WriteTurn::Fresh,
             write_timer: None,
+            linger: None,
             connection,
         }
+    }
+}
+
+/// Discards what the peer of a closed connection still sends, until it closes too. A system that closes a socket with unread bytes
+/// resets the connection, and the peer can lose a response that it has not read yet (RFC 9112, 9.6).
+struct Linger {
+    timer: Pin<Box<Sleep>>,
+    left: usize,
+}
+
+impl Linger {
+    fn new() -> Self {
+        Self {
+            timer: Box::pin(sleep(LINGER)),
+            left: MAX_DISCARDED_BYTES,
+        }
+    }
+
+    fn poll(&mut self, mut socket: Pin<&mut Socket>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 4096];
+        while self.left > 0 {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match socket.as_mut().poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(buffer.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.timer.as_mut().poll(cx),
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -197,8 +234,21 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        let closed = this.socket.poll_shutdown(cx);
-        check_write_timeout(closed, this.write_timer, this.connection, cx)
+        let mut socket = this.socket;
+        if this.linger.is_none() {
+            let closed = socket.as_mut().poll_shutdown(cx);
+            ready!(check_write_timeout(
+                closed,
+                this.write_timer,
+                this.connection,
+                cx
+            ))?;
+        }
+        if *this.turn != WriteTurn::Always {
+            return Poll::Ready(Ok(()));
+        }
+        let linger = this.linger.get_or_insert_with(Linger::new);
+        linger.poll(socket, cx).map(Ok)
     }
 
     fn poll_write_vectored(

@@ -204,10 +204,11 @@ async fn http1_requests_other_than_grpc_web_are_rejected_and_not_forwarded() {
     let call = frame(&ask("Salam"));
     for (method, kind, status) in [
         ("POST", "application/grpc", 400),
-        ("POST", "application/json", 400),
-        ("POST", "text/plain", 400),
+        ("POST", "application/grpc-web+json", 415),
+        ("POST", "application/json", 415),
+        ("POST", "text/plain", 415),
         ("GET", "application/grpc-web", 405),
-        ("OPTIONS", "text/plain", 400),
+        ("OPTIONS", "text/plain", 415),
     ] {
         let headers = [("content-type", kind)];
         let mut page = Page::at(bridge.address).await;

@@ -89,6 +89,43 @@ async fn a_page_that_never_sends_its_message_times_out() {
     assert!(upstream.requests().is_empty());
 }
 
+/// hyper closes a connection whose request it has not read to its end.
+#[tokio::test]
+async fn an_answer_before_the_requests_end_announces_the_close_and_no_reset_can_lose_it() {
+    let upstream = Upstream::answering(Reply::nothing());
+    let bridge = for_pages(&upstream, &[]).await;
+    let headers = [("content-type", "application/json")];
+    let body = vec![b'x'; 512 * 1024];
+    let whole = request("POST", "/alim.v1.GraphService/Invoke", &headers, &body);
+    let (first, rest) = whole.split_at(whole.len() - body.len() + 1000);
+    let mut page = Page::at(bridge.address).await;
+    page.send(first).await;
+    let head = page.head().await;
+    assert_eq!(
+        (head.status, &head.headers["connection"]),
+        (415, &"close".parse().expect("a value"))
+    );
+    for piece in rest.chunks(16 * 1024) {
+        page.send(piece).await; // fails if the bridge has reset the connection
+        tokio::task::yield_now().await;
+    }
+    page.expect_closed().await;
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_to_a_whole_request_keeps_the_connection() {
+    let upstream = Upstream::answering(Reply::nothing());
+    let bridge = for_pages(&upstream, &[]).await;
+    let mut page = Page::at(bridge.address).await;
+    for _ in 0..2 {
+        page.call("Invoke", &[], ask("")).await;
+        let answer = page.answer().await;
+        assert_eq!(answer.status().code(), Code::InvalidArgument);
+        assert!(!answer.head.headers.contains_key("connection"));
+    }
+}
+
 #[tokio::test]
 async fn a_page_that_leaves_closes_the_upstream_connection_and_is_counted() {
     let upstream = Upstream::scripted([Reply::nothing().then_hold(), an_open_stream()]);
