@@ -293,8 +293,9 @@ async fn start<S: CallServices>(
         draining: shared.goaway.clone(),
     };
     let services = replace(Services::new(bridge, settings.max_request_bytes, health));
+    let serving = shared.accept_loop(settings, tcp, services, prepare);
     Ok(Running {
-        serving: shared.spawn_accept_loop(settings, tcp, services, prepare),
+        serving: AbortOnDropHandle::new(tokio::spawn(serving)),
         probe: AbortOnDropHandle::new(tokio::spawn(probe)),
         reporter,
         admission: shared.admission,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use tokio::{net::TcpListener, time::Instant};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service as _;
 
@@ -121,14 +121,14 @@ impl Shared {
         }
     }
 
-    /// Each connection gets `services` in the layers of its own.
-    pub(super) fn spawn_accept_loop<S: CallServices>(
+    /// Accepts connections until the drain. Each gets `services` in the layers of its own.
+    pub(super) fn accept_loop<S: CallServices>(
         &self,
         settings: &Settings,
         tcp: TcpListener,
         services: S,
         prepare: fn(Request<Body>) -> Request<Body>,
-    ) -> AbortOnDropHandle<()> {
+    ) -> impl Future<Output = ()> + use<S> {
         let layer = Arc::new(self.call_layer(settings));
         let web = settings.web.clone();
         let listener = Listener {
@@ -148,8 +148,7 @@ impl Shared {
                 })
             },
         };
-        let serving = accept::run(listener, self.goaway.clone());
-        AbortOnDropHandle::new(tokio::spawn(serving))
+        accept::run(listener, self.goaway.clone())
     }
 }
 

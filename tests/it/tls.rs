@@ -258,7 +258,7 @@ async fn http1_is_offered_only_if_pages_can_call() {
     http1_only.write_all(call).await.expect("open");
     let mut answer = String::new();
     let _ = http1_only.read_to_string(&mut answer).await; // it can close without close_notify
-    assert!(answer.starts_with("HTTP/1.1 400 "), "no gRPC-Web: {answer}");
+    assert!(answer.starts_with("HTTP/1.1 415 "), "no gRPC-Web: {answer}");
 }
 
 #[tokio::test]

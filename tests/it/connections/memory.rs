@@ -158,8 +158,8 @@ async fn unread_events_on_one_connection_leave_memory_for_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_callers_are_reset_when_memory_is_short() {
     let upstream = Upstream::answering(large_reply());
-    let bridge = Deployed::with(&upstream.url(), &[("MEMORY_LIMIT", "160MiB")]);
-    let unread = join_all((0..8).map(|_| leave_unread(&bridge, INVOKE, 4))).await;
+    let bridge = Deployed::with(&upstream.url(), &[("MEMORY_LIMIT", "320MiB")]); // a debug build must stay under 95 % of it
+    let unread = join_all((0..16).map(|_| leave_unread(&bridge, INVOKE, 4))).await;
     let unread: Vec<_> = unread.into_iter().flatten().collect();
     let count = async |name| bridge.metric(name, "").await;
     let reset = async {
@@ -173,7 +173,7 @@ async fn stalled_callers_are_reset_when_memory_is_short() {
     };
     timeout(LONG, reset).await.expect("a reset");
     let released = async {
-        while bridge.resident_kib() > 144 * 1024 {
+        while bridge.resident_kib() > 272 * 1024 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -182,7 +182,7 @@ async fn stalled_callers_are_reset_when_memory_is_short() {
         read_all(&bridge, INVOKE, 1).await;
     }
     assert!(
-        bridge.peak_kib() < ABOVE_KIB + 96 * 1024,
+        bridge.peak_kib() < ABOVE_KIB + 256 * 1024,
         "{} KiB",
         bridge.peak_kib()
     );

@@ -97,7 +97,8 @@ async fn without_the_service_each_bridge_keeps_to_its_share() {
     let replicas = ("QUOTA_REPLICAS", "15");
     let settings = [("UPSTREAM_QUOTA", "30/min"), replicas];
     let alone = Bridge::with(&upstream.url(), &settings).await;
-    let failing = sharing(&upstream, &refused_url(), &[replicas]).await;
+    let nobody = refused_url().replace("/api/v1", "");
+    let failing = sharing(&upstream, &nobody, &[replicas]).await;
     for (bridge, lines) in [
         (&alone, &["alim_bridge_quota_limit 2"][..]),
         (
