@@ -13,9 +13,9 @@ FILES = {"figures": "performance", "choices": "performance-choices"}
 
 
 def write_docs(part: str, table: str, told: dict, out: Path) -> None:
-    """The table and the versions into docs/performance.md, the other files beside it."""
+    """The table and the versions into their page, the other files beside it."""
     listed = "\n".join(f"- {name}: {value}" for name, value in told["versions"].items())
-    fill("performance", part, f"{table}\n{listed}\n")
+    fill(FILES[part], part, f"{table}\n{listed}\n")
     for made in out.glob(f"{part}.*"):
         if made.suffix != ".md":
             shutil.copy(made, DOCS / f"{FILES[part]}{made.suffix}")
