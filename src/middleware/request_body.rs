@@ -143,6 +143,7 @@ impl HttpBody for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut this = self.as_mut().project();
+        let is_received = this.waiting.is_some(); // and counted, before it began to wait for memory
         let polled = match this.waiting.as_mut() {
             None => this.inner.as_mut().poll_frame(cx),
             Some(waiting) => waiting.reservation.as_mut().poll(cx).map(|reserved| {
@@ -168,7 +169,7 @@ impl HttpBody for RequestBody {
             self.call.record.caller_left(); // a transport error, not a fault in the received bytes
         }
         let frame = match frame {
-            Some(Ok(frame)) => Some(ready!(self.receive(frame, cx))),
+            Some(Ok(frame)) if !is_received => Some(ready!(self.receive(frame, cx))),
             other => other,
         };
         if frame.is_none() || self.inner.is_end_stream() {

@@ -20,7 +20,7 @@ use crate::support::{
     bare::Connection,
     deployed::Deployed,
     sse_tokens,
-    upstream::{Reply, Upstream},
+    upstream::{Reply, Request, Upstream},
 };
 
 /// It leaves 36 MiB for calls. They grow to 23 MiB, and those of one connection to 9.6 MiB. The reserve is also 9.6 MiB.
@@ -112,6 +112,24 @@ async fn a_request_without_memory_is_rejected_unsent_and_a_small_one_is_served()
     }
     bridge.client().invoke(ask("Salam")).await.expect("small");
     assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_requests_on_one_connection_wait_for_memory_and_are_sent_once_and_whole() {
+    let upstream = upstream();
+    let bridge = Deployed::with(&upstream.url(), &LIMIT);
+    let (client, message) = (bridge.client(), "a".repeat(3_900_000));
+    let calls = (0..12).map(|_| {
+        let mut client = client.clone();
+        let call = ask(&message);
+        async move { client.invoke(call).await.expect("answered") }
+    });
+    timeout(LONG, join_all(calls)).await.expect("all in time");
+    let requests = upstream.requests();
+    assert_eq!(requests.len(), 12);
+    let is_whole = |request: &Request| request.body.len() > message.len();
+    assert!(requests.iter().all(is_whole));
+    assert!(bridge.peak_kib() < ABOVE_KIB, "{} KiB", bridge.peak_kib());
 }
 
 /// Leaves sixty responses unread on one connection, of 3 MiB each or endless.
