@@ -41,7 +41,7 @@ use self::{
     identity::Identity,
     open_calls::{CallGuard, OpenCalls},
     origins::Origins,
-    protocol::{field_bytes, is_grpc, reject, unknown_method, with_reason},
+    protocol::{field_bytes, is_grpc, reject, with_reason},
     request_body::{MessageLimits, RequestBody, RequestKind},
     response_body::{EndConditions, ResponseBody},
     timeouts::{Timeouts, caller_deadline},
@@ -201,18 +201,18 @@ impl CallLayer {
         let started = guard.call().record.started();
         let head_bytes = field_bytes(request.headers());
         let kind = match method {
-            Method::Unknown => return Err(unknown_method()),
-            Method::HealthCheck => RequestKind::Health(Frames::default()),
+            Method::Unknown => None, // the service rejects it without its messages
+            Method::HealthCheck => Some(RequestKind::Health(Frames::default())),
             Method::HealthWatch => {
                 guard.attach_watch(open_watch(connection)?);
-                RequestKind::Health(Frames::default())
+                Some(RequestKind::Health(Frames::default()))
             }
             Method::Reflection => {
                 guard.attach_watch(open_watch(connection)?);
                 let response_over = CancellationToken::new();
                 ending.on_drop = Some(response_over.clone().drop_guard());
                 let response_over = Box::pin(response_over.cancelled_owned());
-                RequestKind::Reflection(Frames::default(), response_over)
+                Some(RequestKind::Reflection(Frames::default(), response_over))
             }
             _ => {
                 let memory = &guard.call().memory;
@@ -225,20 +225,24 @@ impl CallLayer {
                 let caller = guard.call().caller.as_ref();
                 let slot = caller.map(|caller| caller.admit()).transpose()?;
                 guard.attach_permit(permit, slot);
-                RequestKind::Call(message_slot, Frames::default())
+                Some(RequestKind::Call(message_slot, Frames::default()))
             }
         };
         let call = Arc::clone(guard.call());
         let limits = self.message_limits.clone();
-        let request =
-            request.map(|body| Body::new(RequestBody::new(body, kind, call, limits, started)));
+        let request = match kind {
+            None => request,
+            Some(kind) => {
+                request.map(|body| Body::new(RequestBody::new(body, kind, call, limits, started)))
+            }
+        };
         // Unwind safe: after a panic, the future and its state are dropped and never used again.
         let response = AssertUnwindSafe(async move { inner.call(request).await });
         let Ok(response) = response.catch_unwind().await else {
             return Err(Failure::Panicked);
         };
         let Ok(response) = response;
-        Ok(with_reason(response, &guard.call().record))
+        Ok(with_reason(response, method, &guard.call().record))
     }
 
     /// Takes the minimum of memory that a call needs.

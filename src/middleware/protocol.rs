@@ -8,7 +8,7 @@ use tonic::{Code, Status, body::Body};
 
 use crate::{
     status::{Credentials, Failure, Protocol},
-    telemetry::Record,
+    telemetry::{Method, Record},
 };
 
 /// Whether the messages are protobuf by gRPC. Other content types SHOULD get HTTP 415 (gRPC over HTTP/2, Content-Type). A
@@ -31,15 +31,19 @@ pub(crate) fn field_bytes(fields: &HeaderMap) -> usize {
 }
 
 /// A call to a method that no service has.
-pub(crate) fn unknown_method() -> Failure {
+fn unknown_method() -> Failure {
     let text = "no such method; the bridge serves alim.v1.GraphService and alim.v1.ThreadService";
     Failure::Protocol(Protocol::MethodUnknown, text.into())
 }
 
 /// Replaces a status that tonic itself made for the request with the one from the mapping table.
-pub(crate) fn with_reason(response: Response<Body>, record: &Record) -> Response<Body> {
+pub(crate) fn with_reason(
+    response: Response<Body>,
+    method: Method,
+    record: &Record,
+) -> Response<Body> {
     let status = response.extensions().get::<Status>(); // tonic's status of a response without messages
-    let Some(failure) = status.and_then(violation) else {
+    let Some(failure) = status.and_then(|status| violation(status, method)) else {
         return response;
     };
     let mut replaced = reject(failure, record);
@@ -54,7 +58,7 @@ pub(crate) fn with_reason(response: Response<Body>, record: &Record) -> Response
 /// The rule that the request violates, if tonic found the violation. Only the bridge's own statuses have details. tonic tells
 /// its own apart by code, with the codes that gRPC assigns to its libraries, and INTERNAL by text; `tests/it/protocol.rs` checks
 /// that it still does. The bridge could check frames itself, but tonic would still check them too.
-fn violation(status: &Status) -> Option<Failure> {
+fn violation(status: &Status, method: Method) -> Option<Failure> {
     if !status.details().is_empty() {
         return None;
     }
@@ -66,6 +70,9 @@ fn violation(status: &Status) -> Option<Failure> {
             format!("the request is too large: {found}"),
         ),
         Code::Internal => internal_violation(found),
+        Code::Unimplemented if method == Method::Unknown => {
+            return Some(unknown_method()).filter(|_| found.is_empty());
+        }
         Code::Unimplemented => (Protocol::Encoding, found.to_owned()),
         _ => return None,
     };
