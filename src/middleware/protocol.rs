@@ -6,6 +6,7 @@ use http::{
 };
 use tonic::{Code, Status, body::Body};
 
+use super::response_body::GRPC_STATUS;
 use crate::{
     status::{Credentials, Failure, Protocol},
     telemetry::{Method, Record},
@@ -42,8 +43,11 @@ pub(crate) fn with_reason(
     method: Method,
     record: &Record,
 ) -> Response<Body> {
-    let status = response.extensions().get::<Status>(); // tonic's status of a response without messages
-    let Some(failure) = status.and_then(|status| violation(status, method)) else {
+    let failure = match method {
+        Method::Unknown if is_unimplemented(response.headers()) => Some(unknown_method()),
+        _ => response.extensions().get::<Status>().and_then(violation), // tonic leaves it in a response without messages
+    };
+    let Some(failure) = failure else {
         return response;
     };
     let mut replaced = reject(failure, record);
@@ -55,10 +59,16 @@ pub(crate) fn with_reason(
     replaced
 }
 
+/// Whether tonic's router answered: UNIMPLEMENTED in the head, without a text.
+fn is_unimplemented(headers: &HeaderMap) -> bool {
+    let code = headers.get(GRPC_STATUS).map(HeaderValue::as_bytes);
+    code.map(Code::from_bytes) == Some(Code::Unimplemented) && !headers.contains_key("grpc-message")
+}
+
 /// The rule that the request violates, if tonic found the violation. Only the bridge's own statuses have details. tonic tells
 /// its own apart by code, with the codes that gRPC assigns to its libraries, and INTERNAL by text; `tests/it/protocol.rs` checks
 /// that it still does. The bridge could check frames itself, but tonic would still check them too.
-fn violation(status: &Status, method: Method) -> Option<Failure> {
+fn violation(status: &Status) -> Option<Failure> {
     if !status.details().is_empty() {
         return None;
     }
@@ -70,9 +80,6 @@ fn violation(status: &Status, method: Method) -> Option<Failure> {
             format!("the request is too large: {found}"),
         ),
         Code::Internal => internal_violation(found),
-        Code::Unimplemented if method == Method::Unknown => {
-            return Some(unknown_method()).filter(|_| found.is_empty());
-        }
         Code::Unimplemented => (Protocol::Encoding, found.to_owned()),
         _ => return None,
     };
