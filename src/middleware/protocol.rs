@@ -65,9 +65,9 @@ fn is_unimplemented(headers: &HeaderMap) -> bool {
     code.map(Code::from_bytes) == Some(Code::Unimplemented) && !headers.contains_key("grpc-message")
 }
 
-/// The rule that the request violates, if tonic found the violation. Only the bridge's own statuses have details. tonic tells
-/// its own apart by code, with the codes that gRPC assigns to its libraries, and INTERNAL by text; `tests/it/protocol.rs` checks
-/// that it still does. The bridge could check frames itself, but tonic would still check them too.
+/// The rule that the request violates, if tonic found the violation. Only the bridge's own statuses have details. Those of
+/// tonic differ by code, as gRPC assigns them to its libraries, and those with INTERNAL by text; `tests/it/protocol.rs` checks
+/// that they still do. The bridge could check frames itself, but tonic would still check them too.
 fn violation(status: &Status) -> Option<Failure> {
     if !status.details().is_empty() {
         return None;
